@@ -1,0 +1,252 @@
+"""Every knob of a run, once: one frozen dataclass from whose fields come the command line, args.json, recipes and keys.
+
+A value out of bounds or an unknown name is refused with the nearest valid one; nothing is guessed.
+This file knows nothing of pictures or models: it never imports another file of the project.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one line that names it and the mend."""
+
+
+def knob(default, group, help, *, low=-math.inf, high=math.inf, choices=(), names=(), parts=1, auto=None, keyed=True):
+    """A field of Config. `parts` values joined by ':' on the command line; `auto` a word that stands for "decide";
+    `keyed=False` marks what cannot change a run's result and so stays out of its key."""
+    return field(default=default, metadata=dict(group=group, help=help, low=low, high=high, choices=choices, names=names,
+                                                parts=parts, auto=auto, keyed=keyed))
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = knob("", "data", "folder of class folders, or of train/ val/ test/ (default: $DATA, else the built-in set)",
+                     keyed=False)
+    labels: str = knob("", "data", "CSV of file names and labels, where folders do not say them")
+    image_col: str = knob("auto", "data", "column of --labels that holds the file name")
+    label_col: str = knob("auto", "data", "column of --labels that holds the label")
+    group_col: str = knob("", "data", "column of --labels whose groups are never split between training and validation")
+    resize: str = knob("squash", "data", "how a picture becomes square", choices=("squash", "crop", "pad"))
+    skip_bad: bool = knob(False, "data", "train without the files that cannot be read, and list them in the run")
+    img_size: int = knob("auto", "data", "side of the network's input in pixels; auto: 224, or less where pictures are small",
+                         low=8, high=1024, auto="auto", names=("--size",))
+    val_split: float = knob(0.2, "data", "share of the training pictures held out for validation", low=0, high=0.9)
+    folds: int = knob(0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0, high=50)
+    fold: int = knob(0, "data", "which fold validates", low=0, high=49)
+    split_seed: int = knob(0, "data", "seed of the split alone", low=0, high=2**31 - 1)
+
+    model: str = knob("resnet18", "model", "resnet18, resnet32 (CIFAR), or any name of torchvision.models")
+    width: float = knob(1.0, "model", "multiplies the channels", low=0.125, high=8)
+    stem: str = knob("auto", "model", "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
+                     choices=("auto", "imagenet", "cifar"))
+    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: the stem's own", low=3, high=7, auto="auto")
+    dropout: float = knob(0.0, "model", "dropout before the head", low=0, high=0.95)
+    pretrained: bool = knob(False, "model", "start from torchvision's ImageNet weights in its cache")
+
+    epochs: int = knob(100, "training", "length of the schedule", low=1, high=100_000)
+    until: int = knob(0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000, keyed=False)
+    batch_size: int = knob(32, "training", "pictures a step", low=1, high=65_536, names=("-b", "--batch"))
+    opt: str = knob("adamw", "training", "optimizer", choices=("adamw", "sgd"))
+    lr: float = knob(1e-3, "training", "peak learning rate", low=1e-8, high=100)
+    weight_decay: float = knob(1e-4, "training", "decay of weights, not of norms and biases", low=0, high=10, names=("--wd",))
+    schedule: str = knob("cosine", "training", "learning rate over time; step: x0.01 at 80% and again at 90%",
+                         choices=("cosine", "onecycle", "step", "constant"))
+    warmup: float = knob(0.0, "training", "epochs of linear warm-up (onecycle has its own)", low=0, high=1000)
+    ema: float = knob(0.0, "training", "decay of the averaged weights, which are then the ones evaluated (0: off)", low=0, high=0.99999)
+
+    gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10)
+    alpha: float = knob(1.0, "loss", "focal loss's factor", low=1e-3, high=100)
+    ls: float = knob(0.0, "loss", "label smoothing", low=0, high=0.999, names=("--label-smoothing", "--smoothing"))
+    loss_tau: float = knob(0.0, "loss", "logit adjustment: tau times log prior joins the logits in training", low=0, high=4)
+    balance: str = knob("none", "loss", "sampler: every class equally often; weights: rare classes weigh more",
+                        choices=("none", "sampler", "weights"))
+    prior: str = knob("train", "loss", "class prior that evaluation and predict assume", choices=("train", "uniform"))
+
+    mixup_p: float = knob(0.0, "mixing", "probability of mixup; LOW:HIGH with --mixup-by class, HIGH for the rarest",
+                          low=0, high=1, parts=(1, 2))
+    mixup_alpha: float = knob(1.0, "mixing", "lambda ~ Beta(alpha, alpha)", low=1e-3, high=100)
+    mixup_by: str = knob("row", "mixing", "who draws: each row; the batch as one; each row by its class; the batch by its classes' mean",
+                         choices=("row", "batch", "class", "class-batch"))
+    cutmix_p: float = knob(0.0, "mixing", "probability of CutMix, drawn before mixup", low=0, high=1)
+
+    crop_scale: float = knob((1.0, 1.0), "augmentation", "random resized crop: LOW:HIGH share of the area (1:1: centre crop)",
+                             low=0.01, high=1, parts=2)
+    pad: int = knob(0, "augmentation", "random crop with a black border of this many pixels, as for CIFAR", low=0, high=64)
+    flip: bool = knob(True, "augmentation", "mirror half of the pictures left to right")
+    rotate: float = knob(0.0, "augmentation", "rotate by up to this many degrees", low=0, high=180)
+    jitter: float = knob(0.0, "augmentation", "brightness, contrast and saturation vary by up to this share", low=0, high=1)
+    erase: float = knob(0.0, "augmentation", "probability of random erasing", low=0, high=1)
+    tail_crops: int = knob((0, 1), "augmentation", "COUNT:VIEWS: classes under COUNT pictures give VIEWS strong views an epoch",
+                           low=0, high=100_000, parts=2)
+
+    monitor: str = knob("macro_f1", "choice", "validation metric that picks the best epoch", choices=("macro_f1", "acc", "worst", "nll"))
+    patience: int = knob(0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000)
+
+    seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1)
+    threads: int = knob(0, "run", "CPU threads (0: all cores)", low=0, high=1024, keyed=False)
+    device: str = knob("auto", "run", "where to compute", choices=("auto", "cuda", "mps", "cpu"), keyed=False)
+    amp: bool = knob(True, "run", "bf16 where the device has it natively")
+    project: str = knob("runs", "run", "folder of the runs", keyed=False)
+    name: str = knob("run", "run", "folder of this run in --project", keyed=False)
+    resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False)
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+        if self.folds == 1 or (self.folds and self.fold >= self.folds):
+            raise ConfigError(f"--fold {self.fold} of --folds {self.folds}: give at least 2 folds and a fold below that number")
+        if isinstance(self.mixup_p, tuple) and not self.mixup_by.startswith("class"):
+            raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give one number")
+        if self.stem_kernel not in ("auto", 3, 5, 7):
+            raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
+        if self.pad and self.crop_scale != (1.0, 1.0):
+            raise ConfigError("--pad and --crop-scale are two ways to crop: give one of them")
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise ConfigError(f"--name {self.name!r}: a plain folder name is needed (its parent is --project)")
+
+    def settings(self):
+        """The fields that decide a run's result, as a JSON-ready dict."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["keyed"]}
+
+    def key(self, data_key):
+        """16 hex digits: the hash of `settings()` and of the data's content."""
+        return hashlib.sha256(json.dumps([self.settings(), data_key], sort_keys=True).encode()).hexdigest()[:16]
+
+    def pick(self, function):
+        """The fields that `function` names among its keyword-only parameters: how plain arguments reach the library files."""
+        named = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+        return {n: getattr(self, n) for n in named if n in Config.__dataclass_fields__}
+
+
+def flag(name):
+    """'mixup_p' -> '--mixup-p'."""
+    return "--" + name.replace("_", "-")
+
+
+def text(value):
+    """A value as the command line spells it."""
+    return ":".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
+def checked(f, value):
+    """`value` as field `f` holds it; ConfigError if its type, choice or bounds are wrong."""
+    m, kind = f.metadata, f.type
+    if kind is bool or kind is str:
+        if not isinstance(value, kind):
+            raise ConfigError(f"{flag(f.name)} takes {'true or false' if kind is bool else 'text'}, not {value!r}")
+        if m["choices"] and value not in m["choices"]:
+            raise ConfigError(f"{flag(f.name)} {value!r}: choose {nearest(value, m['choices'])}")
+        return value
+    if m["auto"] is not None and value == m["auto"]:
+        return value
+    items = value.split(":") if isinstance(value, str) else list(value) if isinstance(value, (tuple, list)) else [value]
+    allowed = m["parts"] if isinstance(m["parts"], tuple) else (m["parts"],)
+    want = f"{flag(f.name)} takes {bounds(f)}, not {value!r}"
+    if len(items) not in allowed or any(isinstance(v, bool) for v in items):
+        raise ConfigError(want)
+    try:
+        numbers = tuple(kind(v) for v in items)
+        exact = kind is float or all(float(v) == n for v, n in zip(items, numbers))
+    except (TypeError, ValueError):
+        raise ConfigError(want) from None
+    if not exact or not all(m["low"] <= n <= m["high"] for n in numbers):
+        raise ConfigError(want)
+    if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
+        raise ConfigError(f"{flag(f.name)} {text(numbers)}: the low end comes first")
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def bounds(f):
+    """What field `f` accepts, in words."""
+    m = f.metadata
+    word = {int: "a whole number", float: "a number"}[f.type] + f" from {m['low']:g} to {m['high']:g}"
+    if m["parts"] != 1:
+        word = ("two numbers joined by ':'" if m["parts"] == 2 else "one number, or two joined by ':',") + word.split("number")[1]
+    return word + (f", or {m['auto']}" if m["auto"] else "")
+
+
+def nearest(name, names):
+    """'a, b or c', the closest to `name` alone if one is close."""
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return close[0] if close else ", ".join(names)
+
+
+def from_dict(settings, source="settings", base=Config()):
+    """`base` with `settings` on top. Unknown names raise ConfigError with the nearest valid one."""
+    known = [f.name for f in dataclasses.fields(Config)]
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"{source}: unknown setting {name!r}: did you mean {nearest(name, known)}?")
+    try:
+        return dataclasses.replace(base, **settings)
+    except ConfigError as e:
+        raise ConfigError(f"{source}: {e}") from None
+
+
+def read(path, base=Config()):
+    """The recipe (a JSON object of settings) at `path`, on top of `base`."""
+    try:
+        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"{path}: {e.strerror}") from None
+    except ValueError as e:
+        raise ConfigError(f"{path}: not JSON: {e}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: a recipe is a JSON object of settings")
+    return from_dict(settings, str(path), base)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations whose errors are one line, exit code 2, with the nearest flag."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        space, extra = self.parse_known_args(args, namespace)
+        if extra:
+            close = difflib.get_close_matches(extra[0].split("=")[0], self._option_string_actions, n=1)
+            self.error(f"unknown argument {extra[0]!r}" + (f": did you mean {close[0]}?" if close else "; see --help"))
+        return space
+
+    def error(self, message):
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add_flags(parser):
+    """Every field of Config as a flag of `parser`, grouped, plus -c/--config."""
+    parser.add_argument("-c", "--config", metavar="RECIPE", help="JSON file of settings; flags go on top")
+    groups = {}
+    for f in dataclasses.fields(Config):
+        m = f.metadata
+        group = groups.setdefault(m["group"], None) or parser.add_argument_group(m["group"])
+        groups[m["group"]] = group
+        names = [n for n in m["names"] if not n.startswith("--")] + [flag(f.name)] + [n for n in m["names"] if n.startswith("--")]
+        said = m["help"].replace("%", "%%")
+        if f.type is bool:
+            group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+                               help=f"{said} (default {'on' if f.default else 'off'})")
+            continue
+        limits = f"one of {', '.join(m['choices'])}" if m["choices"] else "" if f.type is str else bounds(f)
+        shown = [limits] if limits else []
+        if f.default != "":
+            shown.append(f"default {text(f.default)}")
+        group.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, metavar=f.name.split("_")[-1].upper(),
+                           help=said + (f" ({'; '.join(shown)})" if shown else ""))
+
+
+def from_args(space):
+    """The Config of parsed arguments: defaults, then -c's recipe, then the flags given. Usage errors exit with 2."""
+    given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
+    base = read(space.config) if space.config else Config()
+    return dataclasses.replace(base, **given)

@@ -1,0 +1,135 @@
+"""The loss in plain PyTorch: focal cross-entropy with label smoothing, class weights, a prior, margins and two targets a row.
+
+What a method changes is a row of a small table that lives beside the logits, so a schedule or a new trial changes numbers,
+never code. Reduces nothing (the caller takes the mean), draws nothing, and keeps nothing for backward but its own inputs.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+BIAS, WEIGHT, EPS, GAMMA, MARGIN = range(5)  # the rows of the table
+
+
+class LossError(ValueError):
+    """A loss that cannot be built as asked."""
+
+
+def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, margins=None):
+    """The float32 [5, C] table that `loss` reads, on the CPU.
+
+    counts [C]: how often each class is drawn in training (floats welcome), floored at 1/2 so that an absent class has a
+    prior and a weight. ls: label smoothing in [0, 1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha:
+    the plain factor in front, folded into the weights. weights: inverse class frequency, scaled so that the mean weight of a
+    drawn row is 1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020).
+    margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises LossError."""
+    counts = torch.as_tensor(counts, dtype=torch.float64)
+    if counts.ndim != 1 or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < float("inf"):
+        raise LossError(f"counts must be one non-negative number a class, not all zero; got {counts.tolist()}")
+    for name, value, top in (("ls", ls, 1.0), ("gamma", gamma, float("inf")), ("alpha", alpha, float("inf"))):
+        if not 0 <= value <= top:
+            raise LossError(f"{name} must be between 0 and {top:g}; got {value}")
+    floored = counts.clamp_min(0.5)
+    table = torch.zeros(5, len(counts), dtype=torch.float64)
+    table[BIAS] = tau * (floored / floored.sum()).log()
+    table[WEIGHT] = alpha
+    if weights:
+        table[WEIGHT] *= counts.sum() / (counts / floored).sum() / floored
+    table[EPS] = ls
+    table[GAMMA] = gamma
+    if margins is not None:
+        margins = torch.as_tensor(margins, dtype=torch.float64)
+        if margins.shape != counts.shape or not bool((margins >= 0).all()):
+            raise LossError(f"margins must be {len(counts)} non-negative numbers, one a class; got {margins.tolist()}")
+        table[MARGIN] = margins
+    return table.float()
+
+
+def loss(logits, a, b, lam, table):
+    """Per-row losses, float32 [B]: lam * w_a * l(logits; a) + (1 - lam) * w_b * l(logits; b), where
+
+        l(z; t) = - sum_k [(1 - eps_t) 1{k = t} + eps_t / C] (1 - p_k)^gamma_t log p_k,    p = softmax(z + bias - margin_t e_t).
+
+    logits [B, C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to their
+    dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5, C]: see `loss_table`. Gradients reach the
+    logits alone, and only once. A row with a logit that is not finite has a loss that is not finite."""
+    return _Loss.apply(logits, torch.stack((a, b)).long(), torch.stack((lam, 1 - lam)), table)
+
+def posterior_bias(table, sampled, counts, prior):
+    """What to add to the logits [C] of a network trained with `table` so that their softmax is the posterior under a prior.
+
+    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes that
+    prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32 NumPy [C].
+    """
+    seen = torch.as_tensor(sampled, dtype=torch.float64).clamp_min(0.5) * table[WEIGHT].double()
+    wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(0.5)
+    log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
+    bias = table[BIAS].double() - seen.log() + log_prior
+    return (bias - bias.mean()).float().numpy()
+
+
+class _Loss(torch.autograd.Function):
+    """With f(p) = -(1 - p)^gamma log p and L = sum_k c_k f(p_k), the softmax's Jacobian p_k (1{j = k} - p_j) gives
+
+        dL/dz_j = c_j h_j (1 - p_j) - p_j sum_{k != j} c_k h_k,    h = p f'(p) = (1 - p)^gamma (gamma p log(p) / (1 - p) - 1).
+
+    In this form no power is negative, so gamma < 1 needs no care as p -> 1, where p log(p) / (1 - p) -> -1."""
+
+    @staticmethod
+    def forward(ctx, logits, targets, lams, table):
+        ctx.save_for_backward(logits, targets, lams, table)
+        w, eps, gamma, hit = _settings(logits, targets, lams, table)
+        _, e, others, s, logp = _softmax(logits, targets, table)
+        f = -(others / s).pow(gamma) * logp
+        return (w * ((1 - eps) * f.gather(2, hit) + eps * f.mean(2, keepdim=True))).sum((0, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        logits, targets, lams, table = ctx.saved_tensors
+        w, eps, gamma, hit = _settings(logits, targets, lams, table)
+        top, e, others, s, logp = _softmax(logits, targets, table)
+        q = others / s
+        h = q.pow(gamma) * (gamma * e * logp / others.clamp_min(torch.finfo(e.dtype).tiny) - 1)
+        ch = (w * eps / e.shape[2] * h).scatter_add_(2, hit, w * (1 - eps) * h.gather(2, hit))
+        if len(e) == 1:
+            ch = ch.sum(0, keepdim=True)  # one softmax: both targets go through one Jacobian
+        grad = (ch * q - e / s * _sum_of_others(ch, top)).sum(0)
+        return (grad * upstream[:, None]).to(logits.dtype), None, None, None
+
+
+def _settings(logits, targets, lams, table):
+    """lam * weight, eps and gamma of both targets [2, B, 1] in the dtype of the arithmetic, and their index [2, B, 1]."""
+    weight, eps, gamma = table.to(_wide(logits))[WEIGHT : MARGIN, targets, None]
+    return lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None]
+
+
+def _softmax(logits, targets, table):
+    """The arg-max [n, B, 1], e = exp(z - z_max), the sum of the other e's, s = sum e and log p, each [n, B, C] but s [n, B, 1].
+
+    n is 2 with margins, since then each target has a softmax of its own, else 1. On an accelerator it is always 2: looking
+    into the table would stop the device, and a captured graph would keep the answer."""
+    bias, margin = table.to(_wide(logits))[[BIAS, MARGIN], None]
+    shift = bias[None]
+    if table.device.type != "cpu" or bool(margin.any()):
+        hit = targets[..., None]
+        shift = bias.expand(*targets.shape, -1).scatter_add(2, hit, -margin.expand(*targets.shape, -1).gather(2, hit))
+    z = logits.to(bias.dtype)
+    top = (z + shift).argmax(2, keepdim=True)
+    shift = shift.expand(-1, len(z), -1)
+    # z - z_max before the bias: at logits of 100 their sum would already be off by 4e-6.
+    z = z.expand_as(shift)
+    d = (z - z.gather(2, top)) + (shift - shift.gather(2, top))
+    e = d.exp()
+    others = _sum_of_others(e, top)
+    rest = others.gather(2, top)
+    return top, e, others, rest + e.gather(2, top), d - rest.log1p()
+
+
+def _sum_of_others(x, top):
+    """sum_{j != k} x_j [n, B, C]. At the arg-max it is summed without x_top, which would swamp the rest of a confident row."""
+    rest = x.scatter(2, top, 0.0).sum(2, keepdim=True)
+    return (rest + x.gather(2, top) - x).scatter_(2, top, rest)
+
+
+def _wide(logits):
+    return torch.promote_types(logits.dtype, torch.float32)

@@ -1,0 +1,141 @@
+"""Labels for the test pictures, as CSV on stdout: the last step of the work.
+
+    python predict.py > submission.csv
+    python predict.py --run runs/a runs/b --tta flip -o submission.csv       (an averaged ensemble)
+
+The checkpoint carries classes, preprocessing and weights; of the test set nothing but the pictures and their ids is read.
+"""
+
+import csv
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import config as configs
+import data
+import metrics
+import model as models
+import plan as plans
+import run as runs
+import store as stores
+import train
+from step import logits, native_bf16, view
+
+
+def probabilities(checkpoint, files, *, device, tta="none"):
+    """Posterior float64 [N,C] of the picture files under a best.pt's dict, and the bad files' rows and reasons.
+
+    A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops', averaged.
+    """
+    c = checkpoint
+    store = stores.load(files, c["store_size"], c["resize"])
+    net = models.build(**c["model"])
+    net.load_state_dict(c["weights"])
+    net = net.to(device, memory_format=torch.channels_last)
+    shown = view(device, size=c["size"], mean=c["mean"], std=c["std"], border="reflect")
+    shape = dict(size=c["size"], store_size=c["store_size"], batch_size=128)
+    probs = [metrics.softmax(logits(net, torch.from_numpy(store.pixels), p, len(files), shown, amp=c["config"]["amp"] and native_bf16(device))
+                             + np.array(c["bias"])) for p in plans.evaluation(np.arange(len(files)), views=dict(none="centre").get(tta, tta), **shape)]
+    probs = np.mean(probs, 0)
+    prior = np.ones(len(c["classes"])) if c["config"]["prior"] == "uniform" else np.array(c["counts"], float)
+    probs[list(store.bad)] = prior / prior.sum()
+    return probs, store.bad
+
+
+def newest(project):
+    """The run folder in `project` whose best.pt is the newest."""
+    found = sorted(Path(project).glob("*/best.pt"), key=lambda p: (p.stat().st_mtime_ns, p))
+    if not found:
+        raise runs.RunError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
+    return found[-1].parent
+
+
+def table(sample, ids, header=("id", "label")):
+    """The rows to write: (header, ids in order). `sample`: a sample submission whose header, ids and order are kept, or None."""
+    if sample is None:
+        return header, ids
+    with open(sample, newline="", encoding="utf-8-sig") as f:
+        head, *rows = [r for r in csv.reader(f) if r]
+    wanted = [r[0] for r in rows]
+    known = set(ids)
+    for line, name in enumerate(wanted, 2):
+        if name not in known:
+            raise data.DataError(f"{sample}, line {line}: id {name!r} is not among the test pictures")
+    if len(set(wanted)) < len(wanted):
+        raise data.DataError(f"{sample}: an id stands twice")
+    if len(wanted) < len(ids):
+        print(f"{sample} lists {len(wanted)} of {len(ids)} test pictures: only those are written", file=sys.stderr)
+    return head, wanted
+
+
+def predict(args):
+    device = train.pick_device(args.device)
+    folders = [Path(r) for r in args.run] or [newest(args.project)]
+    checkpoints = []
+    for folder in folders:
+        path = folder if folder.is_file() else folder / "best.pt"
+        if not path.exists():
+            raise runs.RunError(f"{folder}: no best.pt there: name a run's folder")
+        checkpoints.append(runs.load(path))
+    first = checkpoints[0]
+    for folder, c in zip(folders, checkpoints):
+        if c["classes"] != first["classes"]:
+            raise runs.RunError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
+    root = Path(args.data or first["data"])
+    print(f"predicting with {', '.join(map(str, folders))} on {args.test or root}", file=sys.stderr)
+    listing = data.test_listing(root, args.test)
+    sample = args.sample_submission or next((p for p in [root / "sample_submission.csv"] if p.exists()), None)
+    head, wanted = table(sample, listing.ids)
+
+    probs, bad = 0, {}
+    for c in checkpoints:
+        p, wrong = probabilities(c, listing.files, device=device, tta=args.tta)
+        probs, bad = probs + p / len(checkpoints), bad | wrong
+    for row, reason in bad.items():
+        print(f"warning: {listing.paths[row]}: {reason}: its row is the class prior's answer", file=sys.stderr)
+
+    at = {name: i for i, name in enumerate(listing.ids)}
+    order = [at[name] for name in wanted]
+    if args.probs:
+        head = [head[0], *first["classes"]]
+        rows = [[listing.ids[i], *(f"{v:.6g}" for v in probs[i])] for i in order]
+    else:
+        rows = [[listing.ids[i], first["classes"][probs[i].argmax()]] for i in order]
+    if args.output:
+        with runs.replacing(Path(args.output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
+            csv.writer(f, lineterminator="\n").writerows([head[: len(rows[0])] if rows else head, *rows])
+    else:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([head, *rows])
+        sys.stdout.flush()
+
+
+def main(args=None):
+    parser = configs.Parser(prog="predict.py", description=__doc__)
+    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="run folders, averaged (default: the newest run of --project)")
+    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")
+    parser.add_argument("--test", help="folder, or CSV of ids, of the test pictures (default: test.csv or test/ in --data)")
+    parser.add_argument("--sample-submission", metavar="CSV", help="keep its header, ids and order (default: the one in --data, if any)")
+    parser.add_argument("--probs", action="store_true", help="a column of probabilities for each class instead of the label")
+    parser.add_argument("--tta", default="none", choices=("none", "flip", "crops"), help="average over mirrored views, or corner crops too")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write here, all or nothing, instead of stdout")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    try:
+        predict(parser.parse_args(args))
+    except configs.ConfigError as e:
+        print(f"predict.py: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (*train.ERRORS, OSError) as e:
+        print(f"predict.py: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""A run's folder: made or continued under a lock, written so that a kill at any moment loses nothing that was written.
+
+Knows file names and formats; knows nothing of models, losses or training.
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import torch
+
+class RunError(RuntimeError):
+    """A run that cannot be opened or continued; one line that says why and the mend."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved. `number` is the signal's."""
+
+    def __init__(self, number):
+        super().__init__(f"stopped by {signal.Signals(number).name}; state saved")
+        self.number = number
+
+
+class Stop:
+    """Notes SIGINT and SIGTERM once `listen` was called: remembered while `held`, so that a step is never cut in two; an
+    immediate exit with 130 or 143 otherwise, or the second time."""
+
+    def __init__(self):
+        self.number, self.held = None, False
+
+    def listen(self):
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number, frame):
+        if not self.held or self.number:
+            raise SystemExit(128 + number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """A locked run folder."""
+
+    PERIOD = 20.0  # seconds between two last.pt at the least: one is 180 MB for ResNet-18 with AdamW and an average
+
+    def __init__(self, project, name, resume):
+        """Makes project/name, or name-2, name-3, ... where that is taken; with `resume` continues in the first."""
+        for i in count(1):
+            self.folder = Path(project) / (name if i == 1 else f"{name}-{i}")
+            try:
+                self.folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                if not self.folder.is_dir():
+                    raise RunError(f"{self.folder} is a file: choose another --name or --project") from None
+                if resume:
+                    break
+        self.lock = open(self.folder / ".lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{self.folder} is in use by another process: wait for it, or choose another --name") from None
+        for left in self.folder.glob(".*.pt.*"):
+            left.unlink()  # a killed writer's
+        if i > 1:
+            self.say(f"{Path(project) / name} exists: this run is {self.folder} (--resume continues the old one)")
+
+    def close(self):
+        self.lock.close()
+
+    def say(self, line):
+        """One line to stderr and to train.log."""
+        print(line, file=sys.stderr, flush=True)
+        with open(self.folder / "train.log", "a", encoding="utf-8") as f:
+            print(line, file=f)
+
+    def replacing(self, name):
+        return replacing(self.folder / name)
+
+    def write_json(self, name, value):
+        with self.replacing(name) as path:
+            path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def read_json(self, name):
+        """The value in file `name`, None if there is none."""
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def write_rows(self, name, header, rows):
+        with self.replacing(name) as path, open(path, "w", newline="", encoding="utf-8") as f:
+            csv.writer(f, lineterminator="\n").writerows([header, *rows])
+
+    def results(self, rows):
+        """Writes results.csv anew: one dict an epoch."""
+        self.write_rows("results.csv", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
+
+    def append(self, row):
+        """Adds an epoch to results.csv, flushed; the header comes with the first."""
+        path = self.folder / "results.csv"
+        with open(path, "a", newline="", encoding="utf-8") as f:
+            csv.writer(f, lineterminator="\n").writerows([list(row), list(row.values())] if f.tell() == 0 else [list(row.values())])
+
+    def save(self, name, value):
+        """torch.save of plain tensors and dicts, all or nothing."""
+        with self.replacing(name) as path:
+            torch.save(value, path)
+
+    def load(self, name):
+        """What `save` wrote, on the CPU; None if there is none."""
+        path = self.folder / name
+        return load(path) if path.exists() else None
+
+
+def load(path):
+    """A checkpoint's dict, on the CPU, without running any code of it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise RunError(f"{path} cannot be read ({type(e).__name__}): it is damaged, or not a checkpoint of this program") from e
+
+
+def environment(device):
+    """What a result depends on beside its settings: versions, device, threads, the code's commit."""
+    git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude", "*"],
+                         capture_output=True, text=True)
+    import numpy
+    import PIL
+
+    return dict(started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=sys.argv, commit=git.stdout.strip() or None,
+                python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__, pillow=PIL.__version__,
+                platform=platform.platform(), device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                cpus=os.cpu_count(), threads=torch.get_num_threads())

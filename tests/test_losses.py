@@ -1,0 +1,245 @@
+"""The loss and its gradient against float64 autograd of the plain formula, F.cross_entropy, and closed forms."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import losses
+from losses import loss, loss_table
+
+
+def reference(logits, a, b, lam, table):
+    """The formula of `loss` in float64. u = log((1 - p) / p) is summed over the other classes only, so nothing is lost at
+    confident rows: log p = -softplus(u), log(1 - p) = -softplus(-u)."""
+    logits, lam, table = logits.double(), lam.double(), table.double()
+    classes = logits.shape[1]
+    total = 0.0
+    for targets, share in ((a.long(), lam), (b.long(), 1 - lam)):
+        hot = F.one_hot(targets, classes)
+        bias, weight, eps, gamma, margin = table[0], *table[1:, targets]
+        z = logits + bias - margin[:, None] * hot
+        own = torch.eye(classes, dtype=torch.bool)
+        u = torch.logsumexp(z[:, None].masked_fill(own, -math.inf), 2) - z
+        zero = torch.zeros_like(u)
+        logp, logq = -torch.logaddexp(u, zero), -torch.logaddexp(-u, zero)
+        smooth = (1 - eps[:, None]) * hot + eps[:, None] / classes
+        total = total - share * weight * (smooth * (gamma[:, None] * logq).exp() * logp).sum(1)
+    return total
+
+
+def batch(rows, classes, *, scale=3.0, two=True, seed=0, dtype=torch.float32):
+    """Random logits, targets, lam and upstream gradients; with two targets a few rows have a = b, lam 0 or lam 1."""
+    g = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(rows, classes, generator=g) * scale).to(dtype)
+    a, b = torch.randint(classes, (2, rows), generator=g, dtype=torch.int32)
+    lam = torch.rand(rows, generator=g)
+    if two:
+        b[0], lam[1], lam[2] = a[0], 0.0, 1.0
+    else:
+        b, lam = a.clone(), torch.ones(rows)
+    return logits, a, b, lam, torch.randn(rows, generator=g)
+
+
+def both(logits, a, b, lam, upstream, table):
+    """Value and gradient: ours, then the reference's."""
+    found = []
+    for function, z in ((loss, logits.clone()), (reference, logits.double())):
+        value = function(z.requires_grad_(), a, b, lam, table)
+        found += [value.detach().double(), torch.autograd.grad(value, z, upstream.to(value.dtype))[0]]
+    return found
+
+
+def largest(gradient):
+    return gradient.abs().amax(1, keepdim=True)
+
+
+COUNTS = torch.tensor([560, 443, 57, 0, 1, 19, 20, 100], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("ls", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("two", [False, True])
+@pytest.mark.parametrize("weights, tau, margin", list(itertools.product([False, True], [0.0, 1.0], [0.0, 1.5])))
+def test_value_and_gradient_equal_float64_autograd(gamma, ls, two, weights, tau, margin):
+    margins = margin / COUNTS.clamp_min(1) ** 0.25
+    table = loss_table(COUNTS, ls=ls, gamma=gamma, alpha=0.7, weights=weights, tau=tau, margins=margins)
+    for dtype, scale in itertools.product((torch.float32, torch.bfloat16, torch.float16), (1.0, 8.0)):
+        value, grad, true_value, true_grad = both(*batch(24, 8, scale=scale, two=two, dtype=dtype), table)
+        assert grad.dtype == dtype
+        # d = z - z_max is off by half an ulp, which the power multiplies by 1 + gamma.
+        assert (value - true_value).abs().le(1e-6 * (1 + gamma) * true_value + 1e-37).all()
+        bound = 4e-6 * largest(true_grad) + 1e-37
+        if dtype != torch.float32:  # one rounding, half an ulp, on top of the arithmetic's own error
+            kind = torch.finfo(dtype)
+            bound = bound + kind.eps / 2 * true_grad.abs() + kind.smallest_normal * kind.eps / 2
+        assert ((grad.double() - true_grad).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 50, 257])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_other_numbers_of_classes(classes, gamma):
+    table = loss_table(torch.arange(1.0, classes + 1), ls=0.1, gamma=gamma, weights=True, tau=1.0)
+    value, grad, true_value, true_grad = both(*batch(16, classes, seed=2), table)
+    assert torch.allclose(value, true_value, rtol=2e-6, atol=0)
+    assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+
+
+def test_mixed_settings_by_class():
+    """Each target brings its own eps, gamma, weight and margin, also where both share a row."""
+    g = torch.Generator().manual_seed(1)
+    table = torch.rand(5, 8, generator=g)
+    table[losses.GAMMA] = torch.tensor([0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0])
+    for margins in (False, True):
+        table[losses.MARGIN] *= margins
+        value, grad, true_value, true_grad = both(*batch(64, 8), table)
+        assert torch.allclose(value, true_value, rtol=3e-6, atol=0)
+        assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+@pytest.mark.parametrize("ls", [0.0, 0.1])
+def test_saturated_logits(gamma, scale, ls):
+    """Logits of +-scale, the target right, wrong, tied, or neither."""
+    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1], [0, 0, 1, -1]])
+    a, b = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 1, 1, 2, 1, 3], dtype=torch.int32)
+    table = loss_table(torch.tensor([90.0, 9.0, 1.0, 0.0]), ls=ls, gamma=gamma, tau=1.0)
+    value, grad, true_value, true_grad = both(signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6), table)
+    assert torch.isfinite(value).all() and torch.isfinite(grad).all()
+    assert ((value - true_value).abs() <= 2e-6 * true_value + 1e-37).all()
+    assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad) + 1e-37).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
+def test_confident_rows_against_the_closed_form(gamma):
+    """Two classes, gap x: 1 - p = 1 / (1 + e^x). Where it is far under float32's epsilon, log p and the slope still hold."""
+    gaps = [5.0, 15.0, 20.0, 30.0, 40.0, 60.0]
+    logits = torch.tensor([[x, 0.0] for x in gaps], requires_grad=True)
+    zero = torch.zeros(len(gaps), dtype=torch.int32)
+    value = loss(logits, zero, zero, torch.ones(len(gaps)), loss_table([1, 1], gamma=gamma))
+    value.sum().backward()
+    for x, ours, slope in zip(gaps, value.tolist(), logits.grad.tolist()):
+        q, nll = 1 / (1 + math.exp(x)), math.log1p(math.exp(-x))
+        p = math.exp(-nll)
+        by_x = q**gamma * (-gamma * p * nll - q)  # d/dx of q^gamma nll, dq/dx = -p q, dnll/dx = -q
+        assert ours == pytest.approx(q**gamma * nll, rel=5e-6, abs=1e-44)
+        assert slope == pytest.approx([by_x, -by_x], rel=5e-6, abs=1e-44)
+
+
+def test_equals_cross_entropy():
+    logits, a, b, lam, _ = batch(32, 8)
+    la, lb = a.long(), b.long()
+    counts = torch.arange(1.0, 9.0)
+    log_prior = (counts / counts.sum()).log()
+
+    def check(table, wanted, lam=lam):
+        z = logits.clone().requires_grad_()
+        ours = loss(z, a, b, lam, table)
+        assert torch.allclose(ours, wanted(z), rtol=2e-6, atol=1e-6)
+        gradients = [torch.autograd.grad(v.mean(), z)[0] for v in (ours, wanted(z))]
+        assert torch.allclose(*gradients, rtol=1e-5, atol=1e-7)
+
+    def ce(z, t, **kw):
+        return F.cross_entropy(z, t, reduction="none", **kw)
+
+    one = torch.ones(32)
+    soft = lam[:, None] * F.one_hot(la, 8) + (1 - lam)[:, None] * F.one_hot(lb, 8)
+    check(loss_table(counts), lambda z: ce(z, la), one)
+    check(loss_table(counts), lambda z: ce(z, soft))
+    check(loss_table(counts, ls=0.1), lambda z: ce(z, soft, label_smoothing=0.1))
+    weight = counts.sum() / 8 / counts
+    check(loss_table(counts, weights=True), lambda z: ce(z, la, weight=weight), one)
+    check(loss_table(counts, tau=1.0), lambda z: ce(z + log_prior, soft))
+    margins = 0.5 / counts**0.25
+    check(loss_table(counts, margins=margins), lambda z: ce(z - margins * F.one_hot(la, 8), la), one)
+
+
+def test_equals_the_usual_focal_loss_on_hard_labels():
+    logits, a, _, _, _ = batch(32, 8)
+    nll = F.cross_entropy(logits, a.long(), reduction="none")
+    focal = 0.25 * (1 - torch.exp(-nll)) ** 2 * nll
+    ours = loss(logits, a, a, torch.ones(32), loss_table(torch.ones(8), gamma=2.0, alpha=0.25))
+    assert torch.allclose(ours, focal, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.7])
+def test_gradcheck(margin):
+    logits, a, b, lam, _ = batch(6, 5, dtype=torch.float64)
+    table = loss_table(torch.arange(1.0, 6.0), ls=0.2, gamma=0.5, tau=1.0, margins=torch.full((5,), margin)).double()
+    assert torch.autograd.gradcheck(lambda z: loss(z, a, b, lam.double(), table), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("gamma, ls", [(0.0, 0.0), (0.5, 0.1), (2.0, 1.0)])
+def test_one_class_costs_nothing(gamma, ls):
+    logits = torch.tensor([[3.0], [-100.0]], requires_grad=True)
+    zero = torch.zeros(2, dtype=torch.int32)
+    value = loss(logits, zero, zero, torch.tensor([1.0, 0.4]), loss_table([7], ls=ls, gamma=gamma, weights=True, tau=1.0))
+    value.sum().backward()
+    assert value.tolist() == [0, 0] and logits.grad.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("gamma, ls", [(0.0, 0.0), (2.0, 0.1)])
+@pytest.mark.parametrize("where", [0, 1])
+def test_what_is_not_finite_is_not_silent(bad, gamma, ls, where):
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    logits[1, where] = bad
+    zero = torch.zeros(3, dtype=torch.int32)
+    value = loss(logits, zero, zero, torch.ones(3), loss_table(torch.ones(4), gamma=gamma, ls=ls))
+    assert torch.isfinite(value).tolist() == [True, False, True]
+
+
+def test_is_per_row_float32_and_keeps_only_its_inputs():
+    logits, a, b, lam, _ = batch(32, 8, dtype=torch.bfloat16)
+    logits.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        value = loss(logits, a, b, lam, loss_table(COUNTS))
+    assert value.shape == (32,) and value.dtype == torch.float32
+    assert sum(t.numel() for t in kept) <= logits.numel() + 4 * 32 + 5 * 8
+    alone = torch.cat([loss(logits[i : i + 1], a[i : i + 1], b[i : i + 1], lam[i : i + 1], loss_table(COUNTS))
+                       for i in range(32)])
+    assert torch.equal(value, alone)
+
+
+def test_second_derivatives_are_refused():
+    logits, a, b, lam, _ = batch(4, 8)
+    value = loss(logits.requires_grad_(), a, b, lam, loss_table(COUNTS))
+    first, = torch.autograd.grad((value**2).sum(), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("target", [-1, 8])
+def test_targets_out_of_range_are_refused(target):
+    logits, a, b, lam, _ = batch(4, 8)
+    a[3] = target
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        loss(logits, a, b, lam, loss_table(COUNTS))
+
+
+def test_table():
+    table = loss_table(COUNTS, ls=0.1, gamma=2.0, alpha=0.25, weights=True, tau=0.5, margins=torch.arange(8.0))
+    assert table.shape == (5, 8) and table.dtype == torch.float32
+    floored = COUNTS.clamp_min(0.5)
+    assert torch.allclose(table[losses.BIAS].double(), 0.5 * (floored / floored.sum()).log())
+    weight = table[losses.WEIGHT].double()
+    assert float((COUNTS * weight).sum()) == pytest.approx(0.25 * float(COUNTS.sum()), rel=1e-6)
+    assert torch.allclose(weight * floored, weight[0] * floored[0])
+    assert table[losses.EPS].eq(0.1).all() and table[losses.GAMMA].eq(2).all()
+    assert table[losses.MARGIN].tolist() == list(range(8))
+    plain = loss_table(COUNTS)
+    assert plain[losses.WEIGHT].eq(1).all() and plain[[0, 2, 3, 4]].eq(0).all()
+
+
+@pytest.mark.parametrize("counts, options, word", [
+    ([], {}, "counts"), ([0, 0], {}, "counts"), ([1, -1], {}, "counts"), ([1, math.nan], {}, "counts"),
+    ([1, math.inf], {}, "counts"), ([[1, 2]], {}, "counts"), ([1, 1], {"ls": 1.1}, "ls"), ([1, 1], {"gamma": -1}, "gamma"),
+    ([1, 1], {"alpha": math.nan}, "alpha"), ([1, 1], {"margins": [1.0]}, "margins"), ([1, 1], {"margins": [0.0, -1]}, "margins"),
+])
+def test_bad_tables_are_refused(counts, options, word):
+    with pytest.raises(losses.LossError, match=word):
+        loss_table(counts, **options)

@@ -1,0 +1,263 @@
+"""Train one classifier: `trial(config)` yields after every epoch, `train(config)` exhausts it, the command calls that.
+
+    python train.py --mixup-p 0.4 --ls 0.1        settings are flags; --help lists them
+    python train.py -c recipes/attempt-3.json     or a recipe, with flags on top
+
+Results go to a run's folder (run.py) and to the caller; the test set is never looked at.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+import config as configs
+import data
+import losses
+import metrics
+import model as models
+import plan as plans
+import synthetic
+from run import Run, RunError, Stop, Stopped, environment
+from step import NonFinite, Stepper, native_bf16
+from store import StoreError
+
+THREADS = torch.get_num_threads()
+GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
+ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
+
+
+def trial(config, stop=None):
+    """Runs `config` in its folder, from the start or, with config.resume, from where it stopped, and yields a dict of metrics after
+    each epoch. When exhausted, the folder holds weights, validation predictions and tables (DESIGN.md, "A run's folder").
+
+    stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. Raises one of ERRORS otherwise;
+    the last checkpoint stays as it was.
+    """
+    stop = stop or Stop()
+    device = pick_device(config.device)
+    torch.set_num_threads(config.threads or THREADS)
+    pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
+    run = Run(config.project, config.name, config.resume)
+    try:
+        stepper, bias, recipe = build(config, pictures, device)
+        state = begin(run, config, pictures, stepper, recipe)
+        draw, evaluation = tables(config, pictures)
+        end = min(config.until or config.epochs, config.epochs)
+
+        def save():
+            run.save("last.pt", dict(state, stepper=stepper.state()))
+            if state["best"]:
+                run.save("best.pt", dict(recipe, **state["best"]))
+
+        def pause():
+            if stop.number:
+                save()
+                raise Stopped(stop.number)
+
+        stop.held, saved = True, time.monotonic()
+        while state["epoch"] < end and not stale(state, config):
+            plan, first, start = draw(state["epoch"]), state["step"], time.perf_counter()
+            stepper.begin(plan, first)
+            for t in bar(range(first, len(plan.index)), f"epoch {state['epoch'] + 1}/{config.epochs}"):
+                stepper.train(t)
+                state["step"] = t + 1
+                pause()
+            seconds = time.perf_counter() - start
+            logits = [stepper.logits(e, len(pictures.val), pause) + bias for e in evaluation]
+            row = judge(state, config, pictures, stepper, logits, float(plan.scalars[-1, 0]))
+            row |= dict(seconds=round(time.perf_counter() - start, 3), data_wait=round(stepper.waited / max(seconds, 1e-9), 4),
+                        images_per_s=round((len(plan.index) - first) * config.batch_size / max(seconds, 1e-9), 1))
+            run.append(row)
+            run.say(line(row, config, state))
+            if state["epoch"] == end or stale(state, config) or time.monotonic() - saved > run.PERIOD:
+                save()
+                saved = time.monotonic()
+            yield row
+        stop.held = False
+        finish(run, config, pictures, state)
+    except NonFinite as e:
+        raise RunError(f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a lower --lr, "
+                       f"some --warmup, or --no-amp") from e
+    finally:
+        stop.held = False
+        run.close()
+
+
+def train(config, stop=None):
+    """Runs `config` to its end and returns the metrics of every epoch of this call, a list of dicts."""
+    return list(trial(config, stop))
+
+
+def pick_device(name):
+    """torch.device for 'auto', 'cuda', 'mps' or 'cpu'; ConfigError if it is not there."""
+    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    if name == "auto":
+        name = next(n for n, found in there.items() if found)
+    if not there[name]:
+        raise configs.ConfigError(f"--device {name}: this PyTorch finds none; --device auto takes what there is")
+    return torch.device(name)
+
+
+def build(config, pictures, device):
+    """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the weights."""
+    side, classes = pictures.store.pixels.shape[1], len(pictures.listing.classes)
+    stem = config.stem if config.stem != "auto" else "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
+    kernel = None if config.stem_kernel == "auto" else config.stem_kernel
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = models.build(config.model, classes, width=config.width, stem=stem, stem_kernel=kernel, dropout=config.dropout,
+                             pretrained=config.pretrained)
+    sampled = plans.sampled_counts(pictures.counts, config.balance, config.tail_crops)
+    table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
+                              tau=config.loss_tau)
+    bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
+    stepper = Stepper(model, torch.from_numpy(pictures.store.pixels), torch.from_numpy(pictures.listing.labels), table, device=device,
+                      size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
+                      opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
+                      amp=config.amp and native_bf16(device))
+    recipe = dict(model=dict(name=config.model, classes=classes, width=config.width, stem=stem, stem_kernel=kernel,
+                             dropout=config.dropout), config=config.settings(), classes=pictures.listing.classes,
+                  counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size, store_size=side, resize=config.resize,
+                  mean=pictures.mean, std=pictures.std, data=str(pictures.listing.root.resolve()))
+    return stepper, bias, recipe
+
+
+def tables(config, pictures):
+    """The function epoch -> Plan, and the plans that show the validation pictures (none, or one)."""
+    view = dict(size=pictures.size, store_size=pictures.store.pixels.shape[1])
+
+    def draw(epoch):
+        return plans.draw(pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, epoch=epoch, **view,
+                          **config.pick(plans.draw))
+
+    return draw, plans.evaluation(pictures.val, batch_size=128, **view) if len(pictures.val) else []
+
+
+def begin(run, config, pictures, stepper, recipe):
+    """Writes what the folder says from its first moment, or checks it against what is asked, and returns the state to go on from."""
+    env = dict(environment(stepper.device), precision="bf16" if stepper.amp else "fp32", data_key=pictures.store.key,
+               key=config.key(pictures.store.key))
+    old, old_env = run.read_json("args.json"), run.read_json("env.json")
+    if old is not None:
+        old = configs.from_dict(old, str(run.folder / "args.json")).settings()
+        changed = [f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}" for k, v in config.settings().items() if v != old[k]]
+        if old_env:
+            changed += [f"{k} {old_env[k]} -> {env[k]}" for k in ("data_key", "device", "threads", "precision") if env[k] != old_env[k]]
+        if changed:
+            raise RunError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
+    for note in pictures.notes:
+        run.say(note)
+    if old_env is None:
+        files = pictures.listing
+        run.write_json("args.json", {k: getattr(config, k) for k in config.__dataclass_fields__})
+        (run.folder / "classes.txt").write_text("\n".join(files.classes) + "\n", encoding="utf-8")
+        parts = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
+        run.write_rows("split.csv", ["path", "class", "part"], [[files.paths[i], files.classes[files.labels[i]], parts.get(i, "bad")]
+                                                                for i in range(len(files.paths))])
+        run.write_json("stats.json", dict(mean=pictures.mean, std=pictures.std))
+        run.write_json("env.json", env)
+    state = run.load("last.pt")
+    if state:
+        stepper.load(state.pop("stepper"))
+        run.say(f"resuming {run.folder} at epoch {state['epoch'] + 1}, step {state['step'] + 1}")
+    else:
+        state = dict(epoch=0, step=0, stale=0, rows=[], best=None)
+        run.say(f"{run.folder}: {len(pictures.train)} pictures to train on, {len(pictures.val)} to validate, "
+                f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}")
+    run.results(state["rows"])
+    return state
+
+
+def judge(state, config, pictures, stepper, logits, lr):
+    """Ends the epoch: its metrics as a dict, and in `state` the row, the best weights so far and the epochs since."""
+    state["epoch"], state["step"] = state["epoch"] + 1, 0
+    row = dict(epoch=state["epoch"], lr=lr, train_loss=float(stepper.losses.mean()), train_acc=float(stepper.right.mean()))
+    better = True
+    if logits:
+        scores = metrics.evaluate(logits[0], pictures.listing.labels[pictures.val], pictures.counts)
+        row |= dict(val_loss=scores.pop("nll"), val_acc=scores.pop("acc"), **scores)
+        name = {"acc": "val_acc", "nll": "val_loss"}.get(config.monitor, config.monitor)
+        sign = -1 if config.monitor == "nll" else 1
+        better = not state["best"] or sign * row[name] > sign * state["best"]["metrics"][name]
+    state["rows"].append(row)
+    state["stale"] = 0 if better else state["stale"] + 1
+    if better:
+        weights = {k: v.detach().cpu().clone() for k, v in stepper.evaluated().state_dict().items()}
+        state["best"] = dict(weights=weights, epoch=state["epoch"], metrics=dict(row),
+                             logits=torch.from_numpy(logits[0]) if logits else None)
+    return row
+
+
+def stale(state, config):
+    return bool(config.patience) and state["stale"] >= config.patience
+
+
+def finish(run, config, pictures, state):
+    """Validation tables of the best epoch, and the warnings that a practitioner would want."""
+    best, classes = state["best"], pictures.listing.classes
+    if not len(pictures.val):
+        run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: python predict.py > submission.csv")
+        return
+    logits, targets = best["logits"].numpy(), pictures.listing.labels[pictures.val]
+    probs, predicted = metrics.softmax(logits), logits.argmax(1)
+    with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
+        np.save(f, logits)
+    run.write_rows("val_predictions.csv", ["path", "true", "predicted", "p"],
+                   [[pictures.listing.paths[i], classes[t], classes[p], f"{q:.6f}"]
+                    for i, t, p, q in zip(pictures.val, targets, predicted, probs.max(1))])
+    scores = metrics.per_class(targets, predicted, len(classes))
+    run.write_rows("per_class.csv", ["class", "train", *scores],
+                   [[c, n, *(f"{v[i]:.6g}" for v in scores.values())] for i, (c, n) in enumerate(zip(classes, pictures.counts))])
+    confusion = metrics.confusion(targets, predicted, len(classes))
+    run.write_rows("confusion_matrix.csv", ["true \\ predicted", *classes], [[c, *row] for c, row in zip(classes, confusion.tolist())])
+
+    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
+    m = best["metrics"]
+    gap = m["train_acc"] - m["val_acc"]
+    if gap > GAP:
+        run.say(f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may help")
+    never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
+    if never:
+        run.say(f"warning: never predicted on validation: {', '.join(never)}: try --balance sampler or --prior uniform")
+    run.say(f"{run.folder}: best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, so it "
+            f"flatters): macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n {len(targets)}, 95% bootstrap "
+            f"interval over pictures. Next: python predict.py > submission.csv")
+
+
+def line(row, config, state):
+    """An epoch in a line."""
+    said = f"epoch {row['epoch']:3d}/{config.epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
+    if "val_loss" in row:
+        said += f"  val loss {row['val_loss']:.3f} acc {row['val_acc']:.3f}  macro F1 {row['macro_f1']:.3f}  ECE {row['ece']:.3f}"
+    return said + f"  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}" + ("  best" if not state["stale"] else "")
+
+
+def bar(steps, name):
+    """`steps` with a progress bar where stderr is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(steps, name, disable=None, leave=False)
+
+
+def main(args=None):
+    parser = configs.Parser(prog="train.py", description=__doc__)
+    configs.add_flags(parser)
+    stop = Stop().listen()
+    try:
+        train(configs.from_args(parser.parse_args(args)), stop)
+    except Stopped as e:
+        print(f"train.py: {e}; --resume continues", file=sys.stderr)
+        return 128 + e.number
+    except configs.ConfigError as e:
+        print(f"train.py: {e}", file=sys.stderr)
+        return 2
+    except ERRORS as e:
+        print(f"train.py: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
