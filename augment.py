@@ -26,15 +26,14 @@ def draw_geometry(rng, shape, *, size, store_size, crop_scale, pad, flip, rotate
     fits = (sides <= 1).all(-1)
     first = np.take_along_axis(sides, fits.argmax(-1)[..., None, None], -2)[..., 0, :]
     side = np.where(fits.any(-1)[..., None], first, 1.0) * store_size
-    offset = rng.random((*shape, 2)) * (store_size - side)
+    place = rng.random((*shape, 2))
     if pad:
-        room = store_size + 2 * pad - size
-        side, offset = np.full((*shape, 2), float(size)), rng.integers(0, room + 1, (*shape, 2)) - float(pad)
+        side, offset = np.full((*shape, 2), float(size)), np.floor(place * (store_size + 2 * pad - size + 1)) - pad
     else:
         centre = (low >= 1) & (high >= 1)
-        side, offset = np.where(centre, size, side), np.where(centre, (store_size - size) // 2, offset)
+        side, offset = np.where(centre, size, side), np.where(centre, (store_size - size) // 2, place * (store_size - side))
 
-    mirror = np.where(rng.random(shape) < 0.5, -1.0, 1.0) if flip else np.ones(shape)
+    mirror = np.where(rng.random(shape) < 0.5 * flip, -1.0, 1.0)
     angle = np.deg2rad(rng.uniform(-1, 1, shape) * rotate)
     cos, sin = np.cos(angle), np.sin(angle)
     linear = np.stack([np.stack([mirror * cos, -mirror * sin], -1), np.stack([sin, cos], -1)], -2) * (side / size)[..., None]
@@ -80,56 +79,36 @@ def batch(pixels, row, *, size, mean, std, border="reflect"):
     mixing = (row.lam < 1).nonzero()[:, 0]
     if len(mixing):
         other = views(pixels, row.partner[mixing], row.geo_b[mixing], row.col_b[mixing], size, border)
-        lam, box = row.lam[mixing, None, None, None], row.box[mixing]
-        blend = torch.where(boxed(box, size).any(dim=(1, 2, 3), keepdim=True), boxed(box, size).to(lam.dtype), 1 - lam)
-        x[mixing] = torch.lerp(x[mixing], other, blend)
+        share, box = 1 - row.lam[mixing, None, None, None], row.box[mixing]
+        if bool(box.any()):
+            share = torch.where(filled(box)[:, None, None, None], inside(box, size).float(), share)
+        x[mixing] = x[mixing].lerp_(other, share.expand_as(other))
     x = x.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
-    erasing = (row.erase[:, 2] > row.erase[:, 0]).nonzero()[:, 0]
+    erasing = filled(row.erase).nonzero()[:, 0]
     if len(erasing):
-        x[erasing] = x[erasing].masked_fill(boxed(row.erase[erasing], size), 0)  # the mean, once normalised
-    return x
+        x[erasing] = x[erasing].masked_fill_(inside(row.erase[erasing], size), 0)  # the mean, once normalised
+    return x.to(memory_format=torch.channels_last)
 
 
 def views(pixels, index, geo, col, size, border):
-    """Float32 [B,3,size,size] in [0,1], channels-last: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
-    out = torch.empty(len(index), 3, size, size, memory_format=torch.channels_last, device=pixels.device)
-    copied = aligned(geo, pixels.shape[1], size) if pixels.device.type == "cpu" else torch.zeros(len(index), dtype=torch.bool)
-    for i in copied.nonzero()[:, 0].tolist():  # whole-pixel crops and flips: a copy, no arithmetic
-        (fx, _, x0), (_, _, y0) = geo[i].tolist()
-        x0, y0 = int(x0) - (size if fx < 0 else 0), int(y0)
-        crop = pixels[index[i], y0 : y0 + size, x0 : x0 + size]
-        out[i] = (crop.flip(1) if fx < 0 else crop).permute(2, 0, 1)
-    rest = (~copied).nonzero()[:, 0].to(index.device)
-    if len(rest):
-        out[rest] = sample(pixels[index[rest].long()], geo[rest], size, border)
-    identity = torch.eye(3, 4, device=col.device)
-    if bool((col == identity).all()):
-        return out.div_(255)
-    flat = out.permute(0, 2, 3, 1).reshape(len(index), -1, 3)
-    flat = torch.baddbmm(col[:, None, :, 3], flat, col[:, :, :3].transpose(1, 2) / 255).clamp_(0, 1)
-    return flat.view(-1, size, size, 3).permute(0, 3, 1, 2)
-
-
-def sample(pictures, geo, size, border):
-    """Bilinear samples, float32 [B,3,size,size] in [0,255], of uint8 pictures [B,S,S,3]."""
-    side = pictures.shape[1]
+    """Float32 [B,3,size,size] in [0,1]: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
+    pictures = pixels.index_select(0, index).permute(0, 3, 1, 2).contiguous().float()
     centres = torch.arange(size, device=geo.device) + 0.5
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    points = torch.stack([x, y, torch.ones_like(x)], -1).view(-1, 3)
-    grid = (points @ geo.transpose(1, 2)).view(len(geo), size, size, 2) * (2 / side) - 1
+    across, down, shift = geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)  # [B,2,1] each, in grid_sample's units
+    grid = (across * centres + shift - 1)[:, :, None, :] + (down * centres)[:, :, :, None]
     mode = {"reflect": "reflection", "constant": "zeros"}[border]
-    return F.grid_sample(pictures.permute(0, 3, 1, 2).float(), grid, "bilinear", mode, align_corners=False)
+    x = F.grid_sample(pictures, grid.permute(0, 2, 3, 1), "bilinear", mode, align_corners=False).view(len(index), 3, -1)
+    if torch.equal(col, torch.eye(3, 4, device=col.device).expand_as(col)):
+        return x.div_(255).view(-1, 3, size, size)
+    return torch.baddbmm(col[:, :, 3:], col[:, :, :3] / 255, x).clamp_(0, 1).view(-1, 3, size, size)
 
 
-def aligned(geo, side, size):
-    """Which maps [B,2,3] are whole-pixel crops inside the picture, flipped or not: bool [B]."""
-    linear, shift = geo[:, :, :2], geo[:, :, 2]
-    start = shift - (linear[:, :, 0].clamp(max=0) * -size)
-    plain = (linear[:, 0, 0].abs() == 1) & (linear[:, 1, 1] == 1) & (linear[:, 0, 1] == 0) & (linear[:, 1, 0] == 0)
-    return plain & ((start == start.round()) & (start >= 0) & (start + size <= side)).all(1)
+def filled(box):
+    """Which boxes [B,4] have an inside: bool [B]."""
+    return (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
 
 
-def boxed(box, size):
+def inside(box, size):
     """Mask bool [B,1,size,size]: True inside each half-open box [B,4] of y0 x0 y1 x1."""
     at = torch.arange(size, device=box.device)
     y0, x0, y1, x1 = box[:, :, None].unbind(1)

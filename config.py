@@ -110,7 +110,7 @@ class Config:
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if self.pad and self.crop_scale != (1.0, 1.0):
             raise ConfigError("--pad and --crop-scale are two ways to crop: give one of them")
-        if Path(self.name).name != self.name or self.name.startswith("."):
+        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"--name {self.name!r}: a plain folder name is needed (its parent is --project)")
 
     def settings(self):
@@ -134,7 +134,7 @@ def flag(name):
 
 def text(value):
     """A value as the command line spells it."""
-    return ":".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+    return ":".join(map(text, value)) if isinstance(value, tuple) else str(value)
 
 
 def checked(f, value):
@@ -168,7 +168,7 @@ def checked(f, value):
 def bounds(f):
     """What field `f` accepts, in words."""
     m = f.metadata
-    word = {int: "a whole number", float: "a number"}[f.type] + f" from {m['low']:g} to {m['high']:g}"
+    word = {int: "a whole number", float: "a number"}[f.type] + f" from {m['low']} to {m['high']}"
     if m["parts"] != 1:
         word = ("two numbers joined by ':'" if m["parts"] == 2 else "one number, or two joined by ':',") + word.split("number")[1]
     return word + (f", or {m['auto']}" if m["auto"] else "")
@@ -246,7 +246,13 @@ def add_flags(parser):
 
 
 def from_args(space):
-    """The Config of parsed arguments: defaults, then -c's recipe, then the flags given. Usage errors exit with 2."""
+    """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run exists, its own
+    settings come before them all."""
     given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
-    base = read(space.config) if space.config else Config()
-    return dataclasses.replace(base, **given)
+
+    def on_top_of(base):
+        return dataclasses.replace(read(space.config, base) if space.config else base, **given)
+
+    asked = on_top_of(Config())
+    saved = Path(asked.project) / asked.name / "args.json"
+    return on_top_of(dataclasses.replace(read(saved), until=0)) if asked.resume and saved.exists() else asked

@@ -54,6 +54,7 @@ def loss(logits, a, b, lam, table):
     logits alone, and only once. A row with a logit that is not finite has a loss that is not finite."""
     return _Loss.apply(logits, torch.stack((a, b)).long(), torch.stack((lam, 1 - lam)), table)
 
+
 def posterior_bias(table, sampled, counts, prior):
     """What to add to the logits [C] of a network trained with `table` so that their softmax is the posterior under a prior.
 
@@ -108,16 +109,13 @@ def _softmax(logits, targets, table):
 
     n is 2 with margins, since then each target has a softmax of its own, else 1. On an accelerator it is always 2: looking
     into the table would stop the device, and a captured graph would keep the answer."""
-    bias, margin = table.to(_wide(logits))[[BIAS, MARGIN], None]
-    shift = bias[None]
-    if table.device.type != "cpu" or bool(margin.any()):
-        hit = targets[..., None]
-        shift = bias.expand(*targets.shape, -1).scatter_add(2, hit, -margin.expand(*targets.shape, -1).gather(2, hit))
-    z = logits.to(bias.dtype)
+    table = table.to(_wide(logits))
+    z, shift = logits.to(table.dtype)[None], table[BIAS].expand(1, *logits.shape)
+    if table.device.type != "cpu" or bool(table[MARGIN].any()):
+        z, shift = z.expand(2, -1, -1), shift.expand(2, -1, -1)
+        shift = shift.scatter_add(2, targets[..., None], -table[MARGIN, targets, None])
     top = (z + shift).argmax(2, keepdim=True)
-    shift = shift.expand(-1, len(z), -1)
-    # z - z_max before the bias: at logits of 100 their sum would already be off by 4e-6.
-    z = z.expand_as(shift)
+    # The difference first: at logits of 100, float32 rounds the sum of logit and bias by up to 4e-6.
     d = (z - z.gather(2, top)) + (shift - shift.gather(2, top))
     e = d.exp()
     others = _sum_of_others(e, top)

@@ -1,7 +1,7 @@
 """How good a classifier is: numpy in float64, over the whole set at once, never averaged over batches.
 
 `targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]; scores are fractions, not per cent.
-Every function refuses an empty set. Nothing here chooses, fits or prints.
+Every score refuses an empty set. Nothing here chooses, fits or prints.
 """
 
 import numpy as np
@@ -68,7 +68,7 @@ def nll(logits, targets):
 
 def brier(probs, targets):
     """Mean squared distance from the one-hot target, summed over classes (Brier 1950): 0 best, 2 worst."""
-    probs, targets = _rows(probs, targets)
+    probs, targets = _probs(probs, targets)
     return float(((probs**2).sum(1) - 2 * probs[np.arange(len(probs)), targets] + 1).mean())
 
 
@@ -80,8 +80,8 @@ def ece(probs, targets, bins=15):
 
 
 def adaptive_ece(probs, targets, bins=15):
-    """ECE of the top class over `bins` bins of equally many rows (Nguyen & O'Connor 2015; the adaptive scheme of Nixon et al.
-    2019 on the top class). Rows of equal confidence are parted in their order."""
+    """ECE of the top class over `bins` bins of equally many rows, sizes differing by one at most (AdaECE, Mukhoti et al. 2020;
+    Nixon et al. 2019 apply the scheme to every class). Rows of equal confidence are parted in their order."""
     confidence, hits = _top(probs, targets)
     order = np.argsort(confidence, kind="stable")
     bin_of = np.empty(len(order), np.int64)
@@ -90,10 +90,10 @@ def adaptive_ece(probs, targets, bins=15):
 
 
 def classwise_ece(probs, targets, bins=15):
-    """Mean over classes of the ECE of "is it class c?" at p_c, equal-width bins (Kull et al. 2019, class-wise ECE; Nixon et al.
-    2019 call it static calibration error)."""
-    probs, targets = _rows(probs, targets)
-    n, classes = probs.shape
+    """Mean over classes of the ECE of "is it class c?" at p_c, with the bins of `ece`: class-wise ECE of Kull et al. 2019, which
+    is the static calibration error of Nixon et al. 2019."""
+    probs, targets = _probs(probs, targets)
+    classes = probs.shape[1]
     bin_of = np.minimum((probs * bins).astype(np.int64), bins - 1) + np.arange(classes) * bins
     hits = targets[:, None] == np.arange(classes)
     return _gap(bin_of.ravel(), probs.ravel(), hits.ravel(), bins * classes)
@@ -102,22 +102,25 @@ def classwise_ece(probs, targets, bins=15):
 def bootstrap(metric, targets, outputs, n=1000, seed=0, level=0.95):
     """Percentile interval (low, high) of `metric(targets, outputs)` over `n` resamples of the rows (Efron 1979).
 
-    outputs: predicted [N] or probs [N, C], whatever `metric` takes. The same seed gives the same interval."""
+    outputs: predicted [N] or probs [N, C], whatever `metric` takes. The same seed draws the same rows, so two classifiers' scores
+    are resampled alike."""
     targets, outputs = np.asarray(targets), np.asarray(outputs)
     if not len(targets) == len(outputs) > 0:
-        raise MetricError(f"bootstrap: {len(targets)} targets and {len(outputs)} outputs; both must be equally many and not none")
+        raise MetricError(f"{len(targets)} targets and {len(outputs)} outputs; they must be equally many and more than none")
     rng = np.random.default_rng(seed)
-    rows = (rng.integers(0, len(targets), len(targets)) for _ in range(n))
-    scores = [metric(targets[i], outputs[i]) for i in rows]
+    draws = (rng.integers(len(targets), size=len(targets)) for _ in range(n))
+    scores = [metric(targets[rows], outputs[rows]) for rows in draws]
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def evaluate(logits, targets, train_counts):
     """Every scalar metric of logits [N, C] as a dict of floats; train_counts [C] sorts the classes into head, medium, tail."""
-    probs = softmax(logits)
-    predicted = np.argmax(logits, 1)
-    classes = probs.shape[1]
+    logits, targets = _rows(logits, targets)
+    classes = logits.shape[1]
+    if len(train_counts) != classes:
+        raise MetricError(f"train_counts has {len(train_counts)} numbers, but there are {classes} classes")
+    probs, predicted = softmax(logits), logits.argmax(1)
     return {
         "acc": accuracy(targets, predicted),
         "macro_f1": macro_f1(targets, predicted, classes),
@@ -148,6 +151,13 @@ def _rows(scores, targets):
     return scores, _within(targets, scores.shape[1])
 
 
+def _probs(probs, targets):
+    probs, targets = _rows(probs, targets)
+    if probs.min() < 0 or probs.max() > 1 + 1e-6:
+        raise MetricError(f"probabilities run from {probs.min():g} to {probs.max():g}; are these logits?")
+    return probs, targets
+
+
 def _within(labels, classes):
     if labels.dtype.kind not in "iu":
         raise MetricError(f"labels must be integers; got {labels.dtype}")
@@ -157,7 +167,7 @@ def _within(labels, classes):
 
 
 def _top(probs, targets):
-    probs, targets = _rows(probs, targets)
+    probs, targets = _probs(probs, targets)
     return probs.max(1), probs.argmax(1) == targets
 
 

@@ -74,6 +74,7 @@ def _hash(key, layer, rows, units):
 
 
 def _mix(x):
+    """SplitMix64's step; its constants are written as the int64 of the same bits."""
     x = x + (0x9E3779B97F4A7C15 - 2**64)
     x = (x ^ _shift(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     x = (x ^ _shift(x, 27)) * (0x94D049BB133111EB - 2**64)

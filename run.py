@@ -115,7 +115,8 @@ class Run:
 
     def results(self, rows):
         """Writes results.csv anew: one dict an epoch."""
-        self.write_rows("results.csv", list(rows[0]) if rows else [], [list(r.values()) for r in rows])
+        with self.replacing("results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+            csv.writer(f, lineterminator="\n").writerows([list(r) for r in rows[:1]] + [list(r.values()) for r in rows])
 
     def append(self, row):
         """Adds an epoch to results.csv, flushed; the header comes with the first."""

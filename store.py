@@ -1,9 +1,8 @@
 """Every picture decoded once: files -> one memory-mapped uint8 array, cached under the content of the files.
 
-`load` gives the same Store to every process that asks, however many start at once; it decodes in plain worker
-processes that write straight into the file, so memory does not grow with the data. Pixels are sRGB bytes as the file
-has them: embedded colour profiles are not applied. Never imports torch, never knows a class or a split, never
-enlarges what a caller asked for and never replaces a bad picture: its row is zero and `bad` says why.
+`load` gives every process that asks the same Store, however many start at once. Plain worker processes write straight
+into the file, so memory does not grow with the data. Never imports torch, never knows a class or a split, and never
+stands something in for a bad picture: its row is zero and `bad` says why.
 """
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -27,19 +27,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-RECIPE = 1  # raise it whenever decode() would give other pixels: old caches then stay unread
-RESIZE = ("squash", "crop", "pad")
+RECIPE = 1  # raise it whenever decode() would give other pixels: older caches then stay unread
+RESIZES = ("squash", "crop", "pad")
 MAX_PIXELS = 89_478_485  # Pillow's own line between a photograph and a decompression bomb
-# Only formats that begin with a signature and decode inside Pillow's process: EPS would start Ghostscript.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Those that start with a signature, need no other program (EPS does) and notice when they are cut (JPEG 2000 does not).
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+# Pillow is content without these endings; a file that lacks its own was cut, be it after the last pixel.
+ENDINGS = {"PNG": (b"IEND\xaeB`\x82", None), "GIF": (b"\0;", 1024)}
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
-CHUNK = 32  # pictures handed to a worker at a time
-# Failures of the machine, not of the picture: caching them as a bad picture would outlive them.
+# Failures of the machine, not of the picture: to cache them as a bad picture would outlive them.
 MACHINE = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CHUNK = 32  # pictures handed to a worker at a time
 
 
 class PictureError(ValueError):
@@ -47,64 +50,64 @@ class PictureError(ValueError):
 
 
 class StoreError(RuntimeError):
-    """The cache cannot be built: a full disk, a dead worker, files that change underneath."""
+    """The cache cannot be built: a full disk, a dead worker, files that change meanwhile."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Decoded pictures in the order asked for; rows in `bad` are zero in every array."""
+    """Decoded pictures in the order asked for; a row in `bad` is zero in every array."""
     pixels: np.ndarray  # uint8 [N, S, S, 3], a read-only memory map
-    means: np.ndarray  # float32 [N, 3], mean of each picture, RGB in [0, 1]
+    means: np.ndarray  # float32 [N, 3], each picture's mean, RGB in [0, 1]
     key: str  # hex digest of recipe, contents, order, S and resize mode
     bad: dict[int, str]  # row -> reason
-    squares: np.ndarray  # float64 [N, 3], mean square of each picture, RGB in [0, 1]
+    squares: np.ndarray  # float64 [N, 3], each picture's mean square, RGB in [0, 1]
 
 
 def cache_dir() -> Path:
     """$LONGTAIL_CACHE, else $XDG_CACHE_HOME/longtail, else ~/.cache/longtail."""
-    if os.environ.get("LONGTAIL_CACHE"):
-        return Path(os.environ["LONGTAIL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longtail"
+    own, home = os.environ.get("LONGTAIL_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(home or Path.home() / ".cache") / "longtail"
 
 
 def load(files: list[Path], size: int, resize: str = "squash", cache: Path | None = None,
          workers: int | None = None) -> Store:
-    """The Store of `files` at S = `size`: decoded now, or mapped from the cache when their bytes are known.
+    """The Store of `files` at S = `size`: mapped from the cache where their bytes are known, else decoded now.
 
     `workers`: processes that decode; None is one for each CPU this process may use.
-    Raises StoreError for a machine's failure; a bad picture is no failure but an entry of `bad`.
+    StoreError: the machine failed. A bad picture is no failure but an entry of `bad`.
     """
-    if resize not in RESIZE:
-        raise ValueError(f"resize {resize!r} is none of {', '.join(RESIZE)}")
+    if resize not in RESIZES:
+        raise ValueError(f"resize {resize!r} is none of {', '.join(RESIZES)}")
     cache = Path(cache or cache_dir())
-    workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        before = _stats(files)
-        contents = _contents(files, before, cache, workers)
-        key = hashlib.sha256(f"{RECIPE} {size} {resize} {contents}".encode()).hexdigest()[:32]
-        folder = cache / key
+        states = [_state(path) for path in files]
+        contents = _contents(files, states, cache, workers)
+        folder = cache / hashlib.sha256(f"{RECIPE} {size} {resize} {contents}".encode()).hexdigest()[:32]
         store = _open(folder)
         if store is None:
-            with _locked(cache / f"{key}.lock"):
-                store = _open(folder)
+            with _locked(folder):
+                store = _open(folder)  # a process that we waited for may have made it
                 if store is None:
-                    _build(folder, files, before, size, resize, workers)
+                    _build(folder, files, states, size, resize, workers)
                     store = _open(folder)
+        return store
     except OSError as error:
-        raise StoreError(f"cannot use the cache folder {cache}: {error}; $LONGTAIL_CACHE chooses another") from error
-    return store
+        what = f"no room for {len(files) * size * size * 3 / 2**30:.2f} GiB" if error.errno in FULL else str(error)
+        raise StoreError(f"cannot keep decoded pictures in {cache}: {what}; $LONGTAIL_CACHE names another folder"
+                         ) from error
 
 
 def decode(path: Path, size: int, resize: str = "squash") -> np.ndarray:
     """One picture as uint8 [S, S, 3]; PictureError says what is wrong with it.
 
-    Upright by its EXIF orientation, first frame, transparency over white, 16-bit grey by its high byte; then Pillow's
-    antialiased bilinear filter, as torchvision's Resize: `squash` both sides to S, `crop` the central square to S,
-    `pad` the long side to S and the rest black.
+    Upright by its EXIF orientation, first frame, transparency over white, 16-bit grey by its high byte, colour profiles
+    ignored. Then Pillow's antialiased bilinear filter, which torchvision's Resize is too: `squash` both sides to S,
+    `crop` the central square to S, `pad` the long side to S and black around.
     """
     with _opened(path) as image:
-        image.draft(None, (2 * size, 2 * size))  # JPEG only: the inverse DCT itself halves, never below twice S
+        image.draft(None, (2 * size, 2 * size))  # JPEG only: its inverse DCT halves, never below twice S
         return np.asarray(_resized(_rgb(image), size, resize))
 
 
@@ -114,8 +117,8 @@ def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
     for path in files:
         try:
             with _opened(path) as image:
-                swap = image.format != "TIFF" and _orientation(image) >= 5  # Pillow turns TIFF headers itself
-                found.append((image.height, image.width) if swap else image.size)
+                swap = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5  # Pillow turns a TIFF's itself
+                found.append(image.size[::-1] if swap else image.size)
         except PictureError:
             found.append(None)
     return found
@@ -123,16 +126,16 @@ def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
 
 @contextlib.contextmanager
 def _opened(path: Path):
-    """A Pillow image whose header is sane; whatever goes wrong inside becomes a PictureError."""
+    """A Pillow image with a sane header; whatever goes wrong in the caller's block is a PictureError too."""
     try:
         mode = os.stat(path).st_mode  # before opening: open() on a FIFO never returns
         if not stat.S_ISREG(mode):
             raise PictureError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is raised; the rest is chatter about metadata
+            warnings.simplefilter("ignore")  # what matters raises; the rest is chatter about metadata
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise PictureError(f"{image.width}x{image.height} is over {MAX_PIXELS:,} pixels: shrink it")
+                    raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels: shrink it")
                 yield image
     except PictureError:
         raise
@@ -143,17 +146,18 @@ def _opened(path: Path):
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         if isinstance(error, OSError) and error.errno in MACHINE:
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PictureError(" ".join(reason.split()) or type(error).__name__) from None
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(0x0112, 1)
+        raise PictureError(" ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())) from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     image.load()
-    turn = TURNS.get(_orientation(image))  # after load(): Pillow turns TIFF itself and then says 1
+    if image.format in ENDINGS:
+        mark, within = ENDINGS[image.format]
+        with open(image.filename, "rb") as file:
+            file.seek(-min(within or sys.maxsize, os.path.getsize(image.filename)), os.SEEK_END)
+            if mark not in file.read():
+                raise PictureError("image file is truncated: its end mark is missing")
+    turn = TURNS.get(image.getexif().get(0x0112))  # after load(), which turns a TIFF and then says 1
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
@@ -174,80 +178,72 @@ def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
         return image.resize((size, size), Image.Resampling.BILINEAR)
     if resize == "crop":
         side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    scale = size / max(width, height)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
+        x, y = (width - side) / 2, (height - side) / 2
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
+    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
     canvas = Image.new("RGB", (size, size))
-    canvas.paste(image.resize(inner, Image.Resampling.BILINEAR), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
     return canvas
 
 
-def _stats(files: list[Path]) -> list[tuple | None]:
-    """What changes when a file does. ctime too: a copy may restore size and mtime."""
-    found = []
-    for path in files:
-        try:
-            s = os.stat(path)
-            found.append((s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_mode))
-        except OSError:
-            found.append(None)
-    return found
+def _state(path: Path) -> tuple | None:
+    """What changes when a file does; ctime too, for a copy may restore size and mtime."""
+    try:
+        status = os.stat(path)
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stat.S_ISREG(status.st_mode)
+    except OSError:
+        return None
 
 
-def _contents(files: list[Path], stats: list[tuple | None], cache: Path, workers: int) -> str:
-    """Digest of all bytes in order; by way of an index of stats, so that unchanged files are not read again."""
+def _contents(files: list[Path], states: list, cache: Path, workers: int) -> str:
+    """Digest of all bytes in order; an index from states to digests spares unchanged files the reading."""
     started = time.time_ns()
     digest = hashlib.sha256()
-    for path, state in zip(files, stats):
-        digest.update(f"{os.fspath(path)}\0{state}\n".encode(errors="surrogateescape"))
+    for path, state in zip(files, states):
+        digest.update(f"{path}\0{state}\n".encode(errors="surrogateescape"))
     entry = cache / "index" / digest.hexdigest()
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return entry.read_text()
-    except FileNotFoundError:
-        pass
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(_digests, (files[i:i + 256] for i in range(0, len(files), 256))))
-    contents = hashlib.sha256(b"".join(parts)).hexdigest()
-    # A file written within the clock's grain of its hashing could change again and keep its stats: not indexed yet.
-    if all(state is None or state[3] < started - 2_000_000_000 for state in stats):
+        digest = hashlib.sha256(b"".join(pool.map(_digests, *([x[i:i + 256] for i in range(0, len(files), 256)]
+                                                               for x in (files, states)))))
+    # A file written within the clock's grain of its reading could change once more and keep its state: not yet.
+    if all(state is None or state[3] < started - 2_000_000_000 for state in states):
         entry.parent.mkdir(exist_ok=True)
-        temporary = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}")
-        temporary.write_text(contents)
-        os.replace(temporary, entry)
-    return contents
+        draft = entry.with_suffix(f".{uuid.uuid4().hex}")
+        draft.write_text(digest.hexdigest())
+        os.replace(draft, entry)
+    return digest.hexdigest()
 
 
-def _digests(files: list[Path]) -> bytes:
+def _digests(files: list[Path], states: list) -> bytes:
     found = []
-    for path in files:
+    for path, state in zip(files, states):
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise PictureError
-            with open(path, "rb") as file:
+            with open(path if state and state[4] else os.devnull, "rb") as file:  # nothing but files is ever opened
                 found.append(hashlib.file_digest(file, "sha256").digest())
-        except (OSError, PictureError) as error:
-            if getattr(error, "errno", None) in MACHINE:
+        except OSError as error:
+            if error.errno in MACHINE:
                 raise
-            found.append(b"unreadable".ljust(32))
+            found.append(bytes(32))  # unreadable: decode() will say so
     return b"".join(found)
 
 
 def _open(folder: Path) -> Store | None:
-    """The Store in `folder`, or None where there is none, or one whose files were cut or removed by hand."""
+    """The Store in `folder`; None where there is none, or one that was cut or robbed of a file."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        moments = np.load(folder / "moments.npy")
+        bad = {int(row): reason for row, reason in json.loads((folder / "meta.json").read_text())["bad"].items()}
         pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-        return Store(pixels, np.load(folder / "means.npy"), folder.name,
-                     {int(row): reason for row, reason in meta["bad"].items()}, np.load(folder / "squares.npy"))
-    except (FileNotFoundError, ValueError):
+        return Store(pixels, moments[:, 0].astype(np.float32), folder.name, bad, moments[:, 1])
+    except (FileNotFoundError, EOFError, ValueError):
         return None
 
 
 @contextlib.contextmanager
-def _locked(path: Path):
-    """One process at a time, until it ends or dies; where the file system cannot lock, the rename alone decides."""
-    with open(path, "w") as file:
+def _locked(folder: Path):
+    """One builder at a time, until it ends or dies; where a file system has no locks the rename alone decides."""
+    with open(f"{folder}.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -259,122 +255,106 @@ def _locked(path: Path):
         yield
 
 
-def _sweep(cache: Path, own: str) -> None:
-    """Remove what dead processes left half built: a folder whose lock is free (our own key's lock we hold)."""
-    for temporary in cache.glob("*.tmp-*"):
-        key = temporary.name.partition(".")[0]
-        with open(cache / f"{key}.lock", "w") as file:
-            try:
-                if key != own:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(temporary, ignore_errors=True)
-            except OSError:
-                continue  # alive, or a file system without locks
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes left half built: folders whose lock is free. Our own lock we hold."""
+    for left in folder.parent.glob("*.tmp-*"):
+        name = left.name.partition(".")[0]
+        with open(left.with_name(f"{name}.lock"), "w") as file, contextlib.suppress(OSError):  # busy, or no locks here
+            if name != folder.name:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
 
 
-def _build(folder: Path, files: list[Path], before: list, size: int, resize: str, workers: int) -> None:
-    """Decode into a folder beside `folder` and rename it; whoever renames first is kept."""
-    _sweep(folder.parent, folder.name)
-    temporary = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
-    stride = size * size * 3
+def _build(folder: Path, files: list[Path], states: list, size: int, resize: str, workers: int) -> None:
+    """Decode into a folder beside `folder`, then rename it; whoever renames first is kept."""
+    _sweep(folder)
+    draft = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+    need = len(files) * size * size * 3
     try:
-        if shutil.disk_usage(folder.parent).free < len(files) * stride:
+        if shutil.disk_usage(folder.parent).free < need:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        temporary.mkdir()
-        with open(temporary / "pixels.npy", "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)})
+        draft.mkdir()
+        with open(draft / "pixels.npy", "w+b") as file:
+            shape = (len(files), size, size, 3)
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.flush()
             start = file.tell()
-            # Claim the space at once: better no room now than none half way.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, start + len(files) * stride)
-            else:
-                os.truncate(file.fileno(), start + len(files) * stride)
-        means, squares, bad = _decode_all(temporary / "pixels.npy", start, files, size, resize, workers)
-        changed = [path for path, a, b in zip(files, before, _stats(files)) if a != b]
+            if hasattr(os, "posix_fallocate"):  # claim the room: better none at the start than none half way
+                os.posix_fallocate(file.fileno(), 0, start + need)
+            os.truncate(file.fileno(), start + need)
+            moments, bad = _decode_all(file, start, files, size, resize, workers)
+            os.fsync(file.fileno())  # else a power cut could leave a published Store of zeros
+        changed = [path for path, state in zip(files, states) if _state(path) != state]
         if changed:
-            raise StoreError(f"{changed[0]} and {len(changed) - 1} more files changed while being decoded: "
-                             "run again when they are at rest")
-        np.save(temporary / "means.npy", means)
-        np.save(temporary / "squares.npy", squares)
-        (temporary / "meta.json").write_text(json.dumps(
-            {"recipe": RECIPE, "size": size, "resize": resize, "pictures": len(files), "bad": bad}))
-        if folder.exists():  # only ever a damaged one: _open() refused it
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return  # another process published the same Store first
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"no room in {folder.parent} for {len(files) * stride / 2**30:.2f} GiB of decoded "
-                             "pictures: free some, or choose another folder by $LONGTAIL_CACHE") from None
-        raise
+            raise StoreError(f"{changed[0]} changed while it was decoded ({len(changed)} files did): "
+                             "run again when the pictures are at rest")
+        np.save(draft / "moments.npy", moments)
+        (draft / "meta.json").write_text(json.dumps({"recipe": RECIPE, "size": size, "resize": resize, "bad": bad}))
+        if folder.exists() and _open(folder) is None:
+            shutil.rmtree(folder)  # damaged
+        try:
+            os.rename(draft, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # a process that no lock held back was first
+                raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
-def _decode_all(pixels: Path, start: int, files: list[Path], size: int, resize: str, workers: int):
-    """Fill the pixel file; (means float32 [N, 3], squares float64 [N, 3], bad)."""
+def _decode_all(file, start: int, files: list[Path], size: int, resize: str, workers: int):
+    """Fill `file` from byte `start` on; (float64 [N, 2, 3] means and mean squares, row -> reason)."""
     from tqdm import tqdm
 
     moments = np.zeros((len(files), 2, 3))
     bad: dict[int, str] = {}
-    bar = tqdm(total=len(files), desc="decoding", unit="picture", disable=None, leave=False)
-
-    def done(row: int, result: list | str) -> None:
-        if isinstance(result, str):
-            bad[row] = result
-        else:
-            moments[row] = result
-        bar.update()
-
     workers = min(workers, -(-len(files) // CHUNK))
-    with bar:
-        if workers <= 1:
-            with open(pixels, "r+b") as file:
-                for row, path in enumerate(files):
-                    done(row, _store_one(file.fileno(), start, row, path, size, resize))
-        else:
-            _in_processes(pixels, start, files, size, resize, workers, done)
-    return moments[:, 0].astype(np.float32), moments[:, 1], dict(sorted(bad.items()))
+    with tqdm(total=len(files), desc="decoding", unit="pictures", disable=None, leave=False) as bar:
+        work = _in_processes(file, start, files, size, resize, workers) if workers > 1 else (
+            (row, _decode_one(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
+        for row, result in work:
+            if isinstance(result, str):
+                bad[row] = result
+            else:
+                moments[row] = result
+            bar.update()
+    return moments, dict(sorted(bad.items()))
 
 
-def _store_one(file: int, start: int, row: int, path: Path | str, size: int, resize: str) -> list | str:
-    """Decode one picture into its place; its [mean, mean square] by channel, or the reason why not."""
+def _decode_one(file: int, start: int, row: int, path: str | Path, size: int, resize: str) -> list | str:
+    """Decode one picture into its place: its [means, mean squares], or the reason why not."""
     try:
         picture = decode(path, size, resize)
     except PictureError as error:
         return str(error)
-    # pwrite and not a writable map: a full disk is then an exception, not a SIGBUS.
-    if os.pwrite(file, picture, start + row * picture.size) != picture.size:
+    # pwrite and no writable map: on a full disk that is an exception and not a SIGBUS.
+    if os.pwrite(file, picture, start + row * picture.size) < picture.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    flat = picture.reshape(size, -1).astype(np.uint32)
-    sums = [x.sum(0, dtype=np.uint64).reshape(size, 3).sum(0) for x in (flat, flat * flat)]
-    return [(sums[0] / (255 * size * size)).tolist(), (sums[1] / (255**2 * size * size)).tolist()]
+    flat = picture.reshape(size, -1)
+    sums = [x.sum(0, dtype=np.uint32).reshape(size, 3).sum(0, dtype=np.uint64)
+            for x in (flat, np.square(flat, dtype=np.uint16))]
+    return [(total / (255.0**power * size * size)).tolist() for power, total in enumerate(sums, 1)]
 
 
-def _in_processes(pixels: Path, start: int, files: list[Path], size: int, resize: str, workers: int, done) -> None:
-    """Plain `python store.py` children, one thread of ours feeding each: no fork of a process full of torch's
-    threads, no second import of the caller's script, and a child ends by itself when its parent dies."""
+def _in_processes(file, start: int, files: list[Path], size: int, resize: str, workers: int):
+    """Yield (row, result) from `python store.py` children, each fed by a thread of ours.
+
+    Not a fork, which would copy a process full of torch's threads and locks, nor multiprocessing's spawn, which would
+    import the caller's script, and torch, in every child. A child ends by itself when its parent dies.
+    """
+    command = [sys.executable, __file__, file.name, str(start), str(size), resize]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}) for _ in range(workers)]
     chunks: queue.SimpleQueue = queue.SimpleQueue()
+    results: queue.SimpleQueue = queue.SimpleQueue()
     for first in range(0, len(files), CHUNK):
         chunks.put(range(first, min(first + CHUNK, len(files))))
-    children = []
 
-    def feed(_: int) -> None:
-        child = subprocess.Popen([sys.executable, __file__, pixels, str(start), str(size), resize],
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        children.append(child)
-        with child:
-            while True:
-                try:
-                    rows = chunks.get_nowait()
-                except queue.Empty:
-                    return
-                work = json.dumps([[row, os.fspath(files[row])] for row in rows])
+    def feed(child: subprocess.Popen) -> None:
+        try:
+            while not chunks.empty():
+                rows = chunks.get()
                 with contextlib.suppress(BrokenPipeError):
-                    print(work, file=child.stdin, flush=True)
+                    print(json.dumps([[row, os.fspath(files[row])] for row in rows]), file=child.stdin, flush=True)
                 for row in rows:
                     line = child.stdout.readline()
                     if not line:
@@ -383,29 +363,37 @@ def _in_processes(pixels: Path, start: int, files: list[Path], size: int, resize
                     result = json.loads(line)
                     if isinstance(result, dict):
                         raise OSError(result["errno"], result["error"], os.fspath(files[row]))
-                    done(row, result)
+                    results.put((row, result))
+        except Exception as error:
+            results.put(error)
 
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for _ in pool.map(feed, range(workers)):
-                pass
-        except BaseException:
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    chunks.get_nowait()
-            for child in children:
-                child.kill()
-            raise
+    threads = [threading.Thread(target=feed, args=(child,), daemon=True) for child in children]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in files:
+            result = results.get()
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    finally:
+        for child in children:
+            child.kill()
+        for thread, child in zip(threads, children):
+            thread.join()
+            child.communicate()
 
 
 def _child(pixels: str, start: str, size: str, resize: str) -> None:
-    """A worker: lines of [row, path] in, a line for each picture out, until its parent closes the pipe."""
+    """A worker: lists of [row, path] in, a line a picture out, until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a dead parent ends us without a word
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its kin chat about files that we report ourselves
     with open(pixels, "r+b") as file:
         for line in sys.stdin:
             for row, path in json.loads(line):
                 try:
-                    result = _store_one(file.fileno(), int(start), row, path, int(size), resize)
+                    result = _decode_one(file.fileno(), int(start), row, path, int(size), resize)
                 except OSError as error:
                     result = {"errno": error.errno, "error": error.strerror}
                 print(json.dumps(result), flush=True)

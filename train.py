@@ -66,6 +66,8 @@ def trial(config, stop=None):
                 pause()
             seconds = time.perf_counter() - start
             logits = [stepper.logits(e, len(pictures.val), pause) + bias for e in evaluation]
+            if not np.isfinite(logits).all():
+                raise NonFinite(len(plan.index) - 1)
             row = judge(state, config, pictures, stepper, logits, float(plan.scalars[-1, 0]))
             row |= dict(seconds=round(time.perf_counter() - start, 3), data_wait=round(stepper.waited / max(seconds, 1e-9), 4),
                         images_per_s=round((len(plan.index) - first) * config.batch_size / max(seconds, 1e-9), 1))
@@ -220,7 +222,8 @@ def finish(run, config, pictures, state):
         run.say(f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may help")
     never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
     if never:
-        run.say(f"warning: never predicted on validation: {', '.join(never)}: try --balance sampler or --prior uniform")
+        run.say(f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, {', '.join(never[:3])}{' ...' * (len(never) > 3)}: "
+                f"try --balance sampler or --prior uniform")
     run.say(f"{run.folder}: best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, so it "
             f"flatters): macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n {len(targets)}, 95% bootstrap "
             f"interval over pictures. Next: python predict.py > submission.csv")

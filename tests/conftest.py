@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -28,6 +29,12 @@ def cifar100lt():
     return shared("cifar100-lt")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Small tensors gain nothing from more, and lose much where other processes compute."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     """No test reads or fills the user's cache, nor sees the user's data."""
@@ -43,8 +50,6 @@ def torchvision():
 
 def import_torchvision():
     """Its Python parts need only the names of its compiled operators, one of which a failing import names at a time."""
-    import torch
-
     library = import_torchvision.library = torch.library.Library("torchvision", "FRAGMENT")
     while True:
         try:
@@ -56,3 +61,36 @@ def import_torchvision():
             for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
                 del sys.modules[name]
             library.define(f"{missing[1]}(Tensor x) -> Tensor")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A small folder to train on: three colours of noise, 12 + 8 + 4 pictures of 40 px, and seven for testing with ids."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    colours = dict(blue=(40, 60, 200), green=(40, 190, 60), red=(200, 50, 40))
+
+    def paint(path, colour):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = rng.normal(0, 30, (40, 40, 3)) + colour
+        Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(path)
+
+    for (name, colour), n in zip(colours.items(), (12, 8, 4)):
+        for i in range(n):
+            paint(root / "train" / name / f"{i}.png", colour)
+    order = ["red", "blue", "green", "blue", "red", "green", "blue"]
+    for i, name in enumerate(order):
+        paint(root / "test" / f"{i:03d}.png", colours[name])
+    (root / "test.csv").write_text("id,file\n" + "".join(f"{i:03d},test/{i:03d}.png\n" for i in range(7)))
+    (root / "truth.txt").write_text("\n".join(order))
+    return root
+
+
+@pytest.fixture
+def settings(pictures, tmp_path):
+    """Config arguments of a run that takes a second."""
+    return dict(data=str(pictures), project=str(tmp_path / "runs"), width=0.125, img_size=32, epochs=3, batch_size=8, threads=1,
+                device="cpu", lr=3e-3)

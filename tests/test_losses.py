@@ -205,6 +205,42 @@ def test_is_per_row_float32_and_keeps_only_its_inputs():
     assert torch.equal(value, alone)
 
 
+def test_softmaxes_apart_equal_the_shared_one():
+    """Accelerators always take the path of two softmaxes, and read nothing back: a meta tensor has nothing to read."""
+    logits, a, b, lam, upstream = batch(64, 8)
+    table = loss_table(COUNTS, ls=0.1, gamma=2.0, tau=1.0)
+    apart = table.clone()
+    apart[losses.MARGIN, 0] = 1e-30
+    found = []
+    for t in (table, apart):
+        z = logits.clone().requires_grad_()
+        value = loss(z, a, b, lam, t)
+        found.append((value, torch.autograd.grad(value, z, upstream)[0]))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-6, atol=0)
+    assert torch.allclose(found[0][1], found[1][1], rtol=0, atol=1e-6 * float(found[0][1].abs().max()))
+    logits, a, b, lam, upstream, table = (t.to("meta") for t in (logits, a, b, lam, upstream, table))
+    loss(logits.requires_grad_(), a, b, lam, table).backward(upstream)
+    assert logits.grad.shape == (64, 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu():
+    case = batch(64, 50)
+    table = loss_table(torch.arange(50.0), ls=0.1, gamma=0.5, tau=1.0, weights=True)
+    logits, a, b, lam, upstream = (t.cuda() for t in case)
+    on_gpu = table.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value = loss(logits.requires_grad_(), a, b, lam, on_gpu)
+        value.backward(upstream)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    _, _, true_value, true_grad = both(*case, table)
+    assert torch.allclose(value.double().cpu(), true_value, rtol=2e-6, atol=0)
+    assert ((logits.grad.cpu() - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+
+
 def test_second_derivatives_are_refused():
     logits, a, b, lam, _ = batch(4, 8)
     value = loss(logits.requires_grad_(), a, b, lam, loss_table(COUNTS))
@@ -233,6 +269,19 @@ def test_table():
     assert table[losses.MARGIN].tolist() == list(range(8))
     plain = loss_table(COUNTS)
     assert plain[losses.WEIGHT].eq(1).all() and plain[[0, 2, 3, 4]].eq(0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"tau": 1.0}, {"tau": 0.5, "weights": True}])
+def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
+    """Logits for which softmax(z + bias) is the posterior of the weighted sampled distribution, as training fits them."""
+    counts, sampled = torch.tensor([90.0, 9.0, 1.0]), torch.tensor([50.0, 30.0, 20.0])
+    table = loss_table(sampled, **options)
+    likelihood = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    logits = (likelihood * sampled * table[losses.WEIGHT]).log() - table[losses.BIAS] + 3.0
+    for prior, share in (("train", counts), ("uniform", torch.ones(3))):
+        wanted = likelihood * share / (likelihood * share).sum(1, keepdim=True)
+        bias = torch.from_numpy(losses.posterior_bias(table, sampled, counts, prior))
+        assert torch.allclose((logits + bias).softmax(1), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("counts, options, word", [

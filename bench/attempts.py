@@ -1,0 +1,81 @@
+"""Recipes side by side over validation folds: macro F1, accuracy and the gap between training and validation.
+
+    python bench/attempts.py --folds 3 --data DIR --img-size 64 recipes/attempt-3.json recipes/attempt-7.json default
+    make attempts                                  the study's eight attempts and the default, on the data at hand
+
+A run is a folder in --project; one that is finished is not repeated. All figures are of the last epoch, so that no epoch is picked by
+its validation score; `best` is the best epoch's macro F1, as the study reported it. Intervals: Student t over folds, 95%.
+"""
+
+import csv
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import config as configs
+import run as runs
+import train
+
+T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # by n, n - 1 degrees of freedom
+
+
+def interval(values):
+    """'mean ± half width' of the 95% Student-t interval."""
+    n, mean = len(values), sum(values) / len(values)
+    if n < 2:
+        return f"{mean:.3f}"
+    sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    return f"{mean:.3f} ± {T975[n] * sd / math.sqrt(n):.3f}"
+
+
+def rows_of(config, stop):
+    """results.csv of the run of `config`, trained first where it is not finished."""
+    folder = Path(config.project) / config.name
+    if not (folder / "val_logits.npy").exists():  # written last
+        train.train(config, stop)
+    with open(folder / "results.csv", newline="", encoding="utf-8") as f:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+
+
+def main():
+    parser = configs.Parser(prog="bench/attempts.py", description=__doc__)
+    parser.add_argument("recipes", nargs="+", help="recipe files, or 'default' for the default settings")
+    configs.add_flags(parser)
+    space = parser.parse_args()
+    stop = runs.Stop().listen()
+    try:
+        given = {k: v for k, v in vars(space).items() if k not in ("recipes", "config")}
+        folds = range(configs.Config(**given).folds or 1)
+        table = []
+        for recipe in space.recipes:
+            base = configs.Config() if recipe == "default" else configs.read(recipe)
+            name = Path(recipe).stem
+            found = []
+            for fold in folds:
+                settings = dict(given, fold=fold, resume=True, name=f"{name}-{fold}" if len(folds) > 1 else name)
+                settings.setdefault("project", "runs/attempts")
+                found.append(rows_of(configs.from_dict(settings, "command line", base), stop))
+            table.append((name, found))
+    except configs.ConfigError as e:
+        print(f"bench/attempts.py: {e}", file=sys.stderr)
+        return 2
+    except runs.Stopped as e:
+        print(f"bench/attempts.py: {e}; the same command continues", file=sys.stderr)
+        return 128 + e.number
+    except train.ERRORS as e:
+        print(f"bench/attempts.py: {e}", file=sys.stderr)
+        return 1
+    print(f"folds {len(folds)}, {' '.join(f'{configs.flag(k)} {configs.text(v)}' for k, v in given.items() if k not in ('data', 'folds'))}\n")
+    print("| recipe | epochs | macro F1 | best | accuracy | ECE | train - val accuracy |\n| --- | --- | --- | --- | --- | --- | --- |")
+    for name, found in table:
+        last = [rows[-1] for rows in found]
+        print(f"| {name} | {last[0]['epoch']:.0f} | {interval([r['macro_f1'] for r in last])} | "
+              f"{interval([max(r['macro_f1'] for r in rows) for rows in found])} | {interval([r['val_acc'] for r in last])} | "
+              f"{interval([r['ece'] for r in last])} | {interval([r['train_acc'] - r['val_acc'] for r in last])} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""An epoch of training beside its floor, and beside the way of the study that this project comes from.
+
+The floor is forward, backward and optimizer on a batch that lies ready. The study's way is a DataLoader with two workers over
+JPEG files of 500 px, fp32, focal loss on F.cross_entropy and mixup in Python. All of them take turns in one run, the first
+round is thrown away, and ratios are taken round by round. Writes nothing but --json; measure on a machine that does nothing else.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # and no longer bench/, whose step.py would hide the project's
+
+import augment
+import data
+import model as models
+import step as steps
+import train
+from config import Config
+from conftest import import_torchvision
+from run import environment
+
+FILE = (500, 400)  # pixels of a JPEG file
+CROPS = dict(crop_scale=(0.5, 1.0))  # and flips, which are on by default
+STUDY = dict(gamma=2.0, alpha=0.25, mixup_p=0.4, mixup_by="batch")  # with flips and a centre crop: its attempt 5
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=16, help="steps an epoch (default 16)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--pictures", metavar="DIR", help="enlarge the pictures under DIR (default: smooth random ones)")
+    parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
+        record = measure(args, Path(temporary))
+    print(table(record))
+    if args.json:
+        Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(args, folder):
+    """Runs all contenders in turn. Returns the record: seconds of every round and what they depend on."""
+    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    paint(folder / "pictures", max(8, args.steps * args.batch_size * 5 // 4), args.pictures)  # a fifth of them validates
+    base = Config(data=str(folder / "pictures"), project=str(folder / "runs"), img_size=args.img_size, batch_size=args.batch_size,
+                  threads=args.threads, device=args.device, epochs=1000)
+    pictures = data.prepare(base.data, **base.pick(data.prepare))
+    native = steps.native_bf16(device)
+    torchvision = import_torchvision()
+
+    def trial():
+        return train.trial(dataclasses.replace(base, **CROPS, mixup_p=0.4))
+
+    contenders = dict(bare=bare(base, pictures, device), crops=ours(base, pictures, device, **CROPS),
+                      mixup=ours(base, pictures, device, **CROPS, mixup_p=0.4), whole=trial().__next__,
+                      study=study(base, pictures, device, torchvision), fp32=ours(base, pictures, device, **STUDY, amp=False))
+    if native:
+        contenders["bf16"] = ours(base, pictures, device, **STUDY)
+    seconds = {name: [] for name in contenders}
+    for turn in range(args.repeats + 1):
+        for name, epoch in contenders.items():
+            spent = timed(epoch, device)
+            print(f"round {turn}{' (warm-up)' * (turn == 0)}: {name} {spent:.2f} s", file=sys.stderr)
+            if turn:
+                seconds[name].append(spent)
+    sizes = [f.stat().st_size for f in pictures.listing.files]
+    return dict(environment(device), cpu=cpu(), load=load, torchvision=torchvision.__version__, size=args.img_size, batch=args.batch_size,
+                steps=args.steps, images=args.steps * args.batch_size, rounds=args.repeats, validation=len(pictures.val),
+                source="enlarged pictures" if args.pictures else "smooth random pictures",
+                file_kb=round(statistics.mean(sizes) / 1000, 1), native="bf16" if native else "fp32", seconds=seconds)
+
+
+def paint(folder, number, source):
+    """JPEG files in up to 50 class folders: octaves of noise, which compress and decode like photographs, or `source`'s."""
+    rng = np.random.default_rng(0)
+    found = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")) if source else []
+    if source and not found:
+        raise SystemExit(f"{source}: no .jpg or .png file in it")
+    for i in range(number):
+        if found:
+            picture = Image.open(found[i % len(found)]).convert("RGB")
+        else:
+            picture = Image.new("RGB", (1, 1))
+            for side in (4, 8, 16, 32, 64, 128, 256):
+                noise = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+                picture = Image.blend(picture.resize(noise.size, Image.Resampling.BICUBIC), noise, 0.25)
+        path = folder / f"{i % min(50, number // 4):02d}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.resize(FILE, Image.Resampling.BICUBIC).save(path, quality=90)
+
+
+def ours(base, pictures, device, **settings):
+    """An epoch as train.py runs it, from drawing its plan to its last step, without validation and files."""
+    config = dataclasses.replace(base, **settings)
+    stepper, _, _ = train.build(config, pictures, device)
+    draw, _ = train.tables(config, pictures)
+    number = count()
+
+    def epoch():
+        plan = draw(next(number))
+        stepper.begin(plan)
+        for t in range(len(plan.index)):
+            stepper.train(t)
+
+    return epoch
+
+
+def bare(base, pictures, device):
+    """As many forward, backward and optimizer passes on one ready batch; model, precision and memory format are ours."""
+    stepper, _, _ = train.build(base, pictures, device)
+    draw, _ = train.tables(base, pictures)
+    plan = draw(0)
+    row = steps.tensors(plan, 0, device)
+    x, y = augment.batch(stepper.pixels, row, **stepper.view), stepper.labels[row.index]
+    model, optimizer = stepper.model.train(), stepper.optimizer
+
+    def epoch():
+        for _ in range(len(plan.index)):
+            with steps.autocast(device, stepper.amp):
+                logits = model(x)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(logits.float(), y).backward()
+            optimizer.step()
+
+    return epoch
+
+
+class Files(torch.utils.data.Dataset):
+    """Pictures decoded whenever they are asked for."""
+
+    def __init__(self, files, labels, transform):
+        self.files, self.labels, self.transform = files, labels, transform
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        with Image.open(self.files[i]) as image:
+            return self.transform(image.convert("RGB")), int(self.labels[i])
+
+
+def study(base, pictures, device, torchvision):
+    """An epoch in the study's way, with its own memory format and optimizer and the same model and pictures."""
+    T = torchvision.transforms
+    side = round(pictures.size * 256 / 224)
+    transform = T.Compose([T.Resize((side, side)), T.CenterCrop(pictures.size), T.RandomHorizontalFlip(), T.ToTensor(),
+                           T.Normalize(pictures.mean, pictures.std)])
+    files = pictures.listing.files
+    # fork: a child that starts afresh could not import torchvision beside a CPU build of torch
+    loader = torch.utils.data.DataLoader(
+        Files([files[i] for i in pictures.train], pictures.listing.labels[pictures.train], transform), base.batch_size, shuffle=True,
+        num_workers=2, pin_memory=device.type == "cuda", multiprocessing_context="fork")
+    _, _, recipe = train.build(base, pictures, device)
+    model = models.build(**recipe["model"]).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+
+    def focal(logits, y):
+        ce = F.cross_entropy(logits, y, reduction="none")
+        return (0.25 * (1 - torch.exp(-ce)) ** 2 * ce).mean()
+
+    def epoch():
+        total, right = 0.0, 0
+        for x, y in loader:
+            x, y = x.to(device), y.to(device)
+            if random.random() < 0.4:
+                lam, turn = np.random.beta(1.0, 1.0), torch.randperm(len(x), device=device)
+                logits = model(lam * x + (1 - lam) * x[turn])
+                loss = lam * focal(logits, y) + (1 - lam) * focal(logits, y[turn])
+            else:
+                logits = model(x)
+                loss = focal(logits, y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+            right += (logits.argmax(1) == y).sum().item()
+
+    return epoch
+
+
+def timed(epoch, device):
+    """Seconds of one call, the device's queue empty before and after."""
+    wait = dict(cuda=torch.cuda.synchronize, mps=torch.mps.synchronize).get(device.type, lambda: None)
+    wait()
+    start = time.perf_counter()
+    epoch()
+    wait()
+    return time.perf_counter() - start
+
+
+def cpu():
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0] if names else platform.machine()
+
+
+def table(r):
+    """The record as Markdown: images a second, and every ratio with its target."""
+    p, seconds = r["native"], r["seconds"]
+    rows = [("bare forward + backward + optimizer", "bare", p, None, ""),
+            ("longtail, flips and crops", "crops", p, "bare", "<= 1.05"),
+            ("longtail, flips, crops, mixup p 0.4", "mixup", p, "bare", "<= 1.10"),
+            (f"the same, with validation ({r['validation']} pictures) and files", "whole", p, "bare", ""),
+            ("the study's way, mixup p 0.4", "study", "fp32", None, ""),
+            ("longtail, the same method", "fp32", "fp32", "study", ">= 1.25"),
+            ("longtail, the same method", "bf16", "bf16", "study", ">= 2.00")]
+    said = [f"**ResNet-18, {r['size']} px, batch {r['batch']}: an epoch against its floor (time, claim <= 1.05 and <= 1.10) and against the "
+            f"study's way (images/s, claim >= 1.25 in fp32, >= 2 in bf16)**",
+            f"n = {r['rounds']} alternating rounds of {r['steps']} steps, median (min to max), ratios round by round. {r['device']}, "
+            f"{r['cpu']}, {r['cpus']} CPUs, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, torchvision "
+            f"{r['torchvision']}, Pillow {r['pillow']}, Python {r['python']}, commit {r['commit']}. {r['source'].capitalize()} of "
+            f"{FILE[0]}x{FILE[1]} px, {r['file_kb']} kB a JPEG.", "",
+            "| an epoch of | precision | images/s | ratio | target | |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, key, precision, against, target in rows:
+        if key not in seconds:
+            continue
+        ratio = verdict = ""
+        if against:
+            ratios = [a / b for a, b in zip(seconds[key], seconds[against])]
+            ratios = ratios if against == "bare" else [1 / v for v in ratios]
+            middle = statistics.median(ratios)
+            ratio = f"{spread(ratios, 3)} of {'its time' if against == 'bare' else 'its images/s'}"
+            if target:
+                limit = float(target[3:])
+                verdict = "met" if (middle <= limit if against == "bare" else middle >= limit) else "missed"
+        said.append(f"| {name} | {precision} | {spread([r['images'] / s for s in seconds[key]], 1)} | {ratio} | {target} | {verdict} |")
+    return "\n".join(said)
+
+
+def spread(values, digits):
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""Every operation alone against torchvision or NumPy in float64, their order, and the distributions of the draws.
+
+Geometry is compared on noise, where neighbours differ most. Coordinates are float32 both here and in torchvision, so a sample may
+sit 1e-5 of a pixel beside its place: PIXEL allows ten times that, and stays 40 times below one step of a uint8.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import augment
+
+PIXEL = 1e-4
+PLAIN = dict(crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0)
+SIZES = [(8, 8), (40, 32), (73, 64), (64, 64), (29, 16)]  # Store, view; torchvision rounds half a pixel to even, we down
+EYE = torch.eye(3, 4)
+
+
+@pytest.fixture(scope="module")
+def F(torchvision):
+    return pytest.importorskip("torchvision.transforms.v2.functional")
+
+
+@pytest.fixture
+def bilinear(torchvision):
+    return torchvision.transforms.InterpolationMode.BILINEAR
+
+
+def noise(n, side, seed=0, low=0, high=256):
+    return torch.from_numpy(np.random.default_rng(seed).integers(low, high, (n, side, side, 3), dtype=np.uint8))
+
+
+def planes(pixels):
+    """What torchvision takes: float32 [N,3,S,S] in [0,1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def geometry(n, store_size, size, seed=0, **options):
+    return augment.draw_geometry(np.random.default_rng(seed), (n,), size=size, store_size=store_size, **(PLAIN | options))
+
+
+def look(pixels, geo, size, border="reflect", col=None):
+    """Row i of `pixels` through geo[i] and col[i]."""
+    geo = torch.as_tensor(np.asarray(geo, np.float32))
+    col = EYE.expand(len(geo), 3, 4) if col is None else torch.as_tensor(col)
+    return augment.views(pixels, torch.arange(len(geo), dtype=torch.int32), geo, col, size, border)
+
+
+def close(ours, theirs, tolerance=PIXEL):
+    assert ours.shape == theirs.shape
+    assert (ours.double() - theirs.double()).abs().max() <= tolerance
+
+
+def row(n, size, **columns):
+    """One step of a plan that shows rows 0 .. n-1 as they are, but for `columns`."""
+    index = torch.arange(n, dtype=torch.int32)
+    geo, none = torch.eye(2, 3).repeat(n, 1, 1), torch.zeros(n, 4, dtype=torch.int32)
+    plain = dict(index=index, partner=index, lam=torch.ones(n), box=none, erase=none, geo=geo, geo_b=geo, col=EYE.repeat(n, 1, 1),
+                 col_b=EYE.repeat(n, 1, 1))
+    return SimpleNamespace(**(plain | columns))
+
+
+def show(pixels, plan_row, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), border="reflect"):
+    return augment.batch(pixels, plan_row, size=pixels.shape[1], mean=torch.tensor(mean), std=torch.tensor(std), border=border)
+
+
+def sampled(picture, geo, size, border):
+    """Bilinear samples float64 [3,size,size] in [0,1] of one picture [S,S,3], over a canvas that NumPy extends."""
+    around = 12 * len(picture)
+    width = ((around, around), (around, around), (0, 0))
+    canvas = np.pad(picture / 255.0, width, **(dict(mode="symmetric") if border == "reflect" else dict(mode="constant")))
+    y, x = np.mgrid[:size, :size] + 0.5
+    at_x, at_y = np.tensordot(np.asarray(geo, np.float64), np.stack([x, y, np.ones_like(x)]), 1) - 0.5 + around
+    left, top = np.floor(at_x).astype(int), np.floor(at_y).astype(int)
+    fx, fy = (at_x - left)[..., None], (at_y - top)[..., None]
+    upper = canvas[top, left] * (1 - fx) + canvas[top, left + 1] * fx
+    lower = canvas[top + 1, left] * (1 - fx) + canvas[top + 1, left + 1] * fx
+    return torch.from_numpy((upper * (1 - fy) + lower * fy).transpose(2, 0, 1))
+
+
+def distance(a, b):
+    """Kolmogorov-Smirnov distance of two samples."""
+    at = np.sort(np.concatenate([a, b]))
+    return np.abs(np.searchsorted(np.sort(a), at, "right") / len(a) - np.searchsorted(np.sort(b), at, "right") / len(b)).max()
+
+
+# Geometry
+
+
+@pytest.mark.parametrize("store_size, size", SIZES)
+def test_centre_crop(F, store_size, size):
+    pixels = noise(3, store_size)
+    close(look(pixels, geometry(3, store_size, size), size), F.center_crop(planes(pixels), size))
+
+
+@pytest.mark.parametrize("store_size, size", SIZES)
+def test_flip(F, store_size, size):
+    pixels, geo = noise(400, store_size), geometry(400, store_size, size, flip=True)
+    mirrored = np.linalg.det(geo[:, :, :2]) < 0
+    plain = F.center_crop(planes(pixels), size)
+    close(look(pixels, geo, size), torch.where(torch.from_numpy(mirrored)[:, None, None, None], F.horizontal_flip(plain), plain))
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / 400**0.5
+
+
+@pytest.mark.parametrize("x0, y0, w, h", [(0, 0, 60, 60), (5, 0, 40, 52), (13, 21, 47, 39), (30, 33, 30, 27), (3, 4, 56, 55)])
+def test_resized_crop(F, bilinear, x0, y0, w, h):
+    # Antialiasing off: a view never shrinks by more than the Store's 256/224. The rim is left out: torchvision repeats the crop's
+    # own edge there, we go on to the picture's next pixel.
+    store_size, size = 60, 52
+    pixels = noise(2, store_size)
+    theirs = F.resized_crop(planes(pixels), y0, x0, h, w, [size, size], interpolation=bilinear, antialias=False)
+    ours = look(pixels, np.tile([[w / size, 0, x0], [0, h / size, y0]], (2, 1, 1)), size)
+    rim = slice(1, -1) if w >= size and h >= size else slice(2, -2)
+    close(ours[..., rim, rim], theirs[..., rim, rim])
+    if (w, h) == (store_size, store_size):
+        close(ours, theirs)
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0), (0.6, 0.9), (0.95, 1.0)])
+def test_random_resized_crops_are_drawn_as_torchvisions(torchvision, scale):
+    n, side = 4000, 10**6  # so large that torchvision's rounding to whole pixels does not show
+    geo = geometry(n, side, 64, crop_scale=scale).astype(np.float64)
+    assert (geo[:, 0, 1] == 0).all() and (geo[:, 1, 0] == 0).all()
+    w, h, x0, y0 = 64 * geo[:, 0, 0], 64 * geo[:, 1, 1], geo[:, 0, 2], geo[:, 1, 2]
+    assert min(x0.min(), y0.min()) >= -1 and max((x0 + w).max(), (y0 + h).max()) <= side + 1  # inside, but for float32
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        params = torchvision.transforms.RandomResizedCrop.get_params
+        theirs = np.array([params(torch.empty(1).expand(3, side, side), scale, (3 / 4, 4 / 3)) for _ in range(n)], float)
+    ty, tx, th, tw = theirs.T
+    for a, b in ((w * h, tw * th), (w / h, tw / th), (x0, tx), (y0, ty), (x0 / (side - w + 1), tx / (side - tw + 1))):
+        assert distance(a, b) < 1.95 * (2 / n) ** 0.5  # p = 0.001 for equal distributions
+
+
+@pytest.mark.parametrize("side", [16, 41, 64])
+@pytest.mark.parametrize("flip", [False, True])
+def test_rotate(F, bilinear, side, flip):
+    pixels, geo = noise(6, side), geometry(6, side, side, rotate=40.0, flip=flip)
+    y, x = np.mgrid[:side, :side] + 0.5 - side / 2
+    interior = torch.from_numpy(x**2 + y**2 <= (side / 2 - 1) ** 2)  # outside, the border answers and not the picture
+    angles = np.rad2deg(np.arctan2(geo[:, 1, 0], geo[:, 1, 1]))
+    for ours, picture, one, angle in zip(look(pixels, geo, side), planes(pixels), geo, angles):
+        upright = F.horizontal_flip(picture) if np.linalg.det(one[:, :2]) < 0 else picture  # the flip comes before the rotation
+        close(ours[:, interior], F.rotate(upright, float(angle), interpolation=bilinear)[:, interior], 3 * PIXEL)
+
+
+def test_rotation_angles():
+    geo = geometry(4000, 40, 32, rotate=25.0)
+    angles = np.rad2deg(np.arctan2(geo[:, 1, 0], geo[:, 0, 0]))
+    assert distance(angles, np.random.default_rng(1).uniform(-25, 25, 4000)) < 1.95 * (2 / 4000) ** 0.5
+    assert np.abs(np.linalg.det(geo[:, :, :2].astype(float)) - 1).max() < 1e-6  # rotates, and does not scale
+    assert np.abs(geo @ [16, 16, 1] - 20).max() < 1e-4  # about the centre
+
+
+@pytest.mark.parametrize("store_size, size, pad", [(32, 32, 4), (36, 32, 4), (9, 8, 3), (40, 32, 1)])
+def test_pad_and_crop(F, store_size, size, pad):
+    n, room = 600, store_size + 2 * pad - size
+    pixels, geo = noise(n, store_size), geometry(n, store_size, size, pad=pad)
+    padded = F.pad(planes(pixels), [pad] * 4, fill=0)
+    corners = geo[:, :, 2].astype(int) + pad  # x, y on the padded picture
+    theirs = torch.stack([F.crop(p, int(y), int(x), size, size) for p, (x, y) in zip(padded, corners)])
+    close(look(pixels, geo, size, "constant"), theirs)
+    assert (corners == geo[:, :, 2] + pad).all() and (geo[:, :, :2] == np.eye(2)).all()
+    for axis in corners.T:  # every place, each equally often
+        seen = np.bincount(axis, minlength=room + 1)
+        assert len(seen) == room + 1 and np.abs(seen - n / (room + 1)).max() < 4.5 * (n / (room + 1)) ** 0.5
+
+
+@pytest.mark.parametrize("border", ["reflect", "constant"])
+def test_border_and_any_map_against_float64(border):
+    side, size = 12, 16
+    rng = np.random.default_rng(3)
+    shifts = [np.array([[1, 0, dx], [0, 1, dy]], float) for dx, dy in ((-side, 0), (7, -9), (-3.25, 2.5), (side, side), (-14.75, 13.5))]
+    maps = [np.concatenate([rng.normal(0, 0.8, (2, 2)), rng.uniform(-6, 14, (2, 1))], 1) for _ in range(20)]
+    geo = np.stack(shifts + maps).astype(np.float32)
+    pixels = noise(len(geo), side)
+    ours = look(pixels, geo, size, border)
+    for picture, one, found in zip(pixels.numpy(), geo, ours):
+        close(found, sampled(picture, one, size, border))
+    assert (ours[0, :, 0, :side] < PIXEL).all() if border == "constant" else (ours[0, :, 0, :side] > 0).any()
+
+
+def test_turning_one_move_on_leaves_the_others():
+    def parts(**options):
+        geo = geometry(50, 48, 32, **options).astype(float)
+        mirror = np.sign(np.linalg.det(geo[:, :, :2]))
+        return mirror, np.arctan2(geo[:, 1, 0], geo[:, 1, 1]), geo @ [16, 16, 1]
+
+    mirror, _, _ = parts(flip=True)
+    _, angle, _ = parts(rotate=20.0)
+    _, _, centre = parts(crop_scale=(0.3, 0.8))
+    for options in (dict(flip=True, rotate=20.0, pad=4), dict(flip=True, rotate=20.0), dict(flip=True, rotate=20.0, crop_scale=(0.3, 0.8))):
+        found = parts(**options)
+        assert (found[0] == mirror).all()
+        if "crop_scale" not in options:  # an uneven zoom shears, and the angle cannot be read off one column
+            assert np.abs(found[1] - angle).max() < 1e-6
+    assert np.abs(found[2] - centre).max() < 1e-4
+
+
+# Colour
+
+
+def coloured(pixels, jitter, seed=0):
+    """Colour matrices of whole pictures whose brightness, contrast and saturation vary by the three numbers of `jitter`."""
+    means = planes(pixels).mean((2, 3)).numpy()
+    return augment.draw_colour(np.random.default_rng(seed), means, np.array(jitter)[:, None])
+
+
+# torchvision's grey takes 0.2989 of red, we the 0.299 of ITU-R 601, so that grey stays grey: 1e-4 of the share that turns grey.
+@pytest.mark.parametrize("name, which, tolerance", [("brightness", 0, 1e-5), ("contrast", 1, 1.1e-4), ("saturation", 2, 1.1e-4)])
+def test_colour_operations(F, name, which, tolerance):
+    pixels = noise(16, 20, low=0, high=256) // torch.arange(1, 5, dtype=torch.uint8).repeat(4)[:, None, None, None]  # bright and dark
+    jitter = np.zeros(3)
+    jitter[which] = 0.9
+    col = coloured(pixels, jitter)
+    factors = col[:, 0, :3].sum(1) if which < 2 else col[:, 0, 0] - col[:, 1, 0]  # read off the matrix
+    ours = look(pixels, np.tile(np.eye(2, 3), (16, 1, 1)), 20, col=col)
+    theirs = torch.stack([getattr(F, f"adjust_{name}")(p, float(f)) for p, f in zip(planes(pixels), factors)])
+    close(ours, theirs, tolerance)
+    assert 0.1 <= factors.min() < 0.5 and 1.5 < factors.max() <= 1.9 and (ours == 1).any()  # far from doing nothing, and clamped
+
+
+def test_colours_together_are_any_order_of_torchvisions(F):
+    pixels = noise(8, 20, low=90, high=150)  # no order clamps
+    col = coloured(pixels, (0.2, 0.2, 0.2))
+    ours = look(pixels, np.tile(np.eye(2, 3), (8, 1, 1)), 20, col=col)
+    for i, (picture, found) in enumerate(zip(planes(pixels), ours)):
+        both = float(col[i, 0, :3].sum())  # brightness * contrast
+        mean = float(F.rgb_to_grayscale(picture).mean())
+        bright = both + float(col[i, 0, 3]) / mean  # the picture's mean grey is moved by brightness alone
+        steps = dict(brightness=bright, contrast=both / bright, saturation=float(col[i, 0, 0] - col[i, 1, 0]) / both)
+        for order in (("brightness", "contrast", "saturation"), ("saturation", "contrast", "brightness"),
+                      ("contrast", "brightness", "saturation")):
+            theirs = picture
+            for name in order:
+                theirs = getattr(F, f"adjust_{name}")(theirs, steps[name])
+            close(found, theirs, 2e-4)
+
+
+def test_colour_factors():
+    means = np.random.default_rng(0).random((5000, 3)).astype(np.float32)
+    means[:100] = 0  # black pictures, the bad rows of a Store among them
+    for i in range(3):
+        jitter = np.zeros((3, 1))
+        jitter[i] = 0.3
+        col = augment.draw_colour(np.random.default_rng(0), means, jitter)
+        factor = col[:, 0, :3].sum(1) if i < 2 else col[:, 0, 0] - col[:, 1, 0]
+        assert distance(factor, np.random.default_rng(1).uniform(0.7, 1.3, 5000)) < 1.95 * (2 / 5000) ** 0.5
+        assert np.isfinite(col).all() and (col[:100, :, 3] == 0).all()
+    by_row = augment.draw_colour(np.random.default_rng(0), means[:2], np.array([0.0, 0.5]))
+    assert (by_row[0] == np.eye(3, 4)).all() and (by_row[1] != np.eye(3, 4)).any()
+    assert by_row.dtype == np.float32
+
+
+# Erasing, mixing, and the order of all
+
+
+def test_erase(F):
+    pixels, mean, std = noise(4, 24), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    boxes = torch.tensor([[0, 0, 24, 24], [3, 5, 9, 20], [23, 0, 24, 1], [0, 0, 0, 0]], dtype=torch.int32)
+    ours = show(pixels, row(4, 24, erase=boxes), mean, std)
+    for picture, (y0, x0, y1, x1), found in zip(planes(pixels), boxes.tolist(), ours):
+        filled = F.erase(picture, y0, x0, y1 - y0, x1 - x0, torch.tensor(mean)[:, None, None])
+        close(found, F.normalize(filled, mean, std), PIXEL / min(std))
+    assert (ours[0] == 0).all()
+
+
+def test_erase_draws():
+    n, size = 6000, 224
+    box = augment.draw_erase(np.random.default_rng(0), (n,), size=size, erase=0.3)
+    y0, x0, y1, x1 = box.T
+    hit = (y1 > y0) & (x1 > x0)
+    assert box.dtype == np.int32 and (box[~hit] == 0).all() and (box >= 0).all() and (box <= size).all()
+    assert abs(hit.mean() - 0.3) < 4 * (0.21 / n) ** 0.5
+    h, w = (y1 - y0)[hit], (x1 - x0)[hit]
+    share = h * w / size**2
+    assert share.max() <= 0.33 * 1.02 and share.min() >= 0.02 * 0.95  # whole pixels: a side of 17 may err by half of one
+    assert distance(share, np.random.default_rng(1).uniform(0.02, 0.33, n)) < 0.045  # what a side clipped to the picture costs
+    assert distance(np.log(h / w), np.random.default_rng(1).uniform(np.log(0.3), np.log(3.3), n)) < 0.05
+    place = y0[hit] / np.maximum(size - h, 1)
+    assert abs(place.mean() - 0.5) < 0.03 and place.max() > 0.98 and place.min() < 0.02
+    everywhere = augment.draw_erase(np.random.default_rng(0), (3000,), size=8, erase=1.0)
+    assert (everywhere[:, 2:] > everywhere[:, :2]).all() and everywhere.max() == 8
+    assert not augment.draw_erase(np.random.default_rng(0), (50, 2), size=8, erase=0.0).any()
+
+
+def test_mixup_and_cutmix_pixels_against_float64():
+    n, size = 6, 16
+    pixels = noise(n, size)
+    lam = torch.tensor([0.3, 1.0, 0.85, 1 - 60 / 256, 0.0, 0.0])
+    box = torch.zeros(n, 4, dtype=torch.int32)
+    box[3] = torch.tensor([2, 4, 12, 10])
+    box[4] = torch.tensor([0, 0, 16, 16])
+    partner = torch.tensor([3, 1, 0, 5, 2, 2], dtype=torch.int32)
+    found = show(pixels, row(n, size, lam=lam, box=box, partner=partner))
+    own = planes(pixels).double()
+    other, share = own[partner.long()], lam.double()[:, None, None, None]
+    expected = share * own + (1 - share) * other
+    expected[3] = own[3]
+    expected[3, :, 2:12, 4:10] = other[3, :, 2:12, 4:10]
+    close(found, expected)  # row 4 is all box, row 5 all mixup: both are the partner
+
+
+def test_clamped_once_then_mixed_then_erased_then_normalised():
+    n, size, mean, std = 2, 16, np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.25, 0.3])
+    pixels, lam = noise(n, size), 0.6
+    col = np.stack([np.concatenate([np.eye(3) * 1.9, np.full((3, 1), 0.1)], 1), np.concatenate([np.eye(3) * 1.5, np.full((3, 1), -0.5)], 1)])
+    col = torch.from_numpy(col.astype(np.float32))
+    partner, erase = torch.tensor([1, 0], dtype=torch.int32), torch.tensor([[2, 3, 7, 9], [0, 0, 0, 0]], dtype=torch.int32)
+    found = show(pixels, row(n, size, lam=torch.full((n,), lam), partner=partner, col=col, col_b=col[[1, 0]], erase=erase),
+                 tuple(mean), tuple(std))
+
+    raw = np.einsum("nij,njyx->niyx", col[:, :, :3].double(), planes(pixels).double()) + col[:, :, 3, None, None].double().numpy()
+    mean, std = mean[:, None, None], std[:, None, None]
+    expected = (lam * raw.clip(0, 1) + (1 - lam) * raw[[1, 0]].clip(0, 1) - mean) / std
+    expected[0, :, 2:7, 3:9] = 0
+    close(found, torch.from_numpy(expected), PIXEL / std.min())
+    late = ((lam * raw + (1 - lam) * raw[[1, 0]]).clip(0, 1) - mean) / std
+    assert np.abs(late - expected).max() > 0.5  # clamping after the mix would be seen
+
+
+def test_colour_is_sampled_first_and_never_wraps():
+    pixels = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    pixels[0, :, 4:] = 255
+    col = torch.tensor([[[3.0, 0, 0, -1], [0, 3, 0, -1], [0, 0, 3, -1]]])
+    geo = torch.tensor([[[0.25, 0, 3.0], [0, 1, 0]]])  # four views a pixel, over the edge
+    line = augment.views(pixels, torch.tensor([0]), geo, col, 8, "reflect")[0, 0, 0]
+    ramp = (np.arange(8) + 0.5) * 0.25 + 3 - 3.5  # bilinear position between the black and the white column
+    close(line, torch.from_numpy((3 * ramp.clip(0, 1) - 1).clip(0, 1)))
+
+
+def test_partners_view_is_made_only_for_rows_that_mix():
+    n, size = 5, 16
+    pixels, lam = noise(n, size), torch.tensor([1.0, 0.5, 1.0, 1.0, 0.25])
+    poison = torch.full((n, 2, 3), float("nan"))
+    poison[lam < 1] = torch.eye(2, 3)
+    partner = torch.tensor([99, 0, 99, 99, 2], dtype=torch.int32)  # rows that the Store does not have
+    found = show(pixels, row(n, size, lam=lam, geo_b=poison, partner=partner))
+    assert found.isfinite().all()
+    close(found[[0, 2, 3]], planes(pixels)[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("n, size", [(1, 8), (3, 31)])
+def test_batch_changes_nothing_it_was_given(n, size):
+    pixels = noise(n, size)
+    columns = row(n, size, lam=torch.full((n,), 0.5), erase=torch.tensor([[0, 0, 2, 2]] * n, dtype=torch.int32))
+    before, saved = pixels.clone(), {k: v.clone() for k, v in vars(columns).items()}
+    first, again = show(pixels, columns), show(pixels, columns)
+    assert torch.equal(first, again) and torch.equal(pixels, before)
+    assert all(torch.equal(v, saved[k]) for k, v in vars(columns).items())
+    assert first.shape == (n, 3, size, size) and first.dtype == torch.float32
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_crop_that_is_not_a_crop():
+    geo = geometry(20, 64, 64)  # the whole Store picture: nothing to draw
+    assert (geo == np.eye(2, 3, dtype=np.float32)).all() and geo.dtype == np.float32
+    mixed = augment.draw_geometry(np.random.default_rng(0), (4,), size=8, store_size=9, crop_scale=(np.array([1, 1, 0.5, 0.5]), 1.0),
+                                  pad=0, flip=False, rotate=0.0)
+    assert (mixed[:2] == np.eye(2, 3)).all() and (mixed[2:, 0, 0] != 1).all()
+
+
+def test_inside_is_half_open():
+    box = torch.tensor([[1, 2, 3, 6], [0, 0, 0, 0], [2, 1, 2, 5], [0, 0, 7, 7]], dtype=torch.int32)
+    mask = augment.inside(box, 7)
+    expected = np.zeros((4, 1, 7, 7), bool)
+    expected[0, 0, 1:3, 2:6] = True
+    expected[3] = True
+    assert (mask.numpy() == expected).all()
+    assert augment.filled(box).tolist() == [True, False, False, True]

@@ -1,0 +1,129 @@
+"""Config: every field's bounds, round trips, the command line, recipes and keys."""
+
+import dataclasses
+import json
+
+import pytest
+
+import config as configs
+from config import Config, ConfigError
+
+
+def parse(line):
+    parser = configs.Parser(prog="train.py")
+    configs.add_flags(parser)
+    return configs.from_args(parser.parse_args(line.split()))
+
+
+def numeric():
+    return [f for f in dataclasses.fields(Config) if f.type in (int, float)]
+
+
+@pytest.mark.parametrize("f", numeric(), ids=lambda f: f.name)
+def test_bounds_are_kept_and_their_neighbours_refused(f):
+    m = f.metadata
+    one = m["parts"] in (1, (1, 2))
+    for end, beyond in ((m["low"], -1), (m["high"], 1)):
+        inside, outside = (end, end + beyond) if one else ([end, end], [end + beyond, end])
+        assert configs.checked(f, inside) == (inside if one else tuple(inside))
+        for bad in (outside, "x", None, True, float("nan"), [], [1, 1, 1]):
+            with pytest.raises(ConfigError, match=configs.flag(f.name)):
+                configs.checked(f, bad)
+
+
+@pytest.mark.parametrize("f", [f for f in dataclasses.fields(Config) if f.metadata["choices"]], ids=lambda f: f.name)
+def test_choices(f):
+    for choice in f.metadata["choices"]:
+        assert getattr(parse(f"{configs.flag(f.name)} {choice}"), f.name) == choice
+    with pytest.raises(ConfigError, match=f.metadata["choices"][0]):
+        configs.checked(f, f.metadata["choices"][0] + "x")
+
+
+def test_every_flag_is_in_help_with_its_range_and_default(capsys):
+    parser = configs.Parser(prog="train.py")
+    configs.add_flags(parser)
+    helps = {a.dest: a.help for a in parser._actions}
+    for f in dataclasses.fields(Config):
+        said = helps[f.name]
+        assert f.metadata["help"].split(" (")[0].replace("%", "%%") in said
+        assert f.default == "" or "default" in said
+        assert f.type not in (int, float) or f"from {f.metadata['low']} to {f.metadata['high']}" in said
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert stop.value.code == 0 and "augmentation:" in capsys.readouterr().out
+
+
+def test_aliases_pairs_and_negations():
+    c = parse("--smoothing 0.1 --mixup-p 0.3:0.7 --mixup-by class --crop-scale 0.5:1 --tail-crops 50:2 -b 64 --no-flip --wd 0.05")
+    assert (c.ls, c.mixup_p, c.crop_scale, c.tail_crops, c.batch_size, c.flip, c.weight_decay) == (
+        0.1, (0.3, 0.7), (0.5, 1.0), (50, 2), 64, False, 0.05)
+    assert parse("--label-smoothing 0.2") == parse("--ls 0.2")
+    assert parse("--img-size auto").img_size == "auto" and parse("--size 96").img_size == 96
+
+
+def test_round_trip_through_json(tmp_path):
+    c = parse("--mixup-p 0.3:0.7 --mixup-by class --img-size 64 --name x --data é")
+    path = tmp_path / "args.json"
+    path.write_text(json.dumps({f.name: getattr(c, f.name) for f in dataclasses.fields(c)}))
+    assert configs.read(path) == c
+
+
+def test_recipe_then_flags(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text('{"lr": 0.01, "epochs": 7}')
+    c = parse(f"-c {path} --epochs 9")
+    assert (c.lr, c.epochs) == (0.01, 9)
+
+
+@pytest.mark.parametrize("text, said", [('{"mixupp": 1}', "mixup_p"), ("[1]", "JSON object"), ("{", "not JSON"), ('{"lr": "fast"}', "--lr")])
+def test_bad_recipes_are_refused_by_name(tmp_path, text, said):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as e:
+        configs.read(path)
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_missing_recipe(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        configs.read(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("line, said", [("--mixupp 1", "--mixup-p"), ("--lr", "expected one argument"), ("--epoch 3", "--epochs")])
+def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(line)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("settings", [dict(mixup_p=(0.3, 0.7)), dict(folds=1), dict(folds=3, fold=3), dict(pad=4, crop_scale=(0.5, 1)),
+                                      dict(stem_kernel=4), dict(name="a/b"), dict(name=".a"), dict(name=""), dict(crop_scale=(1, 0.5))])
+def test_settings_that_contradict_each_other(settings):
+    with pytest.raises(ConfigError):
+        Config(**settings)
+
+
+def test_key_is_of_settings_and_content_alone():
+    key = Config().key("content")
+    assert key == Config(data="/else", project="p", name="n", resume=True, device="cpu", threads=3, until=5).key("content")
+    changed = dict(lr=2e-3, seed=1, split_seed=1, epochs=3, amp=False, mixup_p=0.1, resize="pad")
+    keys = {Config(**{k: v}).key("content") for k, v in changed.items()} | {key, Config().key("other")}
+    assert len(keys) == len(changed) + 2
+
+
+def test_resume_takes_the_runs_own_settings(tmp_path):
+    (tmp_path / "run").mkdir()
+    saved = Config(lr=0.01, epochs=7, until=2, project=str(tmp_path))
+    (tmp_path / "run" / "args.json").write_text(json.dumps({f.name: getattr(saved, f.name) for f in dataclasses.fields(saved)}))
+    c = parse(f"--project {tmp_path} --resume")
+    assert (c.lr, c.epochs, c.until, c.resume) == (0.01, 7, 0, True)
+    assert parse(f"--project {tmp_path} --resume --lr 0.5").lr == 0.5  # and the run itself then refuses it by name
+    assert parse(f"--project {tmp_path}").lr == Config().lr
+
+
+def test_pick_hands_over_keyword_only_parameters():
+    def function(labels, *, lr, epochs, other=1):
+        pass
+
+    assert Config().pick(function) == dict(lr=Config().lr, epochs=Config().epochs)

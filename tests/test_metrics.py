@@ -1,0 +1,194 @@
+"""Metrics against scikit-learn, torchmetrics, F.cross_entropy, and cases worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+
+import metrics
+
+
+@pytest.fixture
+def torchmetrics(torchvision):
+    """torchmetrics' functions; it imports torchvision, which must be importable first."""
+    import torchmetrics.functional.classification
+
+    return torchmetrics.functional.classification
+
+
+def outputs(rows=500, classes=7, seed=0, scale=2.0, absent=()):
+    """Logits that know something of the targets, and targets without the classes in `absent`."""
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(np.setdiff1d(np.arange(classes), absent), rows)
+    logits = rng.normal(size=(rows, classes)) * scale
+    logits[np.arange(rows), targets] += scale
+    return logits, targets
+
+
+def test_softmax():
+    logits, _ = outputs(scale=300.0)
+    assert np.allclose(metrics.softmax(logits), torch.softmax(torch.tensor(logits), 1).numpy(), rtol=1e-12, atol=0)
+    assert metrics.softmax(np.float32([[1000, 1000]])).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("absent", [(), (0, 6)])
+def test_counts_equal_scikit_learns(absent):
+    logits, targets = outputs(absent=absent)
+    predicted = logits.argmax(1)
+    predicted[predicted == 3] = 4  # class 3 is never predicted
+    every = list(range(7))
+    assert metrics.accuracy(targets, predicted) == sklearn.metrics.accuracy_score(targets, predicted)
+    table = sklearn.metrics.confusion_matrix(targets, predicted, labels=every)
+    assert np.array_equal(metrics.confusion(targets, predicted, 7), table)
+    wanted = sklearn.metrics.precision_recall_fscore_support(targets, predicted, labels=every, zero_division=0)
+    ours = metrics.per_class(targets, predicted, 7)
+    assert list(ours) == ["precision", "recall", "f1", "support"]
+    for mine, theirs in zip(ours.values(), wanted):
+        assert np.allclose(mine, theirs, rtol=1e-14, atol=0)
+    f1 = sklearn.metrics.f1_score(targets, predicted, labels=every, average="macro", zero_division=0)
+    assert metrics.macro_f1(targets, predicted, 7) == pytest.approx(f1, rel=1e-14)
+    assert metrics.worst(targets, predicted, 7) == 0 == wanted[1][3]
+
+
+def test_absent_classes_count_in_macro_f1_and_not_in_worst():
+    targets, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
+    assert metrics.macro_f1(targets, predicted, 4) == pytest.approx((6 / 7 + 4 / 5 + 0 + 0) / 4)
+    assert metrics.worst(targets, predicted, 4) == 3 / 4
+
+
+def test_groups():
+    counts = [101, 100, 20, 19]  # head, medium, medium, tail: more than 100, 20 to 100, fewer than 20
+    targets, predicted = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 1, 2, 0, 3])
+    assert metrics.groups(targets, predicted, counts) == {"head": 1 / 2, "medium": 2 / 3, "tail": 1.0}
+    assert metrics.groups(targets, predicted, counts, many=19, few=10) == {"head": 3 / 5, "medium": 1.0, "tail": pytest.approx(
+        math.nan, nan_ok=True)}
+    only_head = metrics.groups(targets[:2], predicted[:2], counts)
+    assert only_head["head"] == 1 / 2 and math.isnan(only_head["medium"]) and math.isnan(only_head["tail"])
+
+
+def test_nll_and_brier():
+    logits, targets = outputs()
+    wanted = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(targets)).item()
+    assert metrics.nll(logits, targets) == pytest.approx(wanted, rel=1e-13)
+    assert metrics.nll([[0.0, 1e4]], [0]) == 1e4  # where the probability itself is 0 in float64
+    probs = metrics.softmax(logits)
+    wanted = sum(((row - np.eye(7)[t]) ** 2).sum() for row, t in zip(probs, targets)) / len(targets)
+    assert metrics.brier(probs, targets) == pytest.approx(wanted, rel=1e-13)
+    assert metrics.brier([[1.0, 0.0], [0.0, 1.0]], [0, 0]) == 1.0
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_ece_equals_torchmetrics_below_confidence_one(torchmetrics, scale, bins):
+    logits, targets = outputs(rows=2000, scale=scale)
+    probs = metrics.softmax(logits)
+    probs, targets = probs[probs.max(1) < 0.999], targets[probs.max(1) < 0.999]
+    wanted = torchmetrics.multiclass_calibration_error(torch.tensor(probs), torch.tensor(targets), 7, n_bins=bins, norm="l1")
+    assert metrics.ece(probs, targets, bins) == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_ece_puts_confidence_one_in_the_last_bin(torchmetrics):
+    probs, targets = np.array([[1.0, 0.0], [0.96, 0.04]]), np.array([1, 0])
+    # One bin: |1.96 - 1| / 2. In bins of their own the two would give (|1 - 0| + |0.96 - 1|) / 2 = 0.52, as torchmetrics does.
+    assert metrics.ece(probs, targets) == pytest.approx(0.48, rel=1e-12)
+    apart = torchmetrics.multiclass_calibration_error(torch.tensor(probs), torch.tensor(targets), 2, n_bins=15, norm="l1")
+    assert apart.item() == pytest.approx(0.52)
+
+
+def test_adaptive_ece_by_hand():
+    confidence, hits = np.array([0.9, 0.6, 0.8, 0.7, 0.95]), np.array([1, 0, 1, 1, 0])
+    probs = np.stack([confidence, 1 - confidence], 1)
+    # Sorted .6 .7 .8 .9 .95 (hits 0 1 1 1 0) in two bins of three and two rows: |2.1 - 2| and |1.85 - 1|, over 5.
+    assert metrics.adaptive_ece(probs, 1 - hits, bins=2) == pytest.approx((0.1 + 0.85) / 5, rel=1e-12)
+    # A bin a row: the mean of |confidence - hit|; more bins than rows change nothing.
+    alone = np.abs(confidence - hits).mean()
+    assert metrics.adaptive_ece(probs, 1 - hits, bins=5) == pytest.approx(alone, rel=1e-12)
+    assert metrics.adaptive_ece(probs, 1 - hits, bins=50) == pytest.approx(alone, rel=1e-12)
+    order = [4, 2, 0, 1, 3]
+    assert metrics.adaptive_ece(probs[order], 1 - hits[order], bins=2) == pytest.approx(0.19, rel=1e-12)
+
+
+def test_classwise_ece_is_the_mean_of_one_class_against_the_rest(torchmetrics):
+    logits, targets = outputs(rows=800, classes=5)
+    probs = metrics.softmax(logits)
+    wanted = [torchmetrics.binary_calibration_error(torch.tensor(probs[:, c]), torch.tensor(targets == c).long(), 15, norm="l1")
+              for c in range(5)]
+    assert metrics.classwise_ece(probs, targets) == pytest.approx(np.mean(wanted), rel=1e-4)
+
+
+def test_a_calibrated_and_an_overconfident_classifier():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet([0.5] * 4, 40000)
+    targets = (rng.random((40000, 1)) > probs.cumsum(1)).sum(1)
+    sharp = probs**3 / (probs**3).sum(1, keepdims=True)
+    for score in (metrics.ece, metrics.adaptive_ece, metrics.classwise_ece):
+        assert score(probs, targets) < 0.01 < 0.05 < score(sharp, targets)
+    assert metrics.brier(probs, targets) < metrics.brier(sharp, targets)
+
+
+def test_bootstrap():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 5, 400)
+    predicted = np.where(rng.random(400) < 0.7, targets, rng.integers(0, 5, 400))
+    low, high = metrics.bootstrap(metrics.accuracy, targets, predicted)
+    centre = metrics.accuracy(targets, predicted)
+    half = 1.96 * math.sqrt(centre * (1 - centre) / 400)  # the normal interval of a binomial proportion
+    assert (low, high) == (pytest.approx(centre - half, abs=0.006), pytest.approx(centre + half, abs=0.006))
+    assert metrics.bootstrap(metrics.accuracy, targets, predicted) == (low, high)
+    assert metrics.bootstrap(metrics.accuracy, targets, predicted, seed=1) != (low, high)
+    narrow = metrics.bootstrap(metrics.accuracy, targets, predicted, level=0.5)
+    assert low < narrow[0] < centre < narrow[1] < high
+    f1 = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, 5), targets, predicted)
+    assert f1[0] < metrics.macro_f1(targets, predicted, 5) < f1[1]
+    probs = np.eye(5)[predicted] * 0.9 + 0.02  # confidence 0.92 everywhere: ECE is |0.92 - accuracy|, row for row
+    ece = metrics.bootstrap(lambda t, p: metrics.ece(p, t), targets, probs)
+    assert ece == (pytest.approx(0.92 - high), pytest.approx(0.92 - low))
+
+
+def test_evaluate():
+    logits, targets = outputs(absent=(6,))
+    counts = [500, 101, 100, 50, 20, 19, 3]
+    scores = metrics.evaluate(logits.astype(np.float32), targets, counts)
+    assert list(scores) == ["acc", "macro_f1", "worst", "head", "medium", "tail", "nll", "brier", "ece", "adaptive_ece",
+                            "classwise_ece"]
+    assert all(type(v) is float for v in scores.values())
+    probs, predicted = metrics.softmax(logits), logits.argmax(1)
+    assert scores["acc"] == (predicted == targets).mean()
+    assert scores["macro_f1"] == metrics.macro_f1(targets, predicted, 7)
+    assert scores["worst"] == metrics.worst(targets, predicted, 7)
+    assert scores["tail"] == (predicted == targets)[targets >= 5].mean()
+    for name in ("brier", "ece", "adaptive_ece", "classwise_ece"):
+        assert scores[name] == pytest.approx(getattr(metrics, name)(probs, targets), rel=1e-5)
+    assert scores["nll"] == pytest.approx(metrics.nll(logits, targets), rel=1e-6)
+
+
+NONE = np.zeros((0, 3)), np.zeros(0, int)
+
+
+@pytest.mark.parametrize("call, word", [
+    (lambda: metrics.accuracy(NONE[1], NONE[1]), "above 0"),
+    (lambda: metrics.macro_f1(NONE[1], NONE[1], 3), "above 0"),
+    (lambda: metrics.worst(NONE[1], NONE[1], 3), "above 0"),
+    (lambda: metrics.groups(NONE[1], NONE[1], [1, 2, 3]), "above 0"),
+    (lambda: metrics.nll(*NONE), "above 0"),
+    (lambda: metrics.brier(*NONE), "above 0"),
+    (lambda: metrics.ece(*NONE), "above 0"),
+    (lambda: metrics.adaptive_ece(*NONE), "above 0"),
+    (lambda: metrics.classwise_ece(*NONE), "above 0"),
+    (lambda: metrics.evaluate(*NONE, [1, 2, 3]), "above 0"),
+    (lambda: metrics.bootstrap(metrics.accuracy, NONE[1], NONE[1]), "more than none"),
+    (lambda: metrics.accuracy([0, 1], [0]), "both"),
+    (lambda: metrics.accuracy([0.0], [0.0]), "integers"),
+    (lambda: metrics.macro_f1([0, 3], [0, 1], 3), "0 to 3"),
+    (lambda: metrics.confusion([0, 1], [0, -1], 3), "-1 to 0"),
+    (lambda: metrics.nll([[0.0, math.nan], [0.0, 1.0]], [0, 1]), "row 0"),
+    (lambda: metrics.evaluate([[0.0, 1.0], [0.0, math.inf]], [0, 1], [1, 1]), "row 1"),
+    (lambda: metrics.evaluate([[0.0, 1.0]], [0], [1, 1, 1]), "train_counts"),
+    (lambda: metrics.ece([[3.0, -1.0]], [0]), "logits"),
+    (lambda: metrics.brier([[0.5, 0.5]], [2]), "2 to 2"),
+])
+def test_what_cannot_be_scored_is_refused(call, word):
+    with pytest.raises(metrics.MetricError, match=word):
+        call()

@@ -1,0 +1,166 @@
+"""Lambda, boxes and probabilities against closed forms. Bounds are 4 to 5 standard errors of the statistic; seeds are fixed."""
+
+import numpy as np
+import pytest
+
+import mixup
+
+PAINTERS = [560, 443, 274, 210, 201, 195, 176, 161, 156, 153, 147, 124, 121, 121, 118, 111, 111, 106, 105, 96, 88, 83, 82, 79, 72, 71, 70,
+            69, 68, 65, 64, 61, 58, 57, 57, 55, 53, 51, 51, 48, 47, 41, 39, 37, 30, 30, 29, 28, 20, 19]
+ROWS = ("row", "class")
+BATCHES = ("batch", "class-batch")
+
+
+def drawn(labels, seed=0, counts=(9, 5, 1), **options):
+    settings = dict(size=64, mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0) | options
+    return mixup.draw(np.random.default_rng(seed), labels, np.array(counts), **settings)
+
+
+def area(box):
+    return (box[..., 2] - box[..., 0]) * (box[..., 3] - box[..., 1])
+
+
+def near(share, p, n, errors=4.5):
+    assert abs(share - p) <= errors * (p * (1 - p) / n) ** 0.5
+
+
+# Probability by class
+
+
+def test_class_probability_is_the_studys_formula():
+    found = mixup.class_probability(PAINTERS, 0.3, 0.7)
+    lo, hi = min(PAINTERS), max(PAINTERS)
+    assert found == pytest.approx([0.3 + 0.4 * (1 - (n - lo) / (hi - lo)) for n in PAINTERS], abs=1e-15)
+    assert found[0] == pytest.approx(0.3) and found[-1] == pytest.approx(0.7)
+
+
+def test_class_probability_at_the_edges():
+    assert mixup.class_probability([4, 4, 4], 0.2, 0.9) == pytest.approx([0.2] * 3)
+    assert mixup.class_probability([7], 0.2, 0.9) == pytest.approx([0.2])
+    with_absent = mixup.class_probability([10, 0, 2, 6], 0.2, 0.6)  # a class without a picture does not set the ends
+    assert with_absent[[0, 2, 3]] == pytest.approx([0.2, 0.6, 0.4]) and 0.2 <= with_absent[1] <= 0.6
+
+
+def test_rows_mix_as_often_as_their_class_says():
+    labels = np.tile(np.arange(3), (4000, 5))
+    lam, _ = drawn(labels, mixup_p=(0.2, 0.8), mixup_by="class")
+    for c, p in enumerate(0.2 + 0.6 * (9 - np.array([9, 5, 1])) / 8):
+        near((lam < 1)[labels == c].mean(), p, 20_000)
+    pairs = (lam < 1)[:, 0] * 2 + (lam < 1)[:, 3]  # two rows of one class draw for themselves
+    near((pairs == 3).mean(), 0.2**2, 4000)
+
+
+def test_a_batch_mixes_as_often_as_the_mean_of_its_rows():
+    labels = np.zeros((9000, 4), int)
+    labels[1::3] = [0, 0, 2, 2]
+    labels[2::3] = [2, 2, 2, 1]
+    lam, _ = drawn(labels, mixup_p=(0.1, 0.9), mixup_by="class-batch")
+    p = np.array([0.1, 0.5, 0.9])  # counts 9, 5, 1
+    for i, rows in enumerate(([0, 0, 0, 0], [0, 0, 2, 2], [2, 2, 2, 1])):
+        near((lam[i::3, 0] < 1).mean(), p[rows].mean(), 3000)
+
+
+def test_one_number_is_everybodys_probability():
+    labels = np.random.default_rng(1).integers(0, 3, (500, 40))
+    for by in ROWS:
+        lam, box = drawn(labels, mixup_p=0.4, mixup_by=by)
+        near((lam < 1).mean(), 0.4, lam.size)
+        assert not box.any()
+
+
+# Lambda
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.4, 1.0, 2.0, 8.0])
+def test_lambda_is_beta(alpha):
+    lam, _ = drawn(np.zeros((400, 100), int), mixup_p=1.0, mixup_alpha=alpha)
+    lam, n = lam.astype(float).ravel(), lam.size
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert abs(lam.mean() - 0.5) < 4.5 * (variance / n) ** 0.5
+    kurtosis = 3 * (2 * alpha + 1) / (2 * alpha + 3)  # of Beta(alpha, alpha), fourth moment over squared variance
+    assert abs(lam.var() - variance) < 4.5 * variance * ((kurtosis - 1) / n) ** 0.5
+    if alpha == 1:
+        assert np.abs(np.sort(lam) - (np.arange(n) + 0.5) / n).max() < 1.95 / n**0.5
+
+
+def test_extreme_alphas_stay_finite():
+    for alpha in (1e-3, 100.0):
+        lam, box = drawn(np.zeros((200, 32), int), mixup_p=0.5, cutmix_p=0.5, mixup_alpha=alpha)
+        assert np.isfinite(lam).all() and lam.min() >= 0 and lam.max() <= 1
+        assert box.min() >= 0 and box.max() <= 64
+
+
+# CutMix
+
+
+@pytest.mark.parametrize("size", [8, 31, 64, 224])
+@pytest.mark.parametrize("by", ROWS + BATCHES)
+def test_cutmix_lambda_is_one_less_the_boxs_share(size, by):
+    lam, box = drawn(np.zeros((600, 8), int), size=size, cutmix_p=0.7, mixup_p=0.5, mixup_by=by)
+    y0, x0, y1, x1 = np.moveaxis(box, -1, 0)
+    assert (0 <= y0).all() and (y0 <= y1).all() and (y1 <= size).all() and (0 <= x0).all() and (x0 <= x1).all() and (x1 <= size).all()
+    cut = box.any(-1)
+    assert (lam[cut] == (1 - area(box)[cut] / size**2).astype(np.float32)).all()
+    assert ((lam < 1) | ~cut | (area(box) == 0)).all()
+    assert np.abs((y1 - y0) - (x1 - x0))[(y0 > 0) & (x0 > 0) & (y1 < size) & (x1 < size)].max() <= 1  # square unless it is clipped
+
+
+def test_cutmix_boxes_are_as_large_as_the_paper_says():
+    # Side r = sqrt(1 - lam) about a centre uniform on the picture: clipping leaves r - r^2/4 of each side in the mean; with lam
+    # uniform, the mean area is E[(r - r^2/4)^2] = 1/2 - 1/5 + 1/48.
+    lam, box = drawn(np.zeros((500, 100), int), size=512, cutmix_p=1.0)
+    share = area(box) / 512**2
+    assert abs(share.mean() - (1 / 2 - 1 / 5 + 1 / 48)) < 4.5 * share.std() / share.size**0.5
+    middle = (box[..., :2] + box[..., 2:])[(box[..., :2] > 0).all(-1) & (box[..., 2:] < 512).all(-1)] / 2
+    assert np.abs(middle.mean(0) - 256).max() < 4.5 * middle.std() / len(middle) ** 0.5
+
+
+@pytest.mark.parametrize("by", ROWS + BATCHES)
+def test_cutmix_comes_first_and_mixup_among_the_rest(by):
+    labels = np.zeros((12_000, 3), int)
+    lam, box = drawn(labels, size=256, cutmix_p=0.3, mixup_p=0.6, mixup_by=by)
+    cut = box.any(-1)  # a box without a pixel is too rare at 256 px to be seen
+    near(cut[:, 0].mean(), 0.3, 12_000)
+    near((~cut & (lam < 1))[:, 0].mean(), 0.7 * 0.6, 12_000)
+
+
+def test_turning_mixup_on_leaves_cutmix_as_it_was():
+    labels = np.zeros((300, 8), int)
+    (lam, box), (both, box_both) = (drawn(labels, cutmix_p=0.3, mixup_p=p) for p in (0.0, 0.6))
+    assert (box == box_both).all() and (lam == both)[box.any(-1)].all() and (both < lam).any()
+
+
+# Shapes and modes
+
+
+@pytest.mark.parametrize("by", BATCHES)
+def test_a_batch_has_one_lambda_and_one_box(by):
+    lam, box = drawn(np.zeros((200, 7), int), cutmix_p=0.4, mixup_p=0.5, mixup_by=by)
+    assert (lam == lam[:, :1]).all() and (box == box[:, :1]).all()
+    assert len(np.unique(lam)) > 100
+    lam[0, 0] = box[0, 0, 0] = 7  # plain arrays that can be written
+    assert mixup.in_batch(by)
+
+
+@pytest.mark.parametrize("by", ROWS)
+def test_rows_draw_for_themselves(by):
+    lam, box = drawn(np.zeros((50, 64), int), cutmix_p=0.4, mixup_p=0.5, mixup_by=by)
+    assert min(len(np.unique(step)) for step in lam) > 20 and not mixup.in_batch(by)
+
+
+@pytest.mark.parametrize("by", ROWS + BATCHES)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (1, 9)])
+def test_shapes_dtypes_and_certainties(by, shape):
+    labels = np.zeros(shape, int)
+    lam, box = drawn(labels, mixup_by=by)
+    assert lam.dtype == np.float32 and box.dtype == np.int32 and lam.shape == shape and box.shape == (*shape, 4)
+    assert (lam == 1).all() and not box.any()
+    lam, box = drawn(labels, mixup_by=by, mixup_p=1.0)
+    assert (lam < 1).all() and not box.any()
+
+
+def test_pure():
+    labels = np.random.default_rng(0).integers(0, 3, (20, 8))
+    options = dict(cutmix_p=0.3, mixup_p=(0.1, 0.9), mixup_by="class")
+    first, again, other = drawn(labels, **options), drawn(labels, **options), drawn(labels, seed=1, **options)
+    assert all((a == b).all() for a, b in zip(first, again)) and (first[0] != other[0]).any()

@@ -1,0 +1,372 @@
+"""The tables: shapes, coverage, independence, purity; schedules against torch.optim; the command on a few pictures."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import config
+import plan as plans
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES = dict(index=(), partner=(), lam=(), box=(4,), geo=(2, 3), geo_b=(2, 3), col=(3, 4), col_b=(3, 4), erase=(4,))
+DTYPES = dict(index=np.int32, partner=np.int32, lam=np.float32, box=np.int32, geo=np.float32, geo_b=np.float32, col=np.float32,
+              col_b=np.float32, erase=np.int32, scalars=np.float32, key=np.int64)
+EVERYTHING = dict(mixup_p=0.4, cutmix_p=0.3, crop_scale=(0.5, 1.0), rotate=10.0, jitter=0.2, erase=0.5)
+
+
+def pictures(counts=(23, 11, 5), seed=0):
+    """Labels and means of a Store, its training rows (two thirds of it, shuffled in), and their counts."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), np.array(counts) * 3 // 2))
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:n] for c, n in enumerate(counts)]))
+    return labels, rng.random((len(labels), 3), np.float32), rows, np.array(counts)
+
+
+def draw(data=None, **options):
+    settings = dict(epoch=0, seed=0, size=32, store_size=40, batch_size=8, epochs=10, lr=0.1, schedule="cosine", warmup=0.0,
+                    balance="none", mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0, crop_scale=(1.0, 1.0), pad=0, flip=True,
+                    rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
+    return plans.draw(*(data or pictures()), **(settings | options))
+
+
+def same(a, b, *tables):
+    return all(np.array_equal(getattr(a, t), getattr(b, t)) for t in tables or plans.Plan._fields)
+
+
+def bincount(values, data):
+    return np.bincount(values.ravel(), minlength=len(data[0]))
+
+
+# Form
+
+
+@pytest.mark.parametrize("by", ["row", "batch", "class", "class-batch"])
+@pytest.mark.parametrize("balance", ["none", "sampler", "weights"])
+def test_every_table_has_the_designs_shape_and_dtype(by, balance):
+    plan = draw(**EVERYTHING | dict(mixup_by=by, balance=balance, tail_crops=(6, 3)))
+    steps = -(-(23 + 11 + 3 * 5) // 8)
+    for name in plans.Plan._fields:
+        table = getattr(plan, name)
+        assert table.dtype == DTYPES[name] and isinstance(table, np.ndarray), name
+        assert table.shape == dict(scalars=(steps, 1), key=(steps,)).get(name, (steps, 8, *SHAPES.get(name, ()))), name
+    assert plans.steps(np.array([23, 11, 5]), 8, (6, 3)) == steps
+    assert (plan.key >= 0).all() and len(np.unique(plan.key)) == steps
+
+
+@pytest.mark.parametrize("counts, batch_size, size, store_size", [
+    ((1,), 1, 8, 8), ((1,), 4, 8, 9), ((9,), 4, 64, 73), ((4, 0, 0), 64, 8, 8), ((2, 1), 3, 16, 16), ((3, 3, 3), 500, 224, 256)])
+@pytest.mark.parametrize("by", ["row", "class-batch"])
+def test_small_and_odd_data(counts, batch_size, size, store_size, by):
+    data = pictures(counts)
+    data[1][:] = 0  # black pictures
+    plan = draw(data, batch_size=batch_size, size=size, store_size=store_size, mixup_by=by,
+                **EVERYTHING | dict(mixup_p=(0.3, 0.7) if by != "row" else 0.4, crop_scale=(1.0, 1.0)))
+    assert plan.index.shape == (-(-sum(counts) // batch_size), batch_size)
+    assert np.isin(plan.index, data[2]).all() and np.isin(plan.partner, data[2]).all()
+    assert all(np.isfinite(table).all() for table in plan)
+    seen = bincount(plan.index, data)[data[2]]
+    assert seen.min() >= 1 and np.ptp(seen) <= 1
+
+
+# Which rows
+
+
+def test_permutations_cover_every_row_and_top_up_the_last_batch():
+    data = pictures()
+    plan = draw(data)
+    flat, n = plan.index.ravel(), len(data[2])
+    assert len(flat) == 40 and n == 39
+    assert (np.sort(flat[:n]) == data[2]).all() and flat[n] in data[2]
+    big = draw(data, batch_size=100).index.ravel()  # more than twice the data: whole permutations, then a part of one
+    assert (np.sort(big[:n]) == data[2]).all() and (np.sort(big[n : 2 * n]) == data[2]).all()
+    assert len(set(big[2 * n :])) == 100 - 2 * n and (big[:n] != big[n : 2 * n]).any()
+    assert (flat[:n] != np.sort(flat[:n])).any()
+    later = draw(data, epoch=1).index.ravel()
+    assert (np.sort(later[:n]) == data[2]).all() and (later != flat).any()
+
+
+def test_partners_are_drawn_like_the_rows():
+    data = pictures()
+    plan = draw(data, mixup_p=1.0, batch_size=39)
+    assert (np.sort(plan.partner[0]) == data[2]).all() and (plan.partner != plan.index).any()
+    balanced = draw(data, mixup_p=1.0, batch_size=60, balance="sampler")
+    assert (np.bincount(data[0][balanced.partner.ravel()]) == 20).all()
+
+
+@pytest.mark.parametrize("by", ["row", "class"])
+def test_who_does_not_mix_is_their_own_partner(by):
+    plan = draw(mixup_by=by, **EVERYTHING)
+    alone = plan.lam == 1
+    assert 0 < alone.mean() < 1
+    assert (plan.partner == plan.index)[alone].all() and (plan.partner != plan.index)[~alone].any()
+    area = (plan.box[..., 2] - plan.box[..., 0]) * (plan.box[..., 3] - plan.box[..., 1])
+    cut = plan.box.any(-1)
+    assert 0 < cut.mean() < 1 and (plan.lam[cut] == (1 - area[cut] / 32**2).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("by", ["batch", "class-batch"])
+def test_a_batch_mixes_with_a_permutation_of_itself_and_its_views(by):
+    plan = draw(pictures((120, 60, 20)), batch_size=16, **EVERYTHING | dict(mixup_by=by, mixup_p=0.6))
+    assert (np.sort(plan.partner, 1) == np.sort(plan.index, 1)).all()
+    turns = []
+    for t, step in enumerate(plan.index):
+        row = {i: b for b, i in enumerate(step)}
+        if len(row) == 16:  # a topped-up batch may show a picture twice
+            turn = [row[i] for i in plan.partner[t]]
+            assert np.array_equal(plan.geo_b[t], plan.geo[t, turn]) and np.array_equal(plan.col_b[t], plan.col[t, turn])
+            turns.append(tuple(turn))
+        assert len(np.unique(plan.lam[t])) == 1 and len(np.unique(plan.box[t], axis=0)) == 1
+    assert len(set(turns)) == len(turns) > 10
+
+
+def test_the_sampler_gives_equal_shares_and_goes_through_each_class_evenly():
+    data = pictures((23, 11, 5, 2))
+    for epoch in range(4):
+        plan = draw(data, balance="sampler", batch_size=6, epoch=epoch)
+        per_class = np.bincount(data[0][plan.index.ravel()], minlength=4)
+        assert plan.index.size == 42 and np.ptp(per_class) <= 1
+        seen = bincount(plan.index, data)
+        for c in range(4):
+            own = seen[data[2][data[0][data[2]] == c]]
+            assert np.ptp(own) <= 1 and own.sum() == per_class[c]
+        assert seen.sum() == 42 and not seen[np.setdiff1d(np.arange(len(data[0])), data[2])].any()
+    order = data[0][plan.index]
+    assert len({tuple(np.bincount(step, minlength=4)) for step in order}) > 1  # shuffled, not dealt
+    assert plans.sampled_counts(data[3], "sampler", (0, 1)) == pytest.approx([41 / 4] * 4)
+    assert plans.sampled_counts(np.array([6, 0, 2]), "sampler", (3, 2)) == pytest.approx([5, 0, 5])
+
+
+def test_tail_crops_give_rare_classes_more_and_stronger_views():
+    data = pictures((60, 30, 12, 4))
+    options = dict(batch_size=1, flip=False, tail_crops=(30, 3))  # under 30: the class of 30 is not
+    plan = draw(data, **options)
+    seen = bincount(plan.index, data)[data[2]]
+    assert (seen == np.array([1, 1, 3, 3])[data[0][data[2]]]).all()
+    assert plans.sampled_counts(data[3], "none", (30, 3)).tolist() == [60, 30, 36, 12] and plans.steps(data[3], 5, (30, 3)) == 28
+    tail = (data[0][plan.index] >= 2)[:, 0]
+    geo, col = plan.geo[:, 0].astype(float), plan.col[:, 0]
+    assert (geo[~tail] == [[1, 0, 4], [0, 1, 4]]).all() and (col[~tail] == np.eye(3, 4)).all()
+    angle = np.rad2deg(np.arctan(geo[:, 1, 0] / geo[:, 1, 1]))[tail]
+    share = np.linalg.det(geo[:, :, :2])[tail] * (32 / 40) ** 2
+    assert 12 < np.abs(angle).max() <= 15 and 0.6 - 1e-6 <= share.min() < 0.7 < share.max() <= 1
+    factor = col[tail][:, 0, :3].sum(1)  # brightness * contrast
+    assert 0.8**2 - 1e-6 <= factor.min() < 0.85 and 1.15 < factor.max() <= 1.2**2 + 1e-6
+    views = {tuple(g.ravel()) for g, i in zip(geo, plan.index[:, 0]) if i == plan.index[tail][0, 0]}
+    assert len(views) == 3  # three views, not three copies
+
+    strong = draw(data, **options | dict(crop_scale=(0.3, 1.0), rotate=40.0, jitter=0.5))  # never weaker than the others
+    angle = np.rad2deg(np.arctan(strong.geo[:, 0, 1, 0].astype(float) / strong.geo[:, 0, 1, 1]))
+    assert np.abs(angle[tail]).max() > 25 and np.abs(angle[~tail]).max() > 25
+    mixed = draw(data, **options | dict(mixup_p=1.0))  # a rare class's partner view is strong as well
+    turned = (mixed.geo_b[:, 0, 1, 0] != 0)
+    assert (turned == (data[0][mixed.partner] >= 2)[:, 0]).all()
+
+
+# Independence and purity
+
+
+@pytest.mark.parametrize("change, touched", [
+    (dict(mixup_p=0.4), ("lam", "partner", "geo_b", "col_b")),
+    (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "partner", "geo_b", "col_b")),
+    (dict(cutmix_p=0.4), ("lam", "box", "partner", "geo_b", "col_b")),
+    (dict(jitter=0.2), ("col", "col_b")),
+    (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
+    (dict(rotate=9.0), ("geo", "geo_b")),
+    (dict(flip=False), ("geo", "geo_b")),
+    (dict(erase=0.5), ("erase",)),
+    (dict(lr=0.2), ("scalars",)),
+    (dict(warmup=2.0), ("scalars",)),
+    (dict(balance="weights"), ()),
+])
+def test_a_method_touches_only_its_own_tables(change, touched):
+    plain, changed = draw(), draw(**change)
+    assert same(plain, changed, *(set(plans.Plan._fields) - set(touched)))
+    assert not any(same(plain, changed, table) for table in touched if table != "col_b" or "jitter" in change)
+
+
+def test_pure_in_its_arguments():
+    numpy_state, torch_state = str(np.random.get_state()), torch.get_rng_state()
+    data = pictures()
+    data_before = [np.array(v) for v in data]
+    plan = draw(data, **EVERYTHING)
+    assert same(plan, draw(pictures(), **EVERYTHING))
+    assert all(np.array_equal(a, b) for a, b in zip(data, data_before))
+    assert str(np.random.get_state()) == numpy_state and torch.equal(torch.get_rng_state(), torch_state)
+    for change in (dict(seed=1), dict(epoch=1), dict(seed=2**31 - 1, epoch=99_999)):
+        other = draw(data, **EVERYTHING | change)
+        assert not any(same(plan, other, name) for name in set(plans.Plan._fields) - {"scalars"})
+    assert not same(draw(seed=0, epoch=1), draw(seed=1, epoch=0), "index")
+
+
+def test_equal_in_another_process():
+    code = ("import sys, zlib; sys.path[:0] = sys.argv[1:]; from test_plan import draw, EVERYTHING; "
+            "print([zlib.crc32(v.tobytes()) for v in draw(**EVERYTHING)])")
+    env = dict(os.environ, PYTHONHASHSEED="7")
+    said = subprocess.run([sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")], env=env, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str([zlib.crc32(v.tobytes()) for v in draw(**EVERYTHING)])
+
+
+# Learning rates
+
+
+def rates(epochs, count, **options):
+    settings = dict(lr=0.1, schedule="cosine", warmup=0.0) | options
+    return np.concatenate([plans.learning_rates(e, count, epochs=epochs, **settings) for e in range(epochs)]).astype(float)
+
+
+def torchs(scheduler, total, **options):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule, found = getattr(torch.optim.lr_scheduler, scheduler)(optimizer, **options), []
+    for _ in range(total):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return np.array(found)
+
+
+def test_cosine_is_torchs_at_the_middle_of_each_step():
+    ours = rates(5, 40)
+    assert ours == pytest.approx(torchs("CosineAnnealingLR", 400, T_max=400)[1::2], abs=1e-7)
+    assert ours[0] < 0.1 and 0 < ours[-1] < 1e-5
+
+
+def test_onecycle_is_torchs():
+    # torch's peak lies 0.7 of a step before 30%: the cosine's steepest slope over that distance bounds the difference.
+    ours = rates(20, 50, schedule="onecycle")
+    theirs = torchs("OneCycleLR", 2000, max_lr=0.1, total_steps=2001)[1::2]
+    assert np.abs(ours - theirs).max() < 0.1 * np.pi / 2 / 0.3 * 0.7 / 1000 and theirs.argmax() == pytest.approx(ours.argmax(), abs=1)
+    assert ours[0] == pytest.approx(0.1 / 25, rel=1e-3) and ours[-1] < 0.1 * 1e-5 and ours.max() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_step_and_constant_in_closed_form():
+    assert (rates(10, 7, schedule="constant") == np.float32(0.1)).all()
+    step = rates(200, 3, schedule="step", warmup=5.0)  # CIFAR-LT's: 5 warm-up epochs, x0.01 at 160 and 180
+    assert step[15:480] == pytest.approx(0.1) and step[480:540] == pytest.approx(1e-3) and step[540:] == pytest.approx(1e-5)
+    assert step[:15] == pytest.approx(0.1 * (np.arange(15) + 0.5) / 15)
+
+
+def test_warmup_then_cosine():
+    ours = rates(10, 8, warmup=2.0)
+    assert ours[:16] == pytest.approx(0.1 * (np.arange(16) + 0.5) / 16)
+    assert ours[16:] == pytest.approx(torchs("CosineAnnealingLR", 128, T_max=128)[1::2], abs=1e-7)
+    assert rates(3, 4, warmup=6.0) == pytest.approx(0.1 * (np.arange(12) + 0.5) / 24)  # never gets warm
+    assert rates(3, 4, warmup=0.5)[:2] == pytest.approx([0.025, 0.075])
+    assert rates(1, 1) == pytest.approx([0.05])
+
+
+def test_a_plan_carries_its_epochs_rates():
+    found = np.concatenate([draw(epoch=e, epochs=4, warmup=1.0).scalars for e in range(4)])
+    assert found[:, 0] == pytest.approx(rates(4, 5, warmup=1.0))
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("n, batch_size", [(1, 4), (8, 4), (9, 4), (3, 1), (5, 128)])
+@pytest.mark.parametrize("views, count", [("centre", 1), ("flip", 2), ("crops", 10)])
+def test_evaluation_shows_every_row_once_in_order(n, batch_size, views, count):
+    rows = np.random.default_rng(0).permutation(50)[:n]
+    found = plans.evaluation(rows, size=16, store_size=23, batch_size=batch_size, views=views)
+    assert len(found) == count
+    for plan in found:
+        flat = plan.index.ravel()
+        assert (flat[:n] == rows).all() and (flat[n:] == rows[-1]).all() and plan.index.shape == (-(-n // batch_size), batch_size)
+        assert (plan.lam == 1).all() and not plan.box.any() and not plan.erase.any() and same(plan, plan._replace(partner=plan.index))
+        assert (plan.col == np.eye(3, 4)).all()
+        for name in plans.Plan._fields:
+            table, steps = getattr(plan, name), len(plan.index)
+            assert table.dtype == DTYPES[name]
+            assert table.shape == dict(scalars=(steps, 1), key=(steps,)).get(name, (steps, batch_size, *SHAPES.get(name, ())))
+
+
+def test_evaluation_views():
+    def boxes(views, store_size):
+        maps = [p.geo[0, 0] for p in plans.evaluation(np.arange(2), size=16, store_size=store_size, batch_size=2, views=views)]
+        ends = [(m @ [0, 0, 1], m @ [16, 16, 1]) for m in maps]
+        return [(*a.astype(int), *b.astype(int)) for a, b in ends]
+
+    assert boxes("centre", 23) == [(3, 3, 19, 19)]  # as training's centre crop
+    assert boxes("flip", 23) == [(3, 3, 19, 19), (19, 3, 3, 19)]
+    upright, mirrored = boxes("crops", 23)[::2], boxes("crops", 23)[1::2]
+    assert upright == [(3, 3, 19, 19), (0, 0, 16, 16), (7, 0, 23, 16), (0, 7, 16, 23), (7, 7, 23, 23)]
+    assert mirrored == [(x1, y0, x0, y1) for x0, y0, x1, y1 in upright]
+    assert boxes("crops", 16) == [(0, 0, 16, 16), (16, 0, 0, 16)]  # no room to move
+    trained = draw(size=16, store_size=23, flip=False).geo
+    assert (trained == plans.evaluation(np.arange(2), size=16, store_size=23, batch_size=2)[0].geo[0, 0]).all()
+
+
+def test_nothing_to_evaluate():
+    plan, = plans.evaluation(np.arange(0), size=16, store_size=16, batch_size=4)
+    assert plan.index.shape == (0, 4)
+
+
+# The command
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("Émile Bernard", 9), ("a painter whose name is far too long for a caption", 5), ("x", 4)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (40, 44, 3), np.uint8)).save(tmp_path / "set" / name / f"{i}.png")
+    return tmp_path / "set"
+
+
+def test_the_command_prints_rows_and_draws_them(folder, tmp_path, capsys):
+    output = tmp_path / "shown.png"
+    flags = ["--mixup-p", "0.5", "--cutmix-p", "0.5", "--erase", "0.5", "-b", "4", "--crop-scale", "0.5:1", "--jitter", "0.2"]
+    assert plans.main(["--data", str(folder), *flags, "--show", "2", "-o", str(output)]) == 0
+    said = capsys.readouterr()
+    rows = [line for line in said.out.splitlines() if line[:8].strip().isdigit()]
+    assert len(rows) == 8 and said.out.count("batch ") == 2 and "Émile Bernard" in said.out
+    assert str(output) in said.err and "python train.py" in said.err
+    with Image.open(output) as picture:
+        assert picture.format == "PNG" and picture.width > 4 * 40 and len(picture.getcolors(10**6)) > 1000
+
+
+def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
+    import data
+
+    asked = dataclasses.replace(config.Config(), data=str(folder), batch_size=4, mixup_p=0.7, seed=3)
+    found = data.prepare(folder, **asked.pick(data.prepare))
+    side = found.store.pixels.shape[1]
+    plan = plans.draw(found.listing.labels, found.store.means, found.train, found.counts, epoch=0, size=found.size, store_size=side,
+                      **asked.pick(plans.draw))
+    plans.main(["--data", str(folder), "--mixup-p", "0.7", "--seed", "3", "-b", "4", "--show", "1", "-o", str(tmp_path / "p.png")])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:8].strip().isdigit()]
+    assert [int(r[0]) for r in rows] == plan.index[0].tolist()
+    lam = [f"{v:.3f}" for v in plan.lam[0] if v < 1]
+    assert lam and all(v in " ".join(sum(rows, [])) for v in lam)
+
+
+def test_the_command_shows_no_more_than_there_is(folder, tmp_path, capsys):
+    assert plans.main(["--data", str(folder), "-b", "8", "--show", "99", "-o", str(tmp_path / "p.png")]) == 0
+    assert capsys.readouterr().out.count("batch ") == 2
+
+
+@pytest.mark.parametrize("flags, code, word", [
+    (["--data", "no-such-folder"], 1, "no-such-folder"),
+    (["-o", "no-such-folder/p.png"], 1, "no-such-folder"),
+    (["--mixup-p", "7"], 2, "--mixup-p"),
+    (["-c", "none.json"], 2, "none.json"),
+])
+def test_the_commands_errors_are_one_line(folder, capsys, flags, code, word):
+    assert plans.main(["--data", str(folder), *flags]) == code
+    said = capsys.readouterr()
+    assert word in said.err and said.err.count("\n") == 1 and said.err.startswith("plan.py: ")
+
+
+@pytest.mark.parametrize("flags", [["--shows", "3"], ["--show", "0"], ["--show", "x"]])
+def test_the_commands_usage_errors(flags, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        plans.main(flags)
+    assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1

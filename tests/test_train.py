@@ -1,0 +1,346 @@
+"""Training: one step against plain PyTorch, the run's folder, stopping and resuming bit for bit, refusals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import augment
+import config as configs
+import losses
+import metrics
+import model as models
+import plan as plans
+import run as runs
+import step
+import train
+from config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+FULL = dict(mixup_p=0.4, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), ls=0.1, erase=0.3, cutmix_p=0.2)
+TIMES = ("seconds", "images_per_s", "data_wait")
+
+
+def tensors(value, prefix=""):
+    """Every leaf of nested dicts and lists, by its path."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {prefix: value}
+    return {k: v for name, item in items if name not in TIMES for k, v in tensors(item, f"{prefix}/{name}").items()}
+
+
+def assert_same_state(a, b):
+    a, b = tensors(torch.load(a, weights_only=True)), tensors(torch.load(b, weights_only=True))
+    assert a.keys() == b.keys()
+    for k in a:
+        same = torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] or a[k] != a[k]
+        assert same, k
+
+
+def results(folder):
+    with open(folder / "results.csv", newline="") as f:
+        return [{k: v for k, v in r.items() if k not in TIMES} for r in csv.DictReader(f)]
+
+
+class StopAfter(runs.Stop):
+    """A stop that is asked for at the n-th look."""
+
+    def __init__(self, n):
+        self.left, self.held = n, False
+
+    @property
+    def number(self):
+        self.left -= 1
+        return signal.SIGTERM if self.left <= 0 else None
+
+
+# one step ----------------------------------------------------------------------------------------------------------------------
+
+
+def stepper_of(settings, **more):
+    config = Config(**settings, amp=False, **more)
+    pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
+    return config, pictures, train.build(config, pictures, torch.device("cpu"))[0]
+
+
+@pytest.mark.parametrize("opt, lr", [("adamw", 3e-3), ("sgd", 3e-5)])
+def test_steps_equal_a_plain_loop(settings, opt, lr):
+    """Ten steps, learning rate changing, mixup and smoothing on, averaged weights: against torch's own pieces in a flat loop."""
+    config, pictures, ours = stepper_of({**settings, "lr": lr}, opt=opt, mixup_p=0.5, ls=0.1, ema=0.9, weight_decay=0.1, warmup=1)
+    draw, _ = train.tables(config, pictures)
+    torch.manual_seed(config.seed)
+    model = models.build("resnet18", 3, width=0.125, stem="cifar").to(memory_format=torch.channels_last).train()
+    mine = {k: v.clone() for k, v in model.state_dict().items()}
+    decayed = [p for n, p in model.named_parameters() if n.endswith("weight") and "bn" not in n and "downsample.1" not in n]
+    rest = [p for p in model.parameters() if not any(p is d for d in decayed)]
+    groups = [dict(params=decayed, weight_decay=0.1), dict(params=rest, weight_decay=0.0)]
+    reference = torch.optim.AdamW(groups) if opt == "adamw" else torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    labels, seen = torch.from_numpy(pictures.listing.labels), 0
+    for epoch in range(4):
+        plan = draw(epoch)
+        ours.begin(plan)
+        for t in range(len(plan.index)):
+            ours.train(t)
+            row = step.tensors(plan, t, "cpu")
+            x = augment.batch(ours.pixels, row, **ours.view)
+            target = row.lam[:, None] * F.one_hot(labels[row.index], 3) + (1 - row.lam[:, None]) * F.one_hot(labels[row.partner], 3)
+            for g in reference.param_groups:
+                g["lr"] = float(plan.scalars[t, 0])
+            loss = F.cross_entropy(model(x), target, label_smoothing=0.1)
+            reference.zero_grad()
+            loss.backward()
+            reference.step()
+            assert float(ours.losses[t]) == pytest.approx(loss.item(), rel=1e-4)
+            seen += 1
+            keep = min(0.9, (1 + seen) / (10 + seen))
+            for k, v in model.state_dict().items():
+                mine[k] = keep * mine[k] + (1 - keep) * v if v.is_floating_point() else v
+    assert seen >= 10
+    for k, v in ours.average.state_dict().items():
+        if v.is_floating_point():  # AdamW turns rounding differences of tiny gradients into steps of up to lr
+            torch.testing.assert_close(v, mine[k], rtol=1e-3, atol=lr)
+    assert not torch.equal(ours.average.state_dict()["fc.weight"], ours.model.state_dict()["fc.weight"])
+
+
+def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(settings):
+    config, pictures, ours = stepper_of(settings, ema=0.9)
+    draw, _ = train.tables(config, pictures)
+    ours.begin(draw(0))
+    ours.train(0)
+    rows = np.arange(24)
+    many, few = (ours.logits(plans.evaluation(rows, size=32, store_size=37, batch_size=b)[0], 24) for b in (24, 7))
+    np.testing.assert_allclose(many, few, rtol=0, atol=1e-5)
+    assert not ours.average.training
+    assert np.abs(many - step.logits(ours.model, ours.pixels, plans.evaluation(rows, size=32, store_size=37, batch_size=24)[0], 24,
+                                     ours.view, amp=False)).max() > 1e-6
+
+
+def test_non_finite_loss_names_its_step(settings):
+    config, pictures, ours = stepper_of(settings)
+    ours.begin(train.tables(config, pictures)[0](0))
+    ours.train(0)
+    with torch.no_grad():
+        ours.model.fc.bias[1] = float("nan")
+    with pytest.raises(step.NonFinite) as e:
+        ours.train(1)
+    assert e.value.step == 1
+
+
+# the folder --------------------------------------------------------------------------------------------------------------------
+
+
+def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path):
+    config = Config(**settings, **FULL)
+    rows = train.train(config)
+    folder = tmp_path / "runs" / "run"
+    assert {p.name for p in folder.iterdir()} == {
+        ".lock", "args.json", "env.json", "classes.txt", "split.csv", "stats.json", "results.csv", "last.pt", "best.pt",
+        "val_predictions.csv", "val_logits.npy", "per_class.csv", "confusion_matrix.csv", "train.log"}
+    assert configs.read(folder / "args.json") == config
+    assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
+    assert [int(r["epoch"]) for r in results(folder)] == [1, 2, 3] == [r["epoch"] for r in rows]
+
+    with open(folder / "split.csv", newline="") as f:
+        split = list(csv.DictReader(f))
+    assert len(split) == 24 and sum(r["part"] == "val" for r in split) == round(0.2 * 24)
+    with open(folder / "val_predictions.csv", newline="") as f:
+        said = list(csv.DictReader(f))
+    assert [r["path"] for r in said] == [r["path"] for r in split if r["part"] == "val"]
+    assert all(r["path"].split("/")[1] == r["true"] for r in said)
+    logits, names = np.load(folder / "val_logits.npy"), ["blue", "green", "red"]
+    assert [r["predicted"] for r in said] == [names[i] for i in logits.argmax(1)]
+    best = torch.load(folder / "best.pt", weights_only=True)
+    targets = np.array([names.index(r["true"]) for r in said])
+    assert metrics.macro_f1(targets, logits.argmax(1), 3) == best["metrics"]["macro_f1"] == max(r["macro_f1"] for r in rows)
+    assert best["classes"] == names and best["size"] == 32 and best["store_size"] == 37
+    env = json.loads((folder / "env.json").read_text())
+    assert env["threads"] == 1 and env["data_key"] and env["torch"] == torch.__version__
+
+
+def test_it_learns_three_colours(settings):
+    rows = train.train(Config(**{**settings, "epochs": 12}))
+    assert rows[-1]["val_acc"] == 1.0 and rows[-1]["val_loss"] < 0.5
+
+
+def test_without_validation_the_last_weights_are_kept(settings, tmp_path):
+    train.train(Config(**settings, val_split=0, ema=0.9))
+    folder = tmp_path / "runs" / "run"
+    best, last = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("best", "last"))
+    assert all(torch.equal(v, last["stepper"]["average"][k]) for k, v in best["weights"].items())
+    assert not (folder / "val_logits.npy").exists() and "val_loss" not in results(folder)[0]
+
+
+def test_a_taken_name_gets_a_number_and_says_so(settings, tmp_path, capsys):
+    for _ in range(3):
+        train.train(Config(**{**settings, "epochs": 1}))
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["run", "run-2", "run-3"]
+    assert "this run is" in capsys.readouterr().err
+
+
+def test_a_folder_in_use_is_refused(settings, tmp_path):
+    first = train.trial(Config(**settings))
+    next(first)
+    with pytest.raises(runs.RunError, match="in use"):
+        next(train.trial(Config(**settings, resume=True)))
+    first.close()
+    assert len(train.train(Config(**settings, resume=True))) == 3  # closed before its first checkpoint: from the start
+
+
+@pytest.mark.parametrize("monitor, column, sign", [("acc", "val_acc", 1), ("nll", "val_loss", -1), ("macro_f1", "macro_f1", 1)])
+def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
+    rows = train.train(Config(**settings, monitor=monitor))
+    best = torch.load(tmp_path / "runs" / "run" / "best.pt", weights_only=True)
+    assert sign * best["metrics"][column] == max(sign * r[column] for r in rows)
+
+
+def test_patience_stops_early(settings):
+    rows = train.train(Config(**{**settings, "epochs": 50, "lr": 1e-8}, patience=2))
+    best = max(range(len(rows)), key=lambda i: rows[i]["macro_f1"])  # the first of equals
+    assert len(rows) == best + 3 < 50
+
+
+def test_posterior_bias_by_bayes():
+    """Training on z + bias fits the sampled prior; a uniform or train posterior follows by Bayes' rule."""
+    rng = np.random.default_rng(0)
+    counts = np.array([50.0, 20.0, 5.0])
+    likelihood = rng.random((7, 3))
+    for balance, tau in [("none", 0), ("none", 1), ("none", 0.5), ("sampler", 0), ("sampler", 1), ("weights", 0), ("weights", 1)]:
+        sampled = plans.sampled_counts(counts, balance, (0, 1))
+        table = losses.loss_table(sampled, weights=balance == "weights", tau=tau)
+        effective = counts / counts.sum() if balance == "none" else np.full(3, 1 / 3)
+        fitted = np.log(likelihood * effective) - table[losses.BIAS].numpy()  # z such that softmax(z + bias) is the fit
+        for prior, wanted in (("train", counts), ("uniform", np.ones(3))):
+            posterior = metrics.softmax(fitted + losses.posterior_bias(table, sampled, counts, prior))
+            expected = likelihood * wanted
+            np.testing.assert_allclose(posterior, expected / expected.sum(1, keepdims=True), rtol=1e-5)
+
+
+# stopping and resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory):
+    project = tmp_path_factory.mktemp("undisturbed")
+    settings = dict(data=str(pictures), width=0.125, img_size=32, epochs=3, batch_size=8, threads=1, device="cpu", lr=3e-3)
+    train.train(Config(**settings, **FULL, project=str(project)))
+    return project / "run"
+
+
+@pytest.mark.parametrize("looks", [[1], [3], [4], [5], [9], [2, 3, 2]])
+def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, looks):
+    for n in looks:
+        with pytest.raises(runs.Stopped):
+            train.train(Config(**settings, **FULL, resume=True), StopAfter(n))
+    train.train(Config(**settings, **FULL, resume=True))
+    folder = tmp_path / "runs" / "run"
+    assert_same_state(folder / "last.pt", undisturbed / "last.pt")
+    assert_same_state(folder / "best.pt", undisturbed / "best.pt")
+    assert results(folder) == results(undisturbed)
+    for name in ("val_logits.npy", "val_predictions.csv", "per_class.csv", "confusion_matrix.csv", "split.csv"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_until_leaves_the_schedule_alone(settings, undisturbed, tmp_path):
+    train.train(Config(**settings, **FULL, until=2))
+    train.train(Config(**settings, **FULL, resume=True))
+    assert results(tmp_path / "runs" / "run") == results(undisturbed)
+
+
+@pytest.mark.parametrize("change, said", [(dict(lr=0.5), "--lr 0.003 -> 0.5"), (dict(threads=2), "threads 1 -> 2"),
+                                          (dict(img_size=40), "--img-size 32 -> 40")])
+def test_resuming_with_other_settings_is_refused_by_name(settings, tmp_path, change, said):
+    train.train(Config(**settings, until=1))
+    before = (tmp_path / "runs" / "run" / "last.pt").read_bytes()
+    with pytest.raises(runs.RunError, match=said):
+        train.train(Config(**{**settings, **change}, resume=True))
+    assert (tmp_path / "runs" / "run" / "last.pt").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(settings, tmp_path):
+    train.train(Config(**settings, until=1))
+    path = tmp_path / "runs" / "run" / "last.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(runs.RunError, match="last.pt cannot be read"):
+        train.train(Config(**settings, resume=True))
+
+
+def command(settings, **more):
+    flags = [x for k, v in {**settings, **more}.items() for x in (configs.flag(k), configs.text(v))]
+    return [sys.executable, str(ROOT / "train.py"), *flags]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_signals(settings, undisturbed, tmp_path, number, code):
+    """A signal in the middle of training: saved (or, for SIGKILL, as last saved), and resumed to the same bits."""
+    line = command({k: v for k, v in settings.items()}, **FULL) + ["--resume"]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONUNBUFFERED="1"))
+    for said in process.stderr:
+        if said.startswith("epoch   1"):
+            break
+    process.send_signal(number)
+    process.stderr.read()
+    assert process.wait(60) == code or process.returncode == 0  # 0: it was through before the signal came
+    assert subprocess.run(line, capture_output=True).returncode == 0
+    folder = tmp_path / "runs" / "run"
+    assert_same_state(folder / "last.pt", undisturbed / "last.pt")
+    assert results(folder) == results(undisturbed)
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), runs.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+# the command -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args, code, said", [
+    (["--lr", "-1"], 2, "--lr takes a number from"),
+    (["--data", "/nowhere"], 1, "/nowhere: no such folder"),
+    (["--device", "cuda"], 2, "--device cuda"),
+    (["--model", "resnet19"], 1, "resnet19"),
+    (["-c", "/nowhere.json"], 2, "/nowhere.json"),
+])
+def test_bad_input_is_one_line_and_an_exit_code(settings, args, code, said, capsys):
+    if "cuda" in args and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    flags = command(settings)[2:]
+    try:
+        got = train.main(flags + args)
+    except SystemExit as e:
+        got = e.code
+    err = capsys.readouterr().err
+    assert got == code and said in err and err.startswith("train.py: ") and err.count("\n") == 1
+
+
+def test_a_diverging_run_says_where_and_what_to_try(settings, capsys):
+    assert train.main(command({**settings, "lr": 100, "opt": "sgd", "schedule": "constant", "epochs": 30})[2:]) == 1
+    assert "the loss is not finite at epoch" in capsys.readouterr().err
+
+
+def test_bad_pictures_are_refused_and_with_skip_bad_listed(settings, pictures, tmp_path, capsys):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(pictures, root)
+    (root / "train" / "red" / "torn.png").write_bytes((root / "train" / "red" / "0.png").read_bytes()[:500])
+    settings["data"] = str(root)
+    assert train.main(command(settings)[2:]) == 1
+    said = capsys.readouterr().err
+    assert "torn.png" in said and "--skip-bad" in said and not (tmp_path / "runs").exists()
+    assert train.main(command(settings)[2:] + ["--skip-bad"]) == 0
+    folder = tmp_path / "runs" / "run"
+    assert "train/red/torn.png,red,bad" in (folder / "split.csv").read_text()
+    assert "torn.png" in (folder / "train.log").read_text()
