@@ -6,10 +6,14 @@ turning one method on leaves the others' draws alone and two settings can be com
 """
 
 import math
+import os
+import sys
 import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import augment
 import mixup
@@ -80,7 +84,8 @@ def learning_rates(epoch, count, *, epochs, lr, schedule, warmup):
     at = epoch + (np.arange(count) + 0.5) / count  # in epochs
     done = at / epochs
     if schedule == "onecycle":
-        rise, fall = 0.5 - 0.5 * np.cos(np.pi * np.clip(done / 0.3, 0, 1)), 0.5 + 0.5 * np.cos(np.pi * np.clip((done - 0.3) / 0.7, 0, 1))
+        rise = 0.5 - 0.5 * np.cos(np.pi * np.clip(done / 0.3, 0, 1))
+        fall = 0.5 + 0.5 * np.cos(np.pi * np.clip((done - 0.3) / 0.7, 0, 1))
         factor = np.where(done < 0.3, 1 / 25 + (1 - 1 / 25) * rise, 4e-6 + (1 - 4e-6) * fall)
     else:
         after = np.clip((at - warmup) / max(epochs - warmup, 1e-9), 0, 1)
@@ -150,3 +155,114 @@ def evaluation(rows, *, size, store_size, batch_size, views="centre"):
             plans.append(Plan(index, index, np.ones(index.shape, np.float32), none, geo, geo, col, col, none,
                               np.zeros((count, 1), np.float32), np.zeros(count, np.int64)))
     return plans
+
+
+def lines(plan, t, classes, labels, *, size, store_size):
+    """Step t as text: a title, a header and a line a row. scale: share of the Store's area that the view shows."""
+    names = [cut(name, 24, len) for name in classes]
+    width = max(map(len, names))
+    yield f"batch {t + 1} of {len(plan.index)}, learning rate {plan.scalars[t, 0]:.4g}"
+    yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
+    for b, row in enumerate(plan.index[t]):
+        mixes, linear = plan.lam[t, b] < 1, plan.geo[t, b, :, :2].astype(float)
+        yield (f"{row:8}  {names[labels[row]]:{width}}  {names[labels[plan.partner[t, b]]] if mixes else '-':{width}}  "
+               f"{plan.lam[t, b]:.3f}  {span(plan.box[t, b]):17}  {'yes' if np.linalg.det(linear) < 0 else '-':6}  "
+               f"{abs(np.linalg.det(linear)) * (size / store_size) ** 2:5.2f}  {span(plan.erase[t, b])}")
+
+
+def span(box):
+    """A box [4] as 'y0:y1, x0:x1', '-' if it is empty."""
+    y0, x0, y1, x1 = box
+    return f"{y0}:{y1}, {x0}:{x1}" if y0 < y1 and x0 < x1 else "-"
+
+
+def cut(name, room, measure):
+    """`name`, its end replaced by an ellipsis where `measure` of it passes `room`."""
+    if measure(name) <= room:
+        return name
+    return next(short for n in range(len(name), -1, -1) if measure(short := name[:n].rstrip() + "…") <= room or n == 0)
+
+
+def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
+    """The first `count` steps as a Pillow image: every row as the network sees it, normalisation undone, 8 a line; under each its
+    lambda, its class and, where it mixes, its partner's."""
+    import matplotlib  # for a font that has the accents of class names: Pillow's own has none
+    from PIL import Image, ImageDraw, ImageFont
+
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    small, large = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11), ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
+    ink, faint, own, other = "#24292f", "#6e7781", "#0969da", "#e16f24"
+    side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by whole numbers, so that pixels show
+    cell, columns, edge, head, foot = max(side, 112) + 12, 8, 18, 40, 62
+    batch_size = plan.index.shape[1]
+    high = head + math.ceil(batch_size / columns) * (side + foot)
+    sheet = Image.new("RGB", (2 * edge + columns * cell - 12, edge + count * high), "white")
+    pen, mean, std = ImageDraw.Draw(sheet), torch.tensor(mean), torch.tensor(std)
+    for t in range(count):
+        row = Plan(*(torch.from_numpy(np.array(table[t])) for table in plan))
+        x = augment.batch(pixels, row, size=size, mean=mean, std=std, border=border)
+        seen = (x.permute(0, 2, 3, 1) * std + mean).mul(255).round().clamp(0, 255).byte().numpy()
+        pen.text((edge, t * high + edge), f"batch {t + 1} of {len(plan.index)}", ink, large)
+        mixing = int((plan.lam[t] < 1).sum())
+        pen.text((sheet.width - edge, t * high + edge + 2), f"{mixing} of {batch_size} mix", faint, small, anchor="ra")
+        for b in range(batch_size):
+            left, top = edge + b % columns * cell, t * high + edge + head - 14 + b // columns * (side + foot)
+            sheet.paste(Image.fromarray(seen[b]).resize((side, side), Image.Resampling.NEAREST if side >= size else Image.Resampling.BOX),
+                        (left, top))
+            lam, room = float(plan.lam[t, b]), cell - 12
+            bar, y = room - 44, top + side + 6
+            pen.rectangle((left, y + 4, left + bar, y + 8), other)
+            if lam > 0:
+                pen.rectangle((left, y + 4, left + round(bar * lam), y + 8), own)
+            pen.text((left + room, y), f"λ {lam:.2f}", ink, small, anchor="ra")
+            pen.text((left, y + 15), cut(classes[labels[plan.index[t, b]]], room, small.getlength), own, small)
+            if lam < 1:
+                pen.text((left, y + 29), cut("+ " + classes[labels[plan.partner[t, b]]], room, small.getlength), other, small)
+    return sheet
+
+
+def main(args=None):
+    import config as configs
+    import data
+    import store as stores
+    import synthetic
+
+    def positive(text):
+        if int(text) < 1:
+            raise ValueError
+        return int(text)
+
+    parser = configs.Parser(prog="plan.py", description="Prints the first batches of a training as they are drawn, and draws them.")
+    parser.add_argument("--show", type=positive, default=3, metavar="N", help="batches of the first epoch (default 3)")
+    parser.add_argument("-o", "--output", default="plan.png", metavar="FILE", help="PNG to write (default plan.png)")
+    configs.add_flags(parser)
+    space = parser.parse_args(args)
+    try:
+        config = configs.from_args(space)
+        pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
+        pixels, labels, classes = pictures.store.pixels, pictures.listing.labels, pictures.listing.classes
+        view = dict(size=pictures.size, store_size=pixels.shape[1])
+        plan = draw(labels, pictures.store.means, pictures.train, pictures.counts, epoch=0, **view, **config.pick(draw))
+        count = min(space.show, len(plan.index))
+        montage(plan, count, torch.from_numpy(pixels), classes, labels, size=pictures.size, mean=pictures.mean, std=pictures.std,
+                border="constant" if config.pad else "reflect").save(space.output, "PNG")
+        for note in pictures.notes:
+            print(note, file=sys.stderr)
+        for t in range(count):
+            print(*lines(plan, t, classes, labels, **view), "", sep="\n")
+        sys.stdout.flush()
+        print(f"drawn in {space.output}. Next: python train.py with the same settings", file=sys.stderr)
+    except configs.ConfigError as e:
+        print(f"plan.py: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (data.DataError, stores.StoreError, synthetic.SyntheticError, OSError) as e:
+        print(f"plan.py: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

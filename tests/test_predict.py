@@ -1,0 +1,149 @@
+"""predict.py as a user runs it: ids, order, header, ensembles, bad pictures, what is on stdout."""
+
+import csv
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import predict
+import train
+from config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def project(pictures, tmp_path_factory):
+    """Two runs that know the three colours."""
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        train.train(Config(data=str(pictures), width=0.125, img_size=32, epochs=12, batch_size=8, threads=1, device="cpu", lr=3e-3,
+                           project=str(folder), name=f"s{seed}", seed=seed))
+    return folder
+
+
+def predicted(capsys, *args):
+    code = predict.main([str(a) for a in args])
+    out, err = capsys.readouterr()
+    return code, list(csv.reader(io.StringIO(out))), err
+
+
+def test_ids_and_labels(project, pictures, capsys):
+    code, rows, err = predicted(capsys, "--project", project)
+    assert code == 0 and rows[0] == ["id", "label"] and [r[0] for r in rows[1:]] == [f"{i:03d}" for i in range(7)]
+    assert [r[1] for r in rows[1:]] == (pictures / "truth.txt").read_text().split()
+    assert "s1" in err  # the newest run, said
+
+
+def test_the_newest_run_is_taken(project, capsys):
+    os.utime(project / "s0" / "best.pt", (time.time() + 9, time.time() + 9))
+    assert predict.newest(project) == project / "s0"
+    os.utime(project / "s0" / "best.pt", (1, 1))
+    assert predict.newest(project) == project / "s1"
+
+
+def test_a_sample_keeps_header_order_and_ids(project, pictures, tmp_path, capsys):
+    sample = tmp_path / "sample.csv"
+    sample.write_text("Id,Artist\n006,x\n000,x\n002,x\n")
+    code, rows, err = predicted(capsys, "--project", project, "--sample-submission", sample)
+    truth = (pictures / "truth.txt").read_text().split()
+    assert code == 0 and rows == [["Id", "Artist"], *[[f"{i:03d}", truth[i]] for i in (6, 0, 2)]]
+    assert "3 of 7" in err
+
+
+def test_a_sample_beside_the_data_is_found(project, pictures, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    (root / "sample_submission.csv").write_text("key,painter\n" + "".join(f"{i:03d},x\n" for i in reversed(range(7))))
+    _, rows, _ = predicted(capsys, "--project", project, "--data", root)
+    assert rows[0] == ["key", "painter"] and rows[1][0] == "006"
+
+
+@pytest.mark.parametrize("text, said", [("id,label\n009,x\n", "line 2: id '009' is not among"), ("id,label\n001,x\n001,x\n", "stands twice")])
+def test_a_sample_that_does_not_fit_is_refused(project, tmp_path, capsys, text, said):
+    (tmp_path / "s.csv").write_text(text)
+    code, rows, err = predicted(capsys, "--project", project, "--sample-submission", tmp_path / "s.csv")
+    assert code == 1 and not rows and said in err
+
+
+def probs(capsys, *args):
+    code, rows, _ = predicted(capsys, "--probs", *args)
+    assert code == 0 and rows[0] == ["id", "blue", "green", "red"]
+    return np.array([r[1:] for r in rows[1:]], float)
+
+
+def test_probabilities_ensemble_and_tta(project, capsys):
+    a, b = (probs(capsys, "--run", project / n) for n in ("s0", "s1"))
+    np.testing.assert_allclose(a.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(probs(capsys, "--run", project / "s0", project / "s1"), (a + b) / 2, atol=1e-5)
+    assert not np.allclose(a, b, atol=1e-3)
+    flipped = probs(capsys, "--run", project / "s0", "--tta", "flip")
+    crops = probs(capsys, "--run", project / "s0", "--tta", "crops")
+    assert np.abs(flipped - a).max() > 1e-6 and np.abs(crops - flipped).max() > 1e-6
+    np.testing.assert_allclose(crops.sum(1), 1, atol=1e-5)
+
+
+def test_tta_flip_is_the_mean_of_the_picture_and_its_mirror_image(project, pictures, tmp_path, capsys):
+    from PIL import Image, ImageOps
+
+    (tmp_path / "m").mkdir()
+    for path in sorted((pictures / "test").glob("*.png")):
+        ImageOps.mirror(Image.open(path)).save(tmp_path / "m" / path.name)
+    a = probs(capsys, "--run", project / "s0")
+    b = probs(capsys, "--run", project / "s0", "--test", tmp_path / "m")
+    np.testing.assert_allclose(probs(capsys, "--run", project / "s0", "--tta", "flip"), (a + b) / 2, atol=0.02)  # bf16
+
+
+def test_a_bad_picture_keeps_its_row(project, pictures, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    (root / "test" / "003.png").write_bytes(b"not a picture")
+    code, rows, err = predicted(capsys, "--project", project, "--data", root, "--probs")
+    assert code == 0 and len(rows) == 8 and "003.png" in err and "warning" in err
+    prior = np.array([10, 6, 3]) / 19  # what is left of 12, 8 and 4 to train on after 20% for validation
+    np.testing.assert_allclose(np.array(rows[4][1:], float), prior, atol=0.06)
+
+
+def test_output_file_is_all_or_nothing(project, tmp_path, capsys):
+    out = tmp_path / "s.csv"
+    code, rows, _ = predicted(capsys, "--project", project, "-o", out)
+    assert code == 0 and not rows and out.read_text().startswith("id,label\n000,")
+    code, _, err = predicted(capsys, "--project", project, "-o", tmp_path / "no" / "s.csv")
+    assert code == 1 and "No such file" in err and not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("args, code, said", [(["--project", "/nowhere"], 1, "train one"), (["--run", "/nowhere"], 1, "no best.pt"),
+                                              (["--tta", "some"], 2, "invalid choice"), (["--data", "/nowhere"], 1, "no such folder")])
+def test_bad_input_is_one_line(project, args, code, said, capsys):
+    if args[0] == "--data":
+        args = ["--project", str(project), *args]
+    try:
+        got = predict.main(args)
+    except SystemExit as e:
+        got = e.code
+    out, err = capsys.readouterr()
+    assert got == code and said in err and not out
+
+
+def test_runs_of_other_classes_are_not_averaged(project, pictures, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    (root / "train" / "red").rename(root / "train" / "rot")
+    train.train(Config(data=str(root), width=0.125, img_size=32, epochs=1, threads=1, device="cpu", project=str(tmp_path)))
+    code, rows, err = predicted(capsys, "--run", project / "s0", tmp_path / "run")
+    assert code == 1 and not rows and "other classes" in err
+
+
+def test_stdout_is_csv_only_and_a_closed_pipe_is_quiet(project):
+    line = [sys.executable, ROOT / "predict.py", "--project", project]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0 and len(list(csv.reader(io.StringIO(done.stdout)))) == 8 and "Traceback" not in done.stderr
+    cut = subprocess.run(f"{sys.executable} {ROOT}/predict.py --project {project} | true", shell=True, capture_output=True, text=True)
+    assert "Traceback" not in cut.stderr and "BrokenPipe" not in cut.stderr
