@@ -54,7 +54,7 @@ class Config:
 
     epochs: int = knob(100, "training", "length of the schedule", low=1, high=100_000)
     until: int = knob(0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000, keyed=False)
-    batch_size: int = knob(32, "training", "pictures a step", low=1, high=65_536, names=("-b", "--batch"))
+    batch_size: int = knob(32, "training", "pictures a step; batch norm needs two", low=2, high=65_536, names=("-b", "--batch"))
     opt: str = knob("adamw", "training", "optimizer", choices=("adamw", "sgd"))
     lr: float = knob(1e-3, "training", "peak learning rate", low=1e-8, high=100)
     weight_decay: float = knob(1e-4, "training", "decay of weights, not of norms and biases", low=0, high=10, names=("--wd",))

@@ -1,7 +1,8 @@
-"""The loss in plain PyTorch: focal cross-entropy with label smoothing, class weights, a prior, margins and two targets a row.
+"""The loss in plain PyTorch: focal cross-entropy with smoothing, class weights, a prior, margins and two targets a row.
 
-What a method changes is a row of a small table that lives beside the logits, so a schedule or a new trial changes numbers,
-never code. Reduces nothing (the caller takes the mean), draws nothing, and keeps nothing for backward but its own inputs.
+What a method changes is a row of a small table that lives beside the logits, so a schedule or a new trial changes
+numbers, never code. Reduces nothing (the caller takes the mean), draws nothing, and keeps nothing for backward but its
+own inputs.
 """
 
 import torch
@@ -18,10 +19,10 @@ def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, 
     """The float32 [5, C] table that `loss` reads, on the CPU.
 
     counts [C]: how often each class is drawn in training (floats welcome), floored at 1/2 so that an absent class has a
-    prior and a weight. ls: label smoothing in [0, 1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha:
-    the plain factor in front, folded into the weights. weights: inverse class frequency, scaled so that the mean weight of a
-    drawn row is 1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020).
-    margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises LossError."""
+    prior and a weight. ls: label smoothing in [0, 1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017);
+    alpha: the plain factor in front, folded into the weights. weights: inverse class frequency, scaled so that the mean
+    weight of a drawn row is 1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1,
+    Ren et al. 2020). margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises LossError."""
     counts = torch.as_tensor(counts, dtype=torch.float64)
     if counts.ndim != 1 or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < float("inf"):
         raise LossError(f"counts must be one non-negative number a class, not all zero; got {counts.tolist()}")
@@ -47,20 +48,21 @@ def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, 
 def loss(logits, a, b, lam, table):
     """Per-row losses, float32 [B]: lam * w_a * l(logits; a) + (1 - lam) * w_b * l(logits; b), where
 
-        l(z; t) = - sum_k [(1 - eps_t) 1{k = t} + eps_t / C] (1 - p_k)^gamma_t log p_k,    p = softmax(z + bias - margin_t e_t).
+        l(z; t) = - sum_k [(1 - eps_t) 1{k = t} + eps_t / C] (1 - p_k)^gamma_t log p_k,
+        p = softmax(z + bias - margin_t e_t).
 
-    logits [B, C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to their
-    dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5, C]: see `loss_table`. Gradients reach the
-    logits alone, and only once. A row with a logit that is not finite has a loss that is not finite."""
+    logits [B, C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to
+    their dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5, C]: see `loss_table`. Gradients
+    reach the logits alone, and only once. A row with a logit that is not finite has a loss that is not finite."""
     return _Loss.apply(logits, torch.stack((a, b)).long(), torch.stack((lam, 1 - lam)), table)
 
 
 def posterior_bias(table, sampled, counts, prior):
-    """What to add to the logits [C] of a network trained with `table` so that their softmax is the posterior under a prior.
+    """What to add to the logits [C] of a network trained with `table` so that their softmax is a posterior.
 
-    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes that
-    prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32 NumPy [C].
-    """
+    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes
+    that prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32
+    NumPy [C]."""
     seen = torch.as_tensor(sampled, dtype=torch.float64).clamp_min(0.5) * table[WEIGHT].double()
     wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(0.5)
     log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
@@ -71,7 +73,8 @@ def posterior_bias(table, sampled, counts, prior):
 class _Loss(torch.autograd.Function):
     """With f(p) = -(1 - p)^gamma log p and L = sum_k c_k f(p_k), the softmax's Jacobian p_k (1{j = k} - p_j) gives
 
-        dL/dz_j = c_j h_j (1 - p_j) - p_j sum_{k != j} c_k h_k,    h = p f'(p) = (1 - p)^gamma (gamma p log(p) / (1 - p) - 1).
+        dL/dz_j = c_j h_j (1 - p_j) - p_j sum_{k != j} c_k h_k,
+        h = p f'(p) = (1 - p)^gamma (gamma p log(p) / (1 - p) - 1).
 
     In this form no power is negative, so gamma < 1 needs no care as p -> 1, where p log(p) / (1 - p) -> -1."""
 
@@ -99,16 +102,16 @@ class _Loss(torch.autograd.Function):
 
 
 def _settings(logits, targets, lams, table):
-    """lam * weight, eps and gamma of both targets [2, B, 1] in the dtype of the arithmetic, and their index [2, B, 1]."""
+    """lam * weight, eps and gamma of both targets in the dtype of the arithmetic, and their index, each [2, B, 1]."""
     weight, eps, gamma = table.to(_wide(logits))[WEIGHT : MARGIN, targets, None]
     return lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None]
 
 
 def _softmax(logits, targets, table):
-    """The arg-max [n, B, 1], e = exp(z - z_max), the sum of the other e's, s = sum e and log p, each [n, B, C] but s [n, B, 1].
+    """The arg-max [n, B, 1]; e = exp(z - z_max) and the sum of the other e's [n, B, C]; s = sum e [n, B, 1]; log p.
 
-    n is 2 with margins, since then each target has a softmax of its own, else 1. On an accelerator it is always 2: looking
-    into the table would stop the device, and a captured graph would keep the answer."""
+    n is 2 with margins, since then each target has a softmax of its own, else 1. On an accelerator it is always 2:
+    looking into the table would stop the device, and a captured graph would keep the answer."""
     table = table.to(_wide(logits))
     z, shift = logits.to(table.dtype)[None], table[BIAS].expand(1, *logits.shape)
     if table.device.type != "cpu" or bool(table[MARGIN].any()):
@@ -124,7 +127,7 @@ def _softmax(logits, targets, table):
 
 
 def _sum_of_others(x, top):
-    """sum_{j != k} x_j [n, B, C]. At the arg-max it is summed without x_top, which would swamp the rest of a confident row."""
+    """sum_{j != k} x_j [n, B, C]; at the arg-max without x_top, which would swamp the rest of a confident row."""
     rest = x.scatter(2, top, 0.0).sum(2, keepdim=True)
     return (rest + x.gather(2, top) - x).scatter_(2, top, rest)
 

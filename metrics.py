@@ -1,7 +1,7 @@
 """How good a classifier is: numpy in float64, over the whole set at once, never averaged over batches.
 
-`targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]; scores are fractions, not per cent.
-Every score refuses an empty set. Nothing here chooses, fits or prints.
+`targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]; scores are fractions, not per
+cent. Every score refuses an empty set. Nothing here chooses, fits or prints.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def confusion(targets, predicted, classes):
 
 
 def per_class(targets, predicted, classes):
-    """A dict of float64 [classes]: precision, recall, f1 (0 where undefined) and support (how many rows are of the class)."""
+    """A dict of float64 [classes]: precision, recall, f1 (0 where undefined) and support (rows of the class)."""
     targets, predicted = _labels(targets, predicted, classes)
     counted = (targets[targets == predicted], targets, predicted)
     hits, support, named = (np.bincount(labels, minlength=classes) for labels in counted)
@@ -51,12 +51,13 @@ def worst(targets, predicted, classes):
 
 
 def groups(targets, predicted, train_counts, many=100, few=20):
-    """Accuracy of the rows whose class is head (more than `many` training pictures), medium, or tail (fewer than `few`), the
-    split of Liu et al. 2019 (OLTR). nan for a group that has no row."""
+    """Accuracy of the rows whose class is head (more than `many` training pictures), medium, or tail (fewer than
+    `few`), the split of Liu et al. 2019 (OLTR). nan for a group that has no row."""
     targets, predicted = _labels(targets, predicted, len(train_counts))
     n = np.asarray(train_counts)[targets]
     rows = {"head": n > many, "medium": (n >= few) & (n <= many), "tail": n < few}
-    return {name: float((targets == predicted)[mask].mean()) if mask.any() else float("nan") for name, mask in rows.items()}
+    right = targets == predicted
+    return {name: float(right[mask].mean()) if mask.any() else float("nan") for name, mask in rows.items()}
 
 
 def nll(logits, targets):
@@ -73,15 +74,15 @@ def brier(probs, targets):
 
 
 def ece(probs, targets, bins=15):
-    """Expected calibration error of the top class (Guo et al. 2017): `bins` equal-width bins, each closed on the left, the
-    last on both sides, so that confidence 1.0 lies in the last bin."""
+    """Expected calibration error of the top class (Guo et al. 2017): `bins` equal-width bins, each closed on the left,
+    the last on both sides, so that confidence 1.0 lies in the last bin."""
     confidence, hits = _top(probs, targets)
     return _gap(np.minimum((confidence * bins).astype(np.int64), bins - 1), confidence, hits, bins)
 
 
 def adaptive_ece(probs, targets, bins=15):
-    """ECE of the top class over `bins` bins of equally many rows, sizes differing by one at most (AdaECE, Mukhoti et al. 2020;
-    Nixon et al. 2019 apply the scheme to every class). Rows of equal confidence are parted in their order."""
+    """ECE of the top class over `bins` bins of equally many rows, sizes differing by one at most (AdaECE, Mukhoti et
+    al. 2020; Nixon et al. 2019 apply the scheme to every class). Rows of equal confidence are parted in their order."""
     confidence, hits = _top(probs, targets)
     order = np.argsort(confidence, kind="stable")
     bin_of = np.empty(len(order), np.int64)
@@ -90,8 +91,8 @@ def adaptive_ece(probs, targets, bins=15):
 
 
 def classwise_ece(probs, targets, bins=15):
-    """Mean over classes of the ECE of "is it class c?" at p_c, with the bins of `ece`: class-wise ECE of Kull et al. 2019, which
-    is the static calibration error of Nixon et al. 2019."""
+    """Mean over classes of the ECE of "is it class c?" at p_c, with the bins of `ece`: class-wise ECE of Kull et al.
+    2019, which is the static calibration error of Nixon et al. 2019."""
     probs, targets = _probs(probs, targets)
     classes = probs.shape[1]
     bin_of = np.minimum((probs * bins).astype(np.int64), bins - 1) + np.arange(classes) * bins
@@ -102,11 +103,11 @@ def classwise_ece(probs, targets, bins=15):
 def bootstrap(metric, targets, outputs, n=1000, seed=0, level=0.95):
     """Percentile interval (low, high) of `metric(targets, outputs)` over `n` resamples of the rows (Efron 1979).
 
-    outputs: predicted [N] or probs [N, C], whatever `metric` takes. The same seed draws the same rows, so two classifiers' scores
-    are resampled alike."""
+    outputs: predicted [N] or probs [N, C], whatever `metric` takes. The same seed draws the same rows, so two
+    classifiers' scores are resampled alike."""
     targets, outputs = np.asarray(targets), np.asarray(outputs)
     if not len(targets) == len(outputs) > 0:
-        raise MetricError(f"{len(targets)} targets and {len(outputs)} outputs; they must be equally many and more than none")
+        raise MetricError(f"{len(targets)} targets and {len(outputs)} outputs; must be equally many and more than none")
     rng = np.random.default_rng(seed)
     draws = (rng.integers(len(targets), size=len(targets)) for _ in range(n))
     scores = [metric(targets[rows], outputs[rows]) for rows in draws]
@@ -115,7 +116,7 @@ def bootstrap(metric, targets, outputs, n=1000, seed=0, level=0.95):
 
 
 def evaluate(logits, targets, train_counts):
-    """Every scalar metric of logits [N, C] as a dict of floats; train_counts [C] sorts the classes into head, medium, tail."""
+    """Every scalar metric of logits [N, C] as a dict of floats; train_counts [C] say which classes are head or tail."""
     logits, targets = _rows(logits, targets)
     classes = logits.shape[1]
     if len(train_counts) != classes:

@@ -1,12 +1,13 @@
-"""Networks by name: ResNet-18 with torchvision's parameter names, the CIFAR ResNet-32, any other `torchvision.models` name.
+"""Networks by name: ResNet-18 with torchvision's parameter names, the CIFAR ResNet-32, and any of `torchvision.models`.
 
-Every dropout is a hash of (key, layer, row, unit): the train step writes the model's `key` before each forward, and nothing
-here draws from a global generator after initialisation. Nothing is ever downloaded.
+Every dropout is a hash of (key, layer, row, unit): the train step writes the model's `key` before each forward, and
+nothing here draws from a global generator after initialisation. Nothing is ever downloaded.
 """
 
 import difflib
 import hashlib
 import math
+import textwrap
 from pathlib import Path
 
 import torch
@@ -18,15 +19,18 @@ class ModelError(ValueError):
     """A network that cannot be built as asked."""
 
 
-def build(name="resnet18", classes=1000, *, width=1.0, stem="imagenet", stem_kernel=None, dropout=0.0, pretrained=False):
+def build(
+    name="resnet18", classes=1000, *, width=1.0, stem="imagenet", stem_kernel=None, dropout=0.0, pretrained=False
+):
     """A network that maps float [B, 3, H, W] to logits [B, classes], on the CPU, in train mode, freshly initialised.
 
-    name: resnet18 (He et al. 2016), resnet32 (the 16-32-64 network for CIFAR, ibid. section 4.2) or any classification network
-    of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to multiples of 8.
-    stem: imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar (3x3, stride 1, no pool). dropout:
-    share of units zeroed before the last layer. pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the
-    last layer is then fresh unless there are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every
-    dropout of the next forward. Raises ModelError."""
+    name: resnet18 (He et al. 2016), resnet32 (the 16-32-64 network for CIFAR, ibid. section 4.2) or any classification
+    network of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to
+    multiples of 8. stem: of resnet18, imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar
+    (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
+    pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
+    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward. Raises
+    ModelError."""
     if classes < 1:
         raise ModelError(f"classes must be at least 1; got {classes}")
     if not 0 <= dropout < 1:
@@ -44,9 +48,10 @@ def build(name="resnet18", classes=1000, *, width=1.0, stem="imagenet", stem_ker
 class Dropout(nn.Module):
     """Zeroes each unit with probability p and scales the rest by 1 / (1 - p); the identity in eval mode.
 
-    A unit of row i stays when a hash of (key, layer, i, unit), read as a fraction of 2^32, is at least p. `share` says what
-    falls together: "unit", "row" (all units of a row: stochastic depth, Huang et al. 2016) or "batch" (everything).
-    `build` sets `layer` and `owner`, the model whose `key` is read: a buffer here would become a copy at `.to(device)`."""
+    A unit of row i stays when a hash of (key, layer, i, unit), read as a fraction of 2^32, is at least p. `share` says
+    what falls together: "unit", "row" (all units of a row: stochastic depth, Huang et al. 2016) or "batch"
+    (everything). `build` sets `layer` and `owner`, the model whose `key` is read: a buffer here would become a copy at
+    `.to(device)`."""
 
     def __init__(self, p, share="unit"):
         super().__init__()
@@ -65,8 +70,8 @@ class Dropout(nn.Module):
 
 
 def _hash(key, layer, rows, units):
-    """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014) mixes its
-    state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
+    """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
+    mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
     state = _mix(_mix(key) + layer)
     state = _mix(state + torch.arange(rows, device=key.device))
     state = _mix(state[:, None] + torch.arange(units, device=key.device))
@@ -87,7 +92,7 @@ def _shift(x, n):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: projected (option B) or, with `pad`, subsampled and zero-padded (option A)."""
+    """Two 3x3 convolutions and a shortcut: projected (option B) or, with `pad`, cut and zero-padded (option A)."""
 
     def __init__(self, inputs, outputs, stride, pad):
         super().__init__()
@@ -100,7 +105,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = project  # made first and registered last: torchvision's order, so that one seed gives equal weights
+        self.downsample = project  # drawn first, registered last, as in torchvision: one seed gives equal weights
 
     def forward(self, x):
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -114,7 +119,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, stages of `depth` basic blocks of the given channels (the first stage at stride 1), mean, dropout, linear head."""
+    """A stem, stages of `depth` basic blocks each (the first at stride 1), mean, dropout, linear head."""
 
     def __init__(self, classes, channels, depth, kernel, *, reduce, pad, dropout):
         super().__init__()
@@ -142,8 +147,8 @@ class ResNet(nn.Module):
 def _ours(name, classes, width, stem, stem_kernel, dropout, pretrained):
     if stem not in ("imagenet", "cifar"):
         raise ModelError(f"stem must be imagenet or cifar; got {stem!r}")
-    if width <= 0:
-        raise ModelError(f"width must be above 0; got {width}")
+    if not 0 < width < math.inf:
+        raise ModelError(f"width must be above 0 and finite; got {width}")
     reduce = stem == "imagenet" and name == "resnet18"
     kernels = (3, 5, 7) if reduce else (3,)
     kernel = kernels[-1] if stem_kernel is None else stem_kernel
@@ -169,8 +174,9 @@ def _torchvision(name, classes, width, stem, stem_kernel, dropout, pretrained):
     if name not in names:
         near = difflib.get_close_matches(name, ["resnet32", *names], 3, 0)
         raise ModelError(f"there is no model {name!r}; the nearest names are {', '.join(near)}")
-    for option, asked in (("width", width != 1), ("stem", stem != "imagenet"), ("stem_kernel", stem_kernel is not None)):
-        if asked:
+    asked = {"width": width != 1, "stem": stem != "imagenet", "stem_kernel": stem_kernel is not None}
+    for option in asked:
+        if asked[option]:
             raise ModelError(f"{option} is for resnet18 and resnet32; {name} is torchvision's own and has none")
     # The second heads of these two would make the training output a tuple.
     single = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
@@ -202,22 +208,23 @@ def _import_torchvision(name):
     try:
         import torchvision
     except (ImportError, RuntimeError, OSError) as error:
-        raise ModelError(f"{name} needs torchvision, which does not import here ({error}); install the build that belongs to "
-                         f"torch {torch.__version__}, or take resnet18 or resnet32, not pretrained") from error
+        raise ModelError(f"{name} needs torchvision, which does not import here ({textwrap.shorten(str(error), 300)}); "
+                         f"install the build that belongs to torch {torch.__version__}, or take resnet18 or resnet32, "
+                         "not pretrained") from error
     return torchvision
 
 
 def _cached(name, models):
-    """The file of torchvision's default weights; where it is missing or damaged, a ModelError that says how to get it."""
+    """The file of torchvision's default weights; missing or damaged, a ModelError that says how to get it."""
     url = models.get_model_weights(name).DEFAULT.url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    get = f"get it with: curl -L --create-dirs -o {path} {url}"
+    get = f"get it with: curl -L --create-dirs -o '{path}' {url}"
     if not path.is_file():
         raise ModelError(f"the pretrained weights of {name} are not in {path}; {get}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(path.stem.rpartition("-")[2]):
-        raise ModelError(f"the pretrained weights in {path} are damaged (the SHA-256 is not the one in the name); {get}")
+        raise ModelError(f"the pretrained weights in {path} are damaged (their SHA-256 is not that of the name); {get}")
     return path
 
 
@@ -231,4 +238,4 @@ def _adopt(model, state):
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"the pretrained weights do not fit the network: {error}") from error
+        raise ModelError(f"the pretrained weights do not fit: {textwrap.shorten(str(error), 300)}") from error

@@ -159,15 +159,15 @@ def evaluation(rows, *, size, store_size, batch_size, views="centre"):
 
 def lines(plan, t, classes, labels, *, size, store_size):
     """Step t as text: a title, a header and a line a row. scale: share of the Store's area that the view shows."""
-    names = [cut(name, 24, len) for name in classes]
+    names = [fitted(name, 24, len) for name in classes]
     width = max(map(len, names))
     yield f"batch {t + 1} of {len(plan.index)}, learning rate {plan.scalars[t, 0]:.4g}"
     yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
     for b, row in enumerate(plan.index[t]):
-        mixes, linear = plan.lam[t, b] < 1, plan.geo[t, b, :, :2].astype(float)
-        yield (f"{row:8}  {names[labels[row]]:{width}}  {names[labels[plan.partner[t, b]]] if mixes else '-':{width}}  "
-               f"{plan.lam[t, b]:.3f}  {span(plan.box[t, b]):17}  {'yes' if np.linalg.det(linear) < 0 else '-':6}  "
-               f"{abs(np.linalg.det(linear)) * (size / store_size) ** 2:5.2f}  {span(plan.erase[t, b])}")
+        partner = names[labels[plan.partner[t, b]]] if plan.lam[t, b] < 1 else "-"
+        zoom = np.linalg.det(plan.geo[t, b, :, :2].astype(float)) * (size / store_size) ** 2
+        yield (f"{row:8}  {names[labels[row]]:{width}}  {partner:{width}}  {plan.lam[t, b]:.3f}  "
+               f"{span(plan.box[t, b]):17}  {'yes' if zoom < 0 else '-':6}  {abs(zoom):5.2f}  {span(plan.erase[t, b])}")
 
 
 def span(box):
@@ -176,89 +176,99 @@ def span(box):
     return f"{y0}:{y1}, {x0}:{x1}" if y0 < y1 and x0 < x1 else "-"
 
 
-def cut(name, room, measure):
-    """`name`, its end replaced by an ellipsis where `measure` of it passes `room`."""
-    if measure(name) <= room:
-        return name
-    return next(short for n in range(len(name), -1, -1) if measure(short := name[:n].rstrip() + "…") <= room or n == 0)
+def fitted(name, room, measure):
+    """`name`, its end an ellipsis where `measure` of it passes `room`."""
+    short, end = name, len(name)
+    while measure(short) > room and end > 0:
+        end -= 1
+        short = name[:end].rstrip() + "…"
+    return short
 
 
 def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
-    """The first `count` steps as a Pillow image: every row as the network sees it, normalisation undone, 8 a line; under each its
-    lambda, its class and, where it mixes, its partner's."""
-    import matplotlib  # for a font that has the accents of class names: Pillow's own has none
+    """The first `count` steps as a Pillow image: each row as the network sees it, normalisation undone; under it lambda,
+    its class and, where it mixes, its partner's class. pixels: the Store, a NumPy array."""
+    import matplotlib  # for its font: Pillow's own has no accents and no Greek
     from PIL import Image, ImageDraw, ImageFont
 
     fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    small, large = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11), ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
-    ink, faint, own, other = "#24292f", "#6e7781", "#0969da", "#e16f24"
-    side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by whole numbers, so that pixels show
-    cell, columns, edge, head, foot = max(side, 112) + 12, 8, 18, 40, 62
-    batch_size = plan.index.shape[1]
+    small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11)
+    large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
+    ink, faint, own, other = "#24292f", "#8c959f", "#0969da", "#e16f24"
+    side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by a whole number: pixels stay square
+    columns, gap, edge, head, foot = 8, 12, 18, 44, 62
+    width, batch_size = max(side, 112), plan.index.shape[1]
     high = head + math.ceil(batch_size / columns) * (side + foot)
-    sheet = Image.new("RGB", (2 * edge + columns * cell - 12, edge + count * high), "white")
+    sheet = Image.new("RGB", (2 * edge + columns * (width + gap) - gap, edge + count * high), "white")
     pen, mean, std = ImageDraw.Draw(sheet), torch.tensor(mean), torch.tensor(std)
     for t in range(count):
-        row = Plan(*(torch.from_numpy(np.array(table[t])) for table in plan))
-        x = augment.batch(pixels, row, size=size, mean=mean, std=std, border=border)
+        step = Plan(*(table[t] for table in plan))
+        shown = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
+        step = step._replace(index=np.searchsorted(shown, step.index), partner=np.searchsorted(shown, step.partner))
+        row = Plan(*map(torch.as_tensor, step))
+        x = augment.batch(torch.from_numpy(pixels[shown]), row, size=size, mean=mean, std=std, border=border)
         seen = (x.permute(0, 2, 3, 1) * std + mean).mul(255).round().clamp(0, 255).byte().numpy()
-        pen.text((edge, t * high + edge), f"batch {t + 1} of {len(plan.index)}", ink, large)
-        mixing = int((plan.lam[t] < 1).sum())
-        pen.text((sheet.width - edge, t * high + edge + 2), f"{mixing} of {batch_size} mix", faint, small, anchor="ra")
-        for b in range(batch_size):
-            left, top = edge + b % columns * cell, t * high + edge + head - 14 + b // columns * (side + foot)
-            sheet.paste(Image.fromarray(seen[b]).resize((side, side), Image.Resampling.NEAREST if side >= size else Image.Resampling.BOX),
-                        (left, top))
-            lam, room = float(plan.lam[t, b]), cell - 12
-            bar, y = room - 44, top + side + 6
+        mixing = f"{(plan.lam[t] < 1).sum()} of {batch_size} mix"
+        pen.text((edge, edge + t * high), f"batch {t + 1} of {len(plan.index)}", ink, large)
+        pen.text((sheet.width - edge, edge + t * high + 2), mixing, faint, small, "ra")
+        for b, (tile, lam) in enumerate(zip(seen, plan.lam[t].tolist())):
+            left, top = edge + b % columns * (width + gap), t * high + head + b // columns * (side + foot)
+            sheet.paste(Image.fromarray(tile).resize((side, side), Image.Resampling.BOX), (left, top))
+            pen.rectangle((left - 1, top - 1, left + side, top + side), outline="#d0d7de")
+            bar, y = width - 44, top + side + 6
             pen.rectangle((left, y + 4, left + bar, y + 8), other)
             if lam > 0:
                 pen.rectangle((left, y + 4, left + round(bar * lam), y + 8), own)
-            pen.text((left + room, y), f"λ {lam:.2f}", ink, small, anchor="ra")
-            pen.text((left, y + 15), cut(classes[labels[plan.index[t, b]]], room, small.getlength), own, small)
+            pen.text((left + width, y), f"λ {lam:.2f}", ink if lam < 1 else faint, small, "ra")
+            a, partner = (classes[labels[rows[t, b]]] for rows in (plan.index, plan.partner))
+            pen.text((left, y + 15), fitted(a, width, small.getlength), own, small)
             if lam < 1:
-                pen.text((left, y + 29), cut("+ " + classes[labels[plan.partner[t, b]]], room, small.getlength), other, small)
+                pen.text((left, y + 29), fitted("+ " + partner, width, small.getlength), other, small)
     return sheet
+
+
+def show(config, count, output):
+    """Prints the first `count` steps of the training that `config` (a Config) asks for, and draws them to `output`."""
+    import data
+    import synthetic
+
+    pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
+    for note in pictures.notes:
+        print(note, file=sys.stderr)
+    pixels, labels, classes = pictures.store.pixels, pictures.listing.labels, pictures.listing.classes
+    view = dict(size=pictures.size, store_size=pixels.shape[1])
+    plan = draw(labels, pictures.store.means, pictures.train, pictures.counts, epoch=0, **view, **config.pick(draw))
+    count = min(count, len(plan.index))
+    sheet = montage(plan, count, pixels, classes, labels, size=pictures.size, mean=pictures.mean, std=pictures.std,
+                    border="constant" if config.pad else "reflect")
+    sheet.save(output, "PNG")
+    for t in range(count):
+        print(*lines(plan, t, classes, labels, **view), "", sep="\n", flush=True)
+    print(f"drawn in {output}. Next: python train.py with the same settings", file=sys.stderr)
 
 
 def main(args=None):
     import config as configs
-    import data
-    import store as stores
-    import synthetic
+    from data import DataError
+    from store import StoreError
+    from synthetic import SyntheticError
 
-    def positive(text):
-        if int(text) < 1:
-            raise ValueError
-        return int(text)
-
-    parser = configs.Parser(prog="plan.py", description="Prints the first batches of a training as they are drawn, and draws them.")
-    parser.add_argument("--show", type=positive, default=3, metavar="N", help="batches of the first epoch (default 3)")
-    parser.add_argument("-o", "--output", default="plan.png", metavar="FILE", help="PNG to write (default plan.png)")
+    parser = configs.Parser(prog="plan.py", description="Prints the first batches that a training would see, and draws them.")
+    parser.add_argument("--show", type=int, default=3, metavar="N", help="batches of the first epoch (default 3)")
+    parser.add_argument("-o", "--output", default="plan.png", metavar="FILE", help="the drawing, a PNG (default plan.png)")
     configs.add_flags(parser)
     space = parser.parse_args(args)
+    if space.show < 1:
+        parser.error(f"--show takes a whole number from 1, not {space.show}")
     try:
-        config = configs.from_args(space)
-        pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
-        pixels, labels, classes = pictures.store.pixels, pictures.listing.labels, pictures.listing.classes
-        view = dict(size=pictures.size, store_size=pixels.shape[1])
-        plan = draw(labels, pictures.store.means, pictures.train, pictures.counts, epoch=0, **view, **config.pick(draw))
-        count = min(space.show, len(plan.index))
-        montage(plan, count, torch.from_numpy(pixels), classes, labels, size=pictures.size, mean=pictures.mean, std=pictures.std,
-                border="constant" if config.pad else "reflect").save(space.output, "PNG")
-        for note in pictures.notes:
-            print(note, file=sys.stderr)
-        for t in range(count):
-            print(*lines(plan, t, classes, labels, **view), "", sep="\n")
-        sys.stdout.flush()
-        print(f"drawn in {space.output}. Next: python train.py with the same settings", file=sys.stderr)
+        show(configs.from_args(space), space.show, space.output)
     except configs.ConfigError as e:
         print(f"plan.py: {e}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (data.DataError, stores.StoreError, synthetic.SyntheticError, OSError) as e:
+    except (DataError, StoreError, SyntheticError, OSError) as e:
         print(f"plan.py: {e}", file=sys.stderr)
         return 1
     return 0

@@ -126,8 +126,12 @@ class Run:
 
     def save(self, name, value):
         """torch.save of plain tensors and dicts, all or nothing."""
-        with self.replacing(name) as path:
-            torch.save(value, path)
+        try:
+            with self.replacing(name) as path:
+                torch.save(value, path)
+        except (OSError, RuntimeError) as e:  # torch reports a full disk as a RuntimeError of several lines
+            raise RunError(f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? Make room, then "
+                           "--resume") from e
 
     def load(self, name):
         """What `save` wrote, on the CPU; None if there is none."""

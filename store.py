@@ -21,32 +21,16 @@ import sys
 import threading
 import time
 import uuid
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-RECIPE = 1  # raise it whenever decode() would give other pixels: older caches then stay unread
-RESIZES = ("squash", "crop", "pad")
-MAX_PIXELS = 89_478_485  # Pillow's own line between a photograph and a decompression bomb
-# Those that start with a signature, need no other program (EPS does) and notice when they are cut (JPEG 2000 does not).
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# Pillow is content without these endings; a file that lacks its own was cut, be it after the last pixel.
-ENDINGS = {"PNG": (b"IEND\xaeB`\x82", None), "GIF": (b"\0;", 1024)}
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}
-# Failures of the machine, not of the picture: to cache them as a bad picture would outlive them.
-MACHINE = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT)
+from picture import MACHINE, RECIPE, RESIZES, PictureError, decode, dimensions  # noqa: F401  (ours to hand on)
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CHUNK = 32  # pictures handed to a worker at a time
-
-
-class PictureError(ValueError):
-    """One picture cannot be used; the message is the reason alone, without the file's name."""
 
 
 class StoreError(RuntimeError):
@@ -97,93 +81,6 @@ def load(files: list[Path], size: int, resize: str = "squash", cache: Path | Non
         what = f"no room for {len(files) * size * size * 3 / 2**30:.2f} GiB" if error.errno in FULL else str(error)
         raise StoreError(f"cannot keep decoded pictures in {cache}: {what}; $LONGTAIL_CACHE names another folder"
                          ) from error
-
-
-def decode(path: Path, size: int, resize: str = "squash") -> np.ndarray:
-    """One picture as uint8 [S, S, 3]; PictureError says what is wrong with it.
-
-    Upright by its EXIF orientation, first frame, transparency over white, 16-bit grey by its high byte, colour profiles
-    ignored. Then Pillow's antialiased bilinear filter, which torchvision's Resize is too: `squash` both sides to S,
-    `crop` the central square to S, `pad` the long side to S and black around.
-    """
-    with _opened(path) as image:
-        image.draft(None, (2 * size, 2 * size))  # JPEG only: its inverse DCT halves, never below twice S
-        return np.asarray(_resized(_rgb(image), size, resize))
-
-
-def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
-    """(width, height) of each upright picture by its header alone; None where the header is bad."""
-    found = []
-    for path in files:
-        try:
-            with _opened(path) as image:
-                swap = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5  # Pillow turns a TIFF's itself
-                found.append(image.size[::-1] if swap else image.size)
-        except PictureError:
-            found.append(None)
-    return found
-
-
-@contextlib.contextmanager
-def _opened(path: Path):
-    """A Pillow image with a sane header; whatever goes wrong in the caller's block is a PictureError too."""
-    try:
-        mode = os.stat(path).st_mode  # before opening: open() on a FIFO never returns
-        if not stat.S_ISREG(mode):
-            raise PictureError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters raises; the rest is chatter about metadata
-            with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels: shrink it")
-                yield image
-    except PictureError:
-        raise
-    except FileNotFoundError:
-        raise PictureError("a dangling link" if os.path.islink(path) else "no such file") from None
-    except UnidentifiedImageError:
-        raise PictureError("not a picture" if os.path.getsize(path) else "an empty file") from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        if isinstance(error, OSError) and error.errno in MACHINE:
-            raise
-        raise PictureError(" ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())) from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    if image.format in ENDINGS:
-        mark, within = ENDINGS[image.format]
-        with open(image.filename, "rb") as file:
-            file.seek(-min(within or sys.maxsize, os.path.getsize(image.filename)), os.SEEK_END)
-            if mark not in file.read():
-                raise PictureError("image file is truncated: its end mark is missing")
-    turn = TURNS.get(image.getexif().get(0x0112))  # after load(), which turns a TIFF and then says 1
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError("integer pixels beyond 16 bits have no known white")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise PictureError("floating-point pixels have no known white")
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    return image.transpose(turn) if turn is not None else image
-
-
-def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
-    width, height = image.size
-    if resize == "squash":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
-    if resize == "crop":
-        side = min(width, height)
-        x, y = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
-    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
-    canvas = Image.new("RGB", (size, size))
-    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
-    return canvas
 
 
 def _state(path: Path) -> tuple | None:
@@ -351,8 +248,8 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
 
     def feed(child: subprocess.Popen) -> None:
         try:
-            while not chunks.empty():
-                rows = chunks.get()
+            while True:
+                rows = chunks.get_nowait()
                 with contextlib.suppress(BrokenPipeError):
                     print(json.dumps([[row, os.fspath(files[row])] for row in rows]), file=child.stdin, flush=True)
                 for row in rows:
@@ -364,6 +261,8 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
                     if isinstance(result, dict):
                         raise OSError(result["errno"], result["error"], os.fspath(files[row]))
                     results.put((row, result))
+        except queue.Empty:
+            pass
         except Exception as error:
             results.put(error)
 

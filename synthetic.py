@@ -65,8 +65,7 @@ def make(root, *, classes=50, scale=0.28, size=96, seed=0, difficulty=1.0, label
     Raises SyntheticError for a `root` that is not free and for arguments out of bounds.
     """
     root = Path(root).resolve()
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise SyntheticError(f"{root}: exists and is not an empty folder; remove it or name another")
+    _check_free(root)
     if size != int(size) or not 32 <= size <= 1024:
         raise SyntheticError(f"--size {size}: give a whole number of pixels from 32 to 1024")
     truth = draw(classes=classes, scale=scale, seed=seed, difficulty=difficulty, label_noise=label_noise)
@@ -77,6 +76,7 @@ def make(root, *, classes=50, scale=0.28, size=96, seed=0, difficulty=1.0, label
         _write_csv(whole / "test.csv", truth, "file", truth["files"])
         _write_csv(whole / "sample_submission.csv", truth, "artist", np.repeat(truth["classes"][:1], len(truth["files"])))
         np.savez_compressed(whole / "truth.npz", **truth)
+        _check_free(root)  # another process may have been faster
         whole.replace(root)
 
 
@@ -87,7 +87,11 @@ def folder(data=""):
     root = stores.cache_dir() / "painters-built-in-2"
     if not root.exists():
         print(f"no --data and no $DATA: painting the built-in pictures into {root}", file=sys.stderr)
-        make(root)
+        try:
+            make(root)
+        except SyntheticError:
+            if not (root / "truth.npz").exists():  # else a process that started at the same moment was faster: the set is the same
+                raise
     else:
         print(f"no --data and no $DATA: using the built-in pictures in {root}", file=sys.stderr)
     return root
@@ -263,6 +267,11 @@ def _names(rng, classes):
     ending = "abeque adono aquiv aveeno elloway emirel endoux erquiv iblane idorra ilvane imondo ondrel orvane udello umbrel urvaine".split()
     every = [f"{g} {s}{e}" for g, s, e in itertools.product(given, stem, ending)]
     return sorted(every[i] for i in rng.permutation(len(every))[:classes])
+
+
+def _check_free(root):
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise SyntheticError(f"{root}: exists and is not an empty folder; remove it or name another")
 
 
 def _rng(seed, *key):

@@ -256,7 +256,7 @@ def main(args=None):
     except configs.ConfigError as e:
         print(f"train.py: {e}", file=sys.stderr)
         return 2
-    except ERRORS as e:
+    except (*ERRORS, OSError) as e:
         print(f"train.py: {e}", file=sys.stderr)
         return 1
     return 0

@@ -5,12 +5,12 @@ workers over JPEG files of 500 px, fp32, focal loss on F.cross_entropy and mixup
 the first round is thrown away, ratios are taken round by round. Writes nothing but --json; it needs a quiet machine.
 """
 
-import argparse
 import dataclasses
 import json
 import os
 import platform
 import random
+import re
 import statistics
 import sys
 import tempfile
@@ -31,7 +31,7 @@ import data
 import model as models
 import step as steps
 import train
-from config import Config
+from config import Config, Parser
 from conftest import import_torchvision
 from run import environment
 
@@ -43,8 +43,7 @@ CLAIM = ("on a CPU at 224 px and batch 32 an epoch takes at most 1.05 of its flo
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = Parser(description=__doc__)
     parser.add_argument("--steps", type=int, default=16, help="steps an epoch (default 16)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
@@ -55,6 +54,7 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    random.seed(0), torch.manual_seed(0)  # the study's way draws from both
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
         record = measure(args, Path(temporary))
@@ -70,16 +70,13 @@ def measure(args, folder):
     base = Config(data=str(folder / "pictures"), project=str(folder / "runs"), epochs=1000, img_size=args.img_size,
                   batch_size=args.batch_size, threads=args.threads, device=args.device)
     pictures = data.prepare(base.data, **base.pick(data.prepare))
-    native = steps.native_bf16(device)
-    torchvision = import_torchvision()
-
+    native, torchvision = steps.native_bf16(device), import_torchvision()
     trial = train.trial(dataclasses.replace(base, **CROPS, mixup_p=0.4))
     contenders = dict(bare=bare(base, pictures, device), crops=ours(base, pictures, device, **CROPS),
                       mixup=ours(base, pictures, device, **CROPS, mixup_p=0.4), whole=lambda: next(trial),
                       study=study(base, pictures, device, torchvision.transforms),
                       fp32=ours(base, pictures, device, **STUDY, amp=False))
-    if native:
-        contenders["bf16"] = ours(base, pictures, device, **STUDY)
+    contenders |= dict(bf16=ours(base, pictures, device, **STUDY)) if native else {}
     seconds = {name: [] for name in contenders}
     for turn in range(args.repeats + 1):
         for name, epoch in contenders.items():
@@ -87,15 +84,18 @@ def measure(args, folder):
             print(f"round {turn}{' (warm-up)' * (turn == 0)}: {name} {spent:.2f} s", file=sys.stderr)
             if turn:
                 seconds[name].append(spent)
-    bytes_a_file = statistics.mean(f.stat().st_size for f in pictures.listing.files)
-    return dict(environment(device), cpu=cpu(), load=load, torchvision=torchvision.__version__, size=args.img_size,
-                batch=args.batch_size, steps=args.steps, images=args.steps * args.batch_size, rounds=args.repeats,
-                validation=len(pictures.val), source="Enlarged" if args.pictures else "Random smooth",
-                file_kb=round(bytes_a_file / 1000), native="bf16" if native else "fp32", seconds=seconds)
+    kilobytes = statistics.mean(f.stat().st_size for f in pictures.listing.files) / 1000
+    return dict(vars(args), **environment(device), cpu=cpu(), load=load, torchvision=torchvision.__version__,
+                validation=len(pictures.val), kilobytes=kilobytes, native="bf16" if native else "fp32", seconds=seconds)
+
+
+def cpu():
+    listed = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    return (re.findall(r"model name\s*: (.+)", listed) or [platform.machine()])[0]
 
 
 def paint(folder, number, source):
-    """JPEG files in up to 50 class folders: octaves of noise, that compress like photographs, or `source`'s pictures."""
+    """JPEG files in up to 50 class folders: octaves of noise, which compress like photographs, or `source`'s."""
     rng = np.random.default_rng(0)
     found = sorted(p for p in Path(source or folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if source and not found:
@@ -148,29 +148,30 @@ def bare(base, pictures, device):
     return epoch
 
 
+@dataclasses.dataclass
 class Files(torch.utils.data.Dataset):
     """Pictures decoded whenever they are asked for."""
 
-    def __init__(self, files, labels, transform):
-        self.files, self.labels, self.transform = files, labels, transform
+    files: list
+    labels: list
+    transform: object
 
     def __len__(self):
         return len(self.files)
 
     def __getitem__(self, i):
         with Image.open(self.files[i]) as image:
-            return self.transform(image.convert("RGB")), int(self.labels[i])
+            return self.transform(image.convert("RGB")), self.labels[i]
 
 
 def study(base, pictures, device, T):
-    """An epoch in the study's way: the same network and pictures, everything else its own. T: torchvision.transforms."""
+    """An epoch in the study's way, its workers' start included; network and pictures are ours. T: torchvision's."""
     side = round(pictures.size * 256 / 224)
     transform = T.Compose([T.Resize((side, side)), T.CenterCrop(pictures.size), T.RandomHorizontalFlip(),
                            T.ToTensor(), T.Normalize(pictures.mean, pictures.std)])
-    files, rows = pictures.listing.files, pictures.train
+    files, labels = zip(*((pictures.listing.files[i], int(pictures.listing.labels[i])) for i in pictures.train))
     loader = torch.utils.data.DataLoader(
-        Files([files[i] for i in rows], pictures.listing.labels[rows], transform), base.batch_size, shuffle=True,
-        num_workers=2, pin_memory=device.type == "cuda",
+        Files(files, labels, transform), base.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda",
         multiprocessing_context="fork")  # a fresh child could not import torchvision beside a CPU build of torch
     _, _, recipe = train.build(base, pictures, device)
     model = models.build(**recipe["model"]).to(device).train()
@@ -185,7 +186,7 @@ def study(base, pictures, device, T):
         for x, y in loader:
             x, y = x.to(device), y.to(device)
             if random.random() < 0.4:
-                lam, turn = np.random.beta(1.0, 1.0), torch.randperm(len(x), device=device)
+                lam, turn = random.betavariate(1, 1), torch.randperm(len(x), device=device)
                 logits = model(lam * x + (1 - lam) * x[turn])
                 loss = lam * focal(logits, y) + (1 - lam) * focal(logits, y[turn])
             else:
@@ -202,22 +203,17 @@ def study(base, pictures, device, T):
 
 def timed(epoch, device):
     """Seconds of one call, the device's queue empty before and after."""
-    wait = dict(cuda=torch.cuda.synchronize, mps=torch.mps.synchronize).get(device.type, lambda: None)
+    wait = getattr(torch, device.type).synchronize
     wait()
     start = time.perf_counter()
-    epoch()
-    wait()
+    epoch(), wait()
     return time.perf_counter() - start
-
-
-def cpu():
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return next((line.split(": ")[1] for line in info.splitlines() if line.startswith("model name")), platform.machine())
 
 
 def table(r):
     """The record as Markdown: images a second and ratios, with the targets where the claim's conditions hold."""
-    seconds, claimed = r["seconds"], (r["device"], r["size"], r["batch"]) == ("cpu", 224, 32)
+    seconds, size, batch = r["seconds"], r["img_size"], r["batch_size"]
+    claimed = (r["device"], size, batch) == ("cpu", 224, 32)
     rows = [("bare forward + backward + optimizer", "bare", r["native"], None, ""),
             ("longtail, flips and crops", "crops", r["native"], "bare", "<= 1.05"),
             ("longtail, flips, crops, mixup p 0.4", "mixup", r["native"], "bare", "<= 1.10"),
@@ -225,23 +221,22 @@ def table(r):
             ("the study's way, mixup p 0.4", "study", "fp32", None, ""),
             ("longtail, the same method", "fp32", "fp32", "study", ">= 1.25"),
             ("longtail, the same method", "bf16", "bf16", "study", ">= 2.00")]
-    said = [f"**ResNet-18, {r['size']} px, batch {r['batch']}. Claim: {CLAIM}.**", "",
-            f"n = {r['rounds']} alternating rounds of {r['steps']} steps: median (min to max), ratios round by round. "
+    said = [f"**ResNet-18, {size} px, batch {batch}. Claim: {CLAIM}.**", "",
+            f"n = {r['repeats']} alternating rounds of {r['steps']} steps: median (min to max), ratios round by round. "
             f"{r['device']}; {r['cpu']}, {r['cpus']} CPUs, {r['threads']} threads, load {r['load']:.1f} before; torch "
             f"{r['torch']}, torchvision {r['torchvision']}, Pillow {r['pillow']}, Python {r['python']}, commit "
-            f"{r['commit']}. {r['source']} pictures in JPEG files of {FILE[0]}x{FILE[1]} px, {r['file_kb']} kB each.", "",
+            f"{r['commit']}. {'Enlarged' if r['pictures'] else 'Random smooth'} pictures in JPEG files of "
+            f"{FILE[0]}x{FILE[1]} px, {r['kilobytes']:.0f} kB on average.", "",
             "| an epoch of | precision | images/s | ratio | target | |", "| --- | --- | --- | --- | --- | --- |"]
-    for name, key, precision, against, target in rows:
-        if key not in seconds:
-            continue
+    for name, key, precision, against, target in (row for row in rows if row[1] in seconds):
         ratio = verdict = ""
         if against:
-            power = 1 if against == "bare" else -1
-            ratios = [(a / b) ** power for a, b in zip(seconds[key], seconds[against])]
-            ratio = f"{spread(ratios, 3)} of {'its time' if against == 'bare' else 'its images/s'}"
+            slower = against == "bare"  # time over time; else speed over speed
+            ratios = [a / b if slower else b / a for a, b in zip(seconds[key], seconds[against])]
+            ratio = f"{spread(ratios, 3)} of its {'time' if slower else 'images/s'}"
             if target and claimed:
-                verdict = "met" if (statistics.median(ratios) <= float(target[3:])) == (against == "bare") else "missed"
-        speed = spread([r["images"] / s for s in seconds[key]], 1)
+                verdict = "met" if (statistics.median(ratios) <= float(target[3:])) == slower else "missed"
+        speed = spread([r["steps"] * batch / s for s in seconds[key]], 1)
         said.append(f"| {name} | {precision} | {speed} | {ratio} | {target * claimed} | {verdict} |")
     return "\n".join(said)
 

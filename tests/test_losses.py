@@ -12,8 +12,8 @@ from losses import loss, loss_table
 
 
 def reference(logits, a, b, lam, table):
-    """The formula of `loss` in float64. u = log((1 - p) / p) is summed over the other classes only, so nothing is lost at
-    confident rows: log p = -softplus(u), log(1 - p) = -softplus(-u)."""
+    """The formula of `loss` in float64. u = log((1 - p) / p) is summed over the other classes only, so nothing is lost
+    at confident rows: log p = -softplus(u), log(1 - p) = -softplus(-u)."""
     logits, lam, table = logits.double(), lam.double(), table.double()
     classes = logits.shape[1]
     total = 0.0
@@ -104,7 +104,8 @@ def test_mixed_settings_by_class():
 @pytest.mark.parametrize("ls", [0.0, 0.1])
 def test_saturated_logits(gamma, scale, ls):
     """Logits of +-scale, the target right, wrong, tied, or neither."""
-    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1], [0, 0, 1, -1]])
+    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1],
+                          [0, 0, 1, -1]])
     a, b = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 1, 1, 2, 1, 3], dtype=torch.int32)
     table = loss_table(torch.tensor([90.0, 9.0, 1.0, 0.0]), ls=ls, gamma=gamma, tau=1.0)
     value, grad, true_value, true_grad = both(signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6), table)
@@ -115,7 +116,7 @@ def test_saturated_logits(gamma, scale, ls):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0, 2.0])
 def test_confident_rows_against_the_closed_form(gamma):
-    """Two classes, gap x: 1 - p = 1 / (1 + e^x). Where it is far under float32's epsilon, log p and the slope still hold."""
+    """Two classes, gap x: 1 - p = 1 / (1 + e^x), far under float32's epsilon."""
     gaps = [5.0, 15.0, 20.0, 30.0, 40.0, 60.0]
     logits = torch.tensor([[x, 0.0] for x in gaps], requires_grad=True)
     zero = torch.zeros(len(gaps), dtype=torch.int32)
@@ -176,7 +177,8 @@ def test_gradcheck(margin):
 def test_one_class_costs_nothing(gamma, ls):
     logits = torch.tensor([[3.0], [-100.0]], requires_grad=True)
     zero = torch.zeros(2, dtype=torch.int32)
-    value = loss(logits, zero, zero, torch.tensor([1.0, 0.4]), loss_table([7], ls=ls, gamma=gamma, weights=True, tau=1.0))
+    table = loss_table([7], ls=ls, gamma=gamma, weights=True, tau=1.0)
+    value = loss(logits, zero, zero, torch.tensor([1.0, 0.4]), table)
     value.sum().backward()
     assert value.tolist() == [0, 0] and logits.grad.tolist() == [[0], [0]]
 
@@ -273,7 +275,7 @@ def test_table():
 
 @pytest.mark.parametrize("options", [{}, {"tau": 1.0}, {"tau": 0.5, "weights": True}])
 def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
-    """Logits for which softmax(z + bias) is the posterior of the weighted sampled distribution, as training fits them."""
+    """Logits for which softmax(z + bias) is the posterior of the weighted sampled distribution: what training fits."""
     counts, sampled = torch.tensor([90.0, 9.0, 1.0]), torch.tensor([50.0, 30.0, 20.0])
     table = loss_table(sampled, **options)
     likelihood = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
@@ -286,8 +288,9 @@ def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
 
 @pytest.mark.parametrize("counts, options, word", [
     ([], {}, "counts"), ([0, 0], {}, "counts"), ([1, -1], {}, "counts"), ([1, math.nan], {}, "counts"),
-    ([1, math.inf], {}, "counts"), ([[1, 2]], {}, "counts"), ([1, 1], {"ls": 1.1}, "ls"), ([1, 1], {"gamma": -1}, "gamma"),
-    ([1, 1], {"alpha": math.nan}, "alpha"), ([1, 1], {"margins": [1.0]}, "margins"), ([1, 1], {"margins": [0.0, -1]}, "margins"),
+    ([1, math.inf], {}, "counts"), ([[1, 2]], {}, "counts"), ([1, 1], {"ls": 1.1}, "ls"),
+    ([1, 1], {"gamma": -1}, "gamma"), ([1, 1], {"alpha": math.nan}, "alpha"), ([1, 1], {"margins": [1.0]}, "margins"),
+    ([1, 1], {"margins": [0.0, -1]}, "margins"),
 ])
 def test_bad_tables_are_refused(counts, options, word):
     with pytest.raises(losses.LossError, match=word):

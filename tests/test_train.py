@@ -303,6 +303,22 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(settings, tmp_path):
+    """A limit on file sizes stands in for the disk: the checkpoint of a wider net no longer fits."""
+    settings |= dict(width=0.5)
+    assert subprocess.run(command(settings, until=1), capture_output=True).returncode == 0
+    folder = tmp_path / "runs" / "run"
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "results.csv" and p.name != "train.log"}
+    limit = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)); import train; "
+             f"sys.exit(train.main({command(settings)[2:] + ['--resume']!r}))")
+    done = subprocess.run([sys.executable, "-c", limit], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and "could not be written" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    after = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "results.csv" and p.name != "train.log"}
+    assert after == before
+    assert subprocess.run(command(settings) + ["--resume"], capture_output=True).returncode == 0
+    assert len(results(folder)) == 3
+
+
 # the command -------------------------------------------------------------------------------------------------------------------
 
 
