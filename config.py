@@ -108,6 +108,8 @@ class Config:
             raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give one number")
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
+        if self.tail_crops[1] < 1:
+            raise ConfigError(f"--tail-crops {text(self.tail_crops)}: VIEWS is at least 1")
         if self.pad and self.crop_scale != (1.0, 1.0):
             raise ConfigError("--pad and --crop-scale are two ways to crop: give one of them")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):

@@ -33,7 +33,7 @@ def draw(rng, labels, counts, *, size, mixup_p, mixup_alpha, mixup_by, cutmix_p)
     if in_batch(mixup_by):
         shape, p = (steps, 1), p.mean(1, keepdims=True)
     cut = rng.random(shape) < cutmix_p
-    mix = ~cut & (rng.random(shape) < p)
+    mix = rng.random(shape) < p
     lam = np.where(cut | mix, rng.beta(mixup_alpha, mixup_alpha, shape), 1.0)
 
     half = np.where(cut, size * np.sqrt(1 - lam), 0)[..., None] / 2

@@ -186,7 +186,7 @@ def fitted(name, room, measure):
 
 
 def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
-    """The first `count` steps as a Pillow image: each row as the network sees it, normalisation undone; under it lambda,
+    """The first `count` steps as a Pillow image: each row as the network sees it, de-normalised; under it lambda,
     its class and, where it mixes, its partner's class. pixels: the Store, a NumPy array."""
     import matplotlib  # for its font: Pillow's own has no accents and no Greek
     from PIL import Image, ImageDraw, ImageFont
@@ -195,7 +195,7 @@ def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
     small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11)
     large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
     ink, faint, own, other = "#24292f", "#8c959f", "#0969da", "#e16f24"
-    side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by a whole number: pixels stay square
+    side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by whole numbers
     columns, gap, edge, head, foot = 8, 12, 18, 44, 62
     width, batch_size = max(side, 112), plan.index.shape[1]
     high = head + math.ceil(batch_size / columns) * (side + foot)
@@ -205,7 +205,7 @@ def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
         step = Plan(*(table[t] for table in plan))
         shown = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
         step = step._replace(index=np.searchsorted(shown, step.index), partner=np.searchsorted(shown, step.partner))
-        row = Plan(*map(torch.as_tensor, step))
+        row = Plan(*map(torch.tensor, step))
         x = augment.batch(torch.from_numpy(pixels[shown]), row, size=size, mean=mean, std=std, border=border)
         seen = (x.permute(0, 2, 3, 1) * std + mean).mul(255).round().clamp(0, 255).byte().numpy()
         mixing = f"{(plan.lam[t] < 1).sum()} of {batch_size} mix"
@@ -253,9 +253,9 @@ def main(args=None):
     from store import StoreError
     from synthetic import SyntheticError
 
-    parser = configs.Parser(prog="plan.py", description="Prints the first batches that a training would see, and draws them.")
+    parser = configs.Parser(prog="plan.py", description="Prints the first batches of a training, and draws them.")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="batches of the first epoch (default 3)")
-    parser.add_argument("-o", "--output", default="plan.png", metavar="FILE", help="the drawing, a PNG (default plan.png)")
+    parser.add_argument("-o", "--output", default="plan.png", metavar="PNG", help="the drawing (default plan.png)")
     configs.add_flags(parser)
     space = parser.parse_args(args)
     if space.show < 1:

@@ -87,7 +87,7 @@ def _state(path: Path) -> tuple | None:
     """What changes when a file does; ctime too, for a copy may restore size and mtime."""
     try:
         status = os.stat(path)
-        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stat.S_ISREG(status.st_mode)
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stat.S_IFMT(status.st_mode)
     except OSError:
         return None
 
@@ -95,35 +95,40 @@ def _state(path: Path) -> tuple | None:
 def _contents(files: list[Path], states: list, cache: Path, workers: int) -> str:
     """Digest of all bytes in order; an index from states to digests spares unchanged files the reading."""
     started = time.time_ns()
-    digest = hashlib.sha256()
+    known = hashlib.sha256()
     for path, state in zip(files, states):
-        digest.update(f"{path}\0{state}\n".encode(errors="surrogateescape"))
-    entry = cache / "index" / digest.hexdigest()
+        known.update(f"{path}\0{state}\n".encode(errors="surrogateescape"))
+    entry = cache / "index" / known.hexdigest()
     with contextlib.suppress(FileNotFoundError):
         return entry.read_text()
+
+    def digests(first: int) -> bytes:
+        part = slice(first, first + 256)
+        return b"".join(map(_digest, files[part], states[part]))
+
     with ThreadPoolExecutor(workers) as pool:
-        digest = hashlib.sha256(b"".join(pool.map(_digests, *([x[i:i + 256] for i in range(0, len(files), 256)]
-                                                               for x in (files, states)))))
+        contents = hashlib.sha256(b"".join(pool.map(digests, range(0, len(files), 256)))).hexdigest()
     # A file written within the clock's grain of its reading could change once more and keep its state: not yet.
     if all(state is None or state[3] < started - 2_000_000_000 for state in states):
         entry.parent.mkdir(exist_ok=True)
         draft = entry.with_suffix(f".{uuid.uuid4().hex}")
-        draft.write_text(digest.hexdigest())
+        draft.write_text(contents)
         os.replace(draft, entry)
-    return digest.hexdigest()
+    return contents
 
 
-def _digests(files: list[Path], states: list) -> bytes:
-    found = []
-    for path, state in zip(files, states):
+def _digest(path: Path, state: tuple | None) -> bytes:
+    """Of a file's bytes; of what cannot be read, of the reason, so that a mended file is another content."""
+    reason = state and state[4]
+    if reason == stat.S_IFREG:  # a FIFO is never opened
         try:
-            with open(path if state and state[4] else os.devnull, "rb") as file:  # nothing but files is ever opened
-                found.append(hashlib.file_digest(file, "sha256").digest())
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             if error.errno in MACHINE:
                 raise
-            found.append(bytes(32))  # unreadable: decode() will say so
-    return b"".join(found)
+            reason = -error.errno
+    return hashlib.sha256(f"\0no bytes: {reason}".encode()).digest()
 
 
 def _open(folder: Path) -> Store | None:

@@ -1,9 +1,10 @@
 """Every operation alone against torchvision or NumPy in float64, their order, and the distributions of the draws.
 
-Geometry is compared on noise, where neighbours differ most. Coordinates are float32 both here and in torchvision, so a sample may
-sit 1e-5 of a pixel beside its place: PIXEL allows ten times that, and stays 40 times below one step of a uint8.
+Geometry is compared on noise, where neighbours differ most. Coordinates are float32 both here and in torchvision, so a
+sample may sit 1e-5 of a pixel beside its place: PIXEL allows ten times that, 40 times less than one step of a uint8.
 """
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ import augment
 
 PIXEL = 1e-4
 PLAIN = dict(crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0)
-SIZES = [(8, 8), (40, 32), (73, 64), (64, 64), (29, 16)]  # Store, view; torchvision rounds half a pixel to even, we down
+SIZES = [(8, 8), (40, 32), (73, 64), (64, 64), (29, 16)]  # Store, view; torchvision rounds half pixels to even, we down
 EYE = torch.eye(3, 4)
 
 
@@ -38,7 +39,8 @@ def planes(pixels):
 
 
 def geometry(n, store_size, size, seed=0, **options):
-    return augment.draw_geometry(np.random.default_rng(seed), (n,), size=size, store_size=store_size, **(PLAIN | options))
+    rng = np.random.default_rng(seed)
+    return augment.draw_geometry(rng, (n,), size=size, store_size=store_size, **(PLAIN | options))
 
 
 def look(pixels, geo, size, border="reflect", col=None):
@@ -56,21 +58,22 @@ def close(ours, theirs, tolerance=PIXEL):
 def row(n, size, **columns):
     """One step of a plan that shows rows 0 .. n-1 as they are, but for `columns`."""
     index = torch.arange(n, dtype=torch.int32)
-    geo, none = torch.eye(2, 3).repeat(n, 1, 1), torch.zeros(n, 4, dtype=torch.int32)
-    plain = dict(index=index, partner=index, lam=torch.ones(n), box=none, erase=none, geo=geo, geo_b=geo, col=EYE.repeat(n, 1, 1),
-                 col_b=EYE.repeat(n, 1, 1))
+    none, geo, col = torch.zeros(n, 4, dtype=torch.int32), torch.eye(2, 3).repeat(n, 1, 1), EYE.repeat(n, 1, 1)
+    plain = dict(index=index, partner=index, lam=torch.ones(n), box=none, erase=none)
+    plain |= dict(geo=geo, geo_b=geo, col=col, col_b=col)
     return SimpleNamespace(**(plain | columns))
 
 
 def show(pixels, plan_row, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), border="reflect"):
-    return augment.batch(pixels, plan_row, size=pixels.shape[1], mean=torch.tensor(mean), std=torch.tensor(std), border=border)
+    mean, std = torch.tensor(mean), torch.tensor(std)
+    return augment.batch(pixels, plan_row, size=pixels.shape[1], mean=mean, std=std, border=border)
 
 
 def sampled(picture, geo, size, border):
     """Bilinear samples float64 [3,size,size] in [0,1] of one picture [S,S,3], over a canvas that NumPy extends."""
     around = 12 * len(picture)
-    width = ((around, around), (around, around), (0, 0))
-    canvas = np.pad(picture / 255.0, width, **(dict(mode="symmetric") if border == "reflect" else dict(mode="constant")))
+    width, mode = ((around, around), (around, around), (0, 0)), dict(reflect="symmetric", constant="constant")[border]
+    canvas = np.pad(picture / 255.0, width, mode)
     y, x = np.mgrid[:size, :size] + 0.5
     at_x, at_y = np.tensordot(np.asarray(geo, np.float64), np.stack([x, y, np.ones_like(x)]), 1) - 0.5 + around
     left, top = np.floor(at_x).astype(int), np.floor(at_y).astype(int)
@@ -83,7 +86,8 @@ def sampled(picture, geo, size, border):
 def distance(a, b):
     """Kolmogorov-Smirnov distance of two samples."""
     at = np.sort(np.concatenate([a, b]))
-    return np.abs(np.searchsorted(np.sort(a), at, "right") / len(a) - np.searchsorted(np.sort(b), at, "right") / len(b)).max()
+    below = [np.searchsorted(np.sort(v), at, "right") / len(v) for v in (a, b)]
+    return np.abs(below[0] - below[1]).max()
 
 
 # Geometry
@@ -99,15 +103,17 @@ def test_centre_crop(F, store_size, size):
 def test_flip(F, store_size, size):
     pixels, geo = noise(400, store_size), geometry(400, store_size, size, flip=True)
     mirrored = np.linalg.det(geo[:, :, :2]) < 0
-    plain = F.center_crop(planes(pixels), size)
-    close(look(pixels, geo, size), torch.where(torch.from_numpy(mirrored)[:, None, None, None], F.horizontal_flip(plain), plain))
+    theirs = F.center_crop(planes(pixels), size)
+    theirs[mirrored] = F.horizontal_flip(theirs[mirrored])
+    close(look(pixels, geo, size), theirs)
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / 400**0.5
 
 
-@pytest.mark.parametrize("x0, y0, w, h", [(0, 0, 60, 60), (5, 0, 40, 52), (13, 21, 47, 39), (30, 33, 30, 27), (3, 4, 56, 55)])
+@pytest.mark.parametrize("x0, y0, w, h",
+                         [(0, 0, 60, 60), (5, 0, 40, 52), (13, 21, 47, 39), (30, 33, 30, 27), (3, 4, 56, 55)])
 def test_resized_crop(F, bilinear, x0, y0, w, h):
-    # Antialiasing off: a view never shrinks by more than the Store's 256/224. The rim is left out: torchvision repeats the crop's
-    # own edge there, we go on to the picture's next pixel.
+    # Antialiasing off: a view never shrinks by more than the Store's 256/224. The rim is left out: torchvision repeats
+    # the crop's own edge there, we go on to the picture's next pixel.
     store_size, size = 60, 52
     pixels = noise(2, store_size)
     theirs = F.resized_crop(planes(pixels), y0, x0, h, w, [size, size], interpolation=bilinear, antialias=False)
@@ -124,11 +130,11 @@ def test_random_resized_crops_are_drawn_as_torchvisions(torchvision, scale):
     geo = geometry(n, side, 64, crop_scale=scale).astype(np.float64)
     assert (geo[:, 0, 1] == 0).all() and (geo[:, 1, 0] == 0).all()
     w, h, x0, y0 = 64 * geo[:, 0, 0], 64 * geo[:, 1, 1], geo[:, 0, 2], geo[:, 1, 2]
-    assert min(x0.min(), y0.min()) >= -1 and max((x0 + w).max(), (y0 + h).max()) <= side + 1  # inside, but for float32
+    assert min(x0.min(), y0.min()) >= -1 and max((x0 + w).max(), (y0 + h).max()) <= side + 1  # inside; 1e-6 is rounding
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        params = torchvision.transforms.RandomResizedCrop.get_params
-        theirs = np.array([params(torch.empty(1).expand(3, side, side), scale, (3 / 4, 4 / 3)) for _ in range(n)], float)
+        params, picture = torchvision.transforms.RandomResizedCrop.get_params, torch.empty(1).expand(3, side, side)
+        theirs = np.array([params(picture, scale, (3 / 4, 4 / 3)) for _ in range(n)], float)
     ty, tx, th, tw = theirs.T
     for a, b in ((w * h, tw * th), (w / h, tw / th), (x0, tx), (y0, ty), (x0 / (side - w + 1), tx / (side - tw + 1))):
         assert distance(a, b) < 1.95 * (2 / n) ** 0.5  # p = 0.001 for equal distributions
@@ -142,8 +148,8 @@ def test_rotate(F, bilinear, side, flip):
     interior = torch.from_numpy(x**2 + y**2 <= (side / 2 - 1) ** 2)  # outside, the border answers and not the picture
     angles = np.rad2deg(np.arctan2(geo[:, 1, 0], geo[:, 1, 1]))
     for ours, picture, one, angle in zip(look(pixels, geo, side), planes(pixels), geo, angles):
-        upright = F.horizontal_flip(picture) if np.linalg.det(one[:, :2]) < 0 else picture  # the flip comes before the rotation
-        close(ours[:, interior], F.rotate(upright, float(angle), interpolation=bilinear)[:, interior], 3 * PIXEL)
+        flipped = F.horizontal_flip(picture) if np.linalg.det(one[:, :2]) < 0 else picture  # before the rotation
+        close(ours[:, interior], F.rotate(flipped, float(angle), interpolation=bilinear)[:, interior], 3 * PIXEL)
 
 
 def test_rotation_angles():
@@ -172,7 +178,8 @@ def test_pad_and_crop(F, store_size, size, pad):
 def test_border_and_any_map_against_float64(border):
     side, size = 12, 16
     rng = np.random.default_rng(3)
-    shifts = [np.array([[1, 0, dx], [0, 1, dy]], float) for dx, dy in ((-side, 0), (7, -9), (-3.25, 2.5), (side, side), (-14.75, 13.5))]
+    moves = (-side, 0), (7, -9), (-3.25, 2.5), (side, side), (-14.75, 13.5)
+    shifts = [np.array([[1, 0, dx], [0, 1, dy]]) for dx, dy in moves]
     maps = [np.concatenate([rng.normal(0, 0.8, (2, 2)), rng.uniform(-6, 14, (2, 1))], 1) for _ in range(20)]
     geo = np.stack(shifts + maps).astype(np.float32)
     pixels = noise(len(geo), side)
@@ -191,27 +198,27 @@ def test_turning_one_move_on_leaves_the_others():
     mirror, _, _ = parts(flip=True)
     _, angle, _ = parts(rotate=20.0)
     _, _, centre = parts(crop_scale=(0.3, 0.8))
-    for options in (dict(flip=True, rotate=20.0, pad=4), dict(flip=True, rotate=20.0), dict(flip=True, rotate=20.0, crop_scale=(0.3, 0.8))):
-        found = parts(**options)
-        assert (found[0] == mirror).all()
-        if "crop_scale" not in options:  # an uneven zoom shears, and the angle cannot be read off one column
-            assert np.abs(found[1] - angle).max() < 1e-6
-    assert np.abs(found[2] - centre).max() < 1e-4
+    for more in (dict(), dict(pad=4)):
+        found = parts(flip=True, rotate=20.0, **more)
+        assert (found[0] == mirror).all() and np.abs(found[1] - angle).max() < 1e-6
+    found = parts(flip=True, rotate=20.0, crop_scale=(0.3, 0.8))  # its uneven zoom shears: no angle to be read off
+    assert (found[0] == mirror).all() and np.abs(found[2] - centre).max() < 1e-4
 
 
 # Colour
 
 
 def coloured(pixels, jitter, seed=0):
-    """Colour matrices of whole pictures whose brightness, contrast and saturation vary by the three numbers of `jitter`."""
+    """Colour matrices of whole pictures whose brightness, contrast and saturation vary by the three of `jitter`."""
     means = planes(pixels).mean((2, 3)).numpy()
     return augment.draw_colour(np.random.default_rng(seed), means, np.array(jitter)[:, None])
 
 
-# torchvision's grey takes 0.2989 of red, we the 0.299 of ITU-R 601, so that grey stays grey: 1e-4 of the share that turns grey.
-@pytest.mark.parametrize("name, which, tolerance", [("brightness", 0, 1e-5), ("contrast", 1, 1.1e-4), ("saturation", 2, 1.1e-4)])
+# torchvision's grey takes 0.2989 of red, and so loses 1e-4 of white; we take the 0.299 of ITU-R 601.
+@pytest.mark.parametrize("name, which, tolerance",
+                         [("brightness", 0, 1e-5), ("contrast", 1, 1.1e-4), ("saturation", 2, 1.1e-4)])
 def test_colour_operations(F, name, which, tolerance):
-    pixels = noise(16, 20, low=0, high=256) // torch.arange(1, 5, dtype=torch.uint8).repeat(4)[:, None, None, None]  # bright and dark
+    pixels = noise(16, 20) // torch.arange(1, 5, dtype=torch.uint8).repeat(4)[:, None, None, None]  # bright and dark
     jitter = np.zeros(3)
     jitter[which] = 0.9
     col = coloured(pixels, jitter)
@@ -219,24 +226,20 @@ def test_colour_operations(F, name, which, tolerance):
     ours = look(pixels, np.tile(np.eye(2, 3), (16, 1, 1)), 20, col=col)
     theirs = torch.stack([getattr(F, f"adjust_{name}")(p, float(f)) for p, f in zip(planes(pixels), factors)])
     close(ours, theirs, tolerance)
-    assert 0.1 <= factors.min() < 0.5 and 1.5 < factors.max() <= 1.9 and (ours == 1).any()  # far from doing nothing, and clamped
+    assert 0.1 <= factors.min() < 0.5 and 1.5 < factors.max() <= 1.9 and (ours == 1).any()  # wide, and clamped
 
 
 def test_colours_together_are_any_order_of_torchvisions(F):
     pixels = noise(8, 20, low=90, high=150)  # no order clamps
-    col = coloured(pixels, (0.2, 0.2, 0.2))
-    ours = look(pixels, np.tile(np.eye(2, 3), (8, 1, 1)), 20, col=col)
-    for i, (picture, found) in enumerate(zip(planes(pixels), ours)):
-        both = float(col[i, 0, :3].sum())  # brightness * contrast
-        mean = float(F.rgb_to_grayscale(picture).mean())
-        bright = both + float(col[i, 0, 3]) / mean  # the picture's mean grey is moved by brightness alone
-        steps = dict(brightness=bright, contrast=both / bright, saturation=float(col[i, 0, 0] - col[i, 1, 0]) / both)
-        for order in (("brightness", "contrast", "saturation"), ("saturation", "contrast", "brightness"),
-                      ("contrast", "brightness", "saturation")):
-            theirs = picture
-            for name in order:
-                theirs = getattr(F, f"adjust_{name}")(theirs, steps[name])
-            close(found, theirs, 2e-4)
+    names = ("brightness", "contrast", "saturation")
+    alone = [coloured(pixels, jitter) for jitter in np.eye(3) * 0.2]  # the same factors, one at a time
+    factors = [alone[0][:, 0, 0], alone[1][:, 0, 0], alone[2][:, 0, 0] - alone[2][:, 1, 0]]
+    ours = look(pixels, np.tile(np.eye(2, 3), (8, 1, 1)), 20, col=coloured(pixels, (0.2, 0.2, 0.2)))
+    for order in itertools.permutations(range(3)):
+        for i, theirs in enumerate(planes(pixels)):
+            for k in order:
+                theirs = getattr(F, f"adjust_{names[k]}")(theirs, float(factors[k][i]))
+            close(ours[i], theirs, 2e-4)  # torchvision's grey, twice
 
 
 def test_colour_factors():
@@ -276,13 +279,17 @@ def test_erase_draws():
     assert abs(hit.mean() - 0.3) < 4 * (0.21 / n) ** 0.5
     h, w = (y1 - y0)[hit], (x1 - x0)[hit]
     share = h * w / size**2
-    assert share.max() <= 0.33 * 1.02 and share.min() >= 0.02 * 0.95  # whole pixels: a side of 17 may err by half of one
-    assert distance(share, np.random.default_rng(1).uniform(0.02, 0.33, n)) < 0.045  # what a side clipped to the picture costs
-    assert distance(np.log(h / w), np.random.default_rng(1).uniform(np.log(0.3), np.log(3.3), n)) < 0.05
+    assert share.max() <= 0.33 * 1.02 and share.min() >= 0.02 * 0.95  # sides are whole pixels
+    uniform = np.random.default_rng(1).uniform  # hits are 0.3 n: 1.95 sqrt((1 + 0.3) / (0.3 n)) is p = 0.001
+    assert distance(share, uniform(0.02, 0.33, n)) < 0.053
+    assert distance(np.log(h / w), uniform(*np.log([0.3, 3.3]), n)) < 0.053
     place = y0[hit] / np.maximum(size - h, 1)
     assert abs(place.mean() - 0.5) < 0.03 and place.max() > 0.98 and place.min() < 0.02
     everywhere = augment.draw_erase(np.random.default_rng(0), (3000,), size=8, erase=1.0)
     assert (everywhere[:, 2:] > everywhere[:, :2]).all() and everywhere.max() == 8
+    y0, _, y1, _ = everywhere.T
+    places = np.bincount(y0[y1 - y0 == 2], minlength=7)  # of boxes two pixels high: each as often, the last too
+    assert np.ptp(places) < 0.5 * places.mean()
     assert not augment.draw_erase(np.random.default_rng(0), (50, 2), size=8, erase=0.0).any()
 
 
@@ -294,9 +301,11 @@ def test_mixup_and_cutmix_pixels_against_float64():
     box[3] = torch.tensor([2, 4, 12, 10])
     box[4] = torch.tensor([0, 0, 16, 16])
     partner = torch.tensor([3, 1, 0, 5, 2, 2], dtype=torch.int32)
-    found = show(pixels, row(n, size, lam=lam, box=box, partner=partner))
+    mirror, swap = torch.tensor([[-1.0, 0, size], [0, 1, 0]]), EYE[[2, 1, 0]]  # the partner has a view of its own
+    views = dict(geo_b=mirror.repeat(n, 1, 1), col_b=swap.repeat(n, 1, 1))
+    found = show(pixels, row(n, size, lam=lam, box=box, partner=partner, **views))
     own = planes(pixels).double()
-    other, share = own[partner.long()], lam.double()[:, None, None, None]
+    other, share = own[partner.long()].flip(1, 3), lam.double()[:, None, None, None]
     expected = share * own + (1 - share) * other
     expected[3] = own[3]
     expected[3, :, 2:12, 4:10] = other[3, :, 2:12, 4:10]
@@ -306,13 +315,15 @@ def test_mixup_and_cutmix_pixels_against_float64():
 def test_clamped_once_then_mixed_then_erased_then_normalised():
     n, size, mean, std = 2, 16, np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.25, 0.3])
     pixels, lam = noise(n, size), 0.6
-    col = np.stack([np.concatenate([np.eye(3) * 1.9, np.full((3, 1), 0.1)], 1), np.concatenate([np.eye(3) * 1.5, np.full((3, 1), -0.5)], 1)])
-    col = torch.from_numpy(col.astype(np.float32))
-    partner, erase = torch.tensor([1, 0], dtype=torch.int32), torch.tensor([[2, 3, 7, 9], [0, 0, 0, 0]], dtype=torch.int32)
-    found = show(pixels, row(n, size, lam=torch.full((n,), lam), partner=partner, col=col, col_b=col[[1, 0]], erase=erase),
-                 tuple(mean), tuple(std))
+    col = torch.eye(3, 4) * torch.tensor([1.9, 1.5]).view(2, 1, 1)
+    col[:, :, 3] = torch.tensor([[0.1], [-0.5]])
+    partner = torch.tensor([1, 0], dtype=torch.int32)
+    erase = torch.tensor([[2, 3, 7, 9], [0, 0, 0, 0]], dtype=torch.int32)
+    columns = row(n, size, lam=torch.full((n,), lam), partner=partner, col=col, col_b=col[[1, 0]], erase=erase)
+    found = show(pixels, columns, tuple(mean), tuple(std))
 
-    raw = np.einsum("nij,njyx->niyx", col[:, :, :3].double(), planes(pixels).double()) + col[:, :, 3, None, None].double().numpy()
+    gain, shift = col[:, 0, 0, None, None, None].double().numpy(), col[:, 0, 3, None, None, None].double().numpy()
+    raw = planes(pixels).double().numpy() * gain + shift
     mean, std = mean[:, None, None], std[:, None, None]
     expected = (lam * raw.clip(0, 1) + (1 - lam) * raw[[1, 0]].clip(0, 1) - mean) / std
     expected[0, :, 2:7, 3:9] = 0
@@ -357,8 +368,7 @@ def test_batch_changes_nothing_it_was_given(n, size):
 def test_a_crop_that_is_not_a_crop():
     geo = geometry(20, 64, 64)  # the whole Store picture: nothing to draw
     assert (geo == np.eye(2, 3, dtype=np.float32)).all() and geo.dtype == np.float32
-    mixed = augment.draw_geometry(np.random.default_rng(0), (4,), size=8, store_size=9, crop_scale=(np.array([1, 1, 0.5, 0.5]), 1.0),
-                                  pad=0, flip=False, rotate=0.0)
+    mixed = geometry(4, 9, 8, crop_scale=(np.array([1, 1, 0.5, 0.5]), 1.0))
     assert (mixed[:2] == np.eye(2, 3)).all() and (mixed[2:, 0, 0] != 1).all()
 
 

@@ -98,7 +98,7 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
 
 
 @pytest.mark.parametrize("settings", [dict(mixup_p=(0.3, 0.7)), dict(folds=1), dict(folds=3, fold=3), dict(pad=4, crop_scale=(0.5, 1)),
-                                      dict(stem_kernel=4), dict(name="a/b"), dict(name=".a"), dict(name=""), dict(crop_scale=(1, 0.5))])
+                                      dict(stem_kernel=4), dict(name="a/b"), dict(name=".a"), dict(tail_crops=(50, 0)), dict(name=""), dict(crop_scale=(1, 0.5))])
 def test_settings_that_contradict_each_other(settings):
     with pytest.raises(ConfigError):
         Config(**settings)
