@@ -23,8 +23,9 @@ class ConfigError(ValueError):
 def knob(default, group, help, *, low=-math.inf, high=math.inf, choices=(), names=(), parts=1, auto=None, keyed=True):
     """A field of Config. `parts` values joined by ':' on the command line; `auto` a word that stands for "decide";
     `keyed=False` marks what cannot change a run's result and so stays out of its key."""
-    return field(default=default, metadata=dict(group=group, help=help, low=low, high=high, choices=choices, names=names,
-                                                parts=parts, auto=auto, keyed=keyed))
+    metadata = dict(group=group, help=help, low=low, high=high, choices=choices, names=names,
+                    parts=parts, auto=auto, keyed=keyed)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Config:
     group_col: str = knob("", "data", "column of --labels whose groups are never split between training and validation")
     resize: str = knob("squash", "data", "how a picture becomes square", choices=("squash", "crop", "pad"))
     skip_bad: bool = knob(False, "data", "train without the files that cannot be read, and list them in the run")
-    img_size: int = knob("auto", "data", "side of the network's input in pixels; auto: 224, or less where pictures are small",
+    img_size: int = knob("auto", "data", "side of the network's input; auto: 224 px, or less where pictures are small",
                          low=8, high=1024, auto="auto", names=("--size",))
     val_split: float = knob(0.2, "data", "share of the training pictures held out for validation", low=0, high=0.9)
-    folds: int = knob(0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0, high=50)
+    folds: int = knob(0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0,
+                      high=50)
     fold: int = knob(0, "data", "which fold validates", low=0, high=49)
     split_seed: int = knob(0, "data", "seed of the split alone", low=0, high=2**31 - 1)
 
@@ -48,47 +50,53 @@ class Config:
     width: float = knob(1.0, "model", "multiplies the channels", low=0.125, high=8)
     stem: str = knob("auto", "model", "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
                      choices=("auto", "imagenet", "cifar"))
-    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: the stem's own", low=3, high=7, auto="auto")
+    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: the stem's own", low=3, high=7,
+                            auto="auto")
     dropout: float = knob(0.0, "model", "dropout before the head", low=0, high=0.95)
     pretrained: bool = knob(False, "model", "start from torchvision's ImageNet weights in its cache")
 
-    epochs: int = knob(100, "training", "length of the schedule", low=1, high=100_000)
-    until: int = knob(0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000, keyed=False)
-    batch_size: int = knob(32, "training", "pictures a step; batch norm needs two", low=2, high=65_536, names=("-b", "--batch"))
+    epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000)
+    until: int = knob(0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000,
+                      keyed=False)
+    batch_size: int = knob(32, "training", "pictures a step; batch norm needs two", low=2, high=65_536,
+                           names=("-b", "--batch"))
     opt: str = knob("adamw", "training", "optimizer", choices=("adamw", "sgd"))
-    lr: float = knob(1e-3, "training", "peak learning rate", low=1e-8, high=100)
-    weight_decay: float = knob(1e-4, "training", "decay of weights, not of norms and biases", low=0, high=10, names=("--wd",))
+    lr: float = knob(2e-3, "training", "peak learning rate", low=1e-8, high=100)
+    weight_decay: float = knob(0.1, "training", "decay of weights, not of norms and biases", low=0, high=10,
+                               names=("--wd",))
     schedule: str = knob("cosine", "training", "learning rate over time; step: x0.01 at 80% and again at 90%",
                          choices=("cosine", "onecycle", "step", "constant"))
-    warmup: float = knob(0.0, "training", "epochs of linear warm-up (onecycle has its own)", low=0, high=1000)
-    ema: float = knob(0.0, "training", "decay of the averaged weights, which are then the ones evaluated (0: off)", low=0, high=0.99999)
+    warmup: float = knob(3.0, "training", "epochs of linear warm-up (onecycle has its own)", low=0, high=1000)
+    ema: float = knob(0.995, "training", "decay of the averaged weights, which are then the ones evaluated (0: off)", low=0,
+                      high=0.99999)
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10)
     alpha: float = knob(1.0, "loss", "focal loss's factor", low=1e-3, high=100)
-    ls: float = knob(0.0, "loss", "label smoothing", low=0, high=0.999, names=("--label-smoothing", "--smoothing"))
+    ls: float = knob(0.1, "loss", "label smoothing", low=0, high=0.999, names=("--label-smoothing", "--smoothing"))
     loss_tau: float = knob(0.0, "loss", "logit adjustment: tau times log prior joins the logits in training", low=0, high=4)
     balance: str = knob("none", "loss", "sampler: every class equally often; weights: rare classes weigh more",
                         choices=("none", "sampler", "weights"))
     prior: str = knob("train", "loss", "class prior that evaluation and predict assume", choices=("train", "uniform"))
 
-    mixup_p: float = knob(0.0, "mixing", "probability of mixup; LOW:HIGH with --mixup-by class, HIGH for the rarest",
+    mixup_p: float = knob(0.6, "mixing", "probability of mixup; LOW:HIGH with --mixup-by class, HIGH for the rarest",
                           low=0, high=1, parts=(1, 2))
     mixup_alpha: float = knob(1.0, "mixing", "lambda ~ Beta(alpha, alpha)", low=1e-3, high=100)
-    mixup_by: str = knob("row", "mixing", "who draws: each row; the batch as one; each row by its class; the batch by its classes' mean",
+    mixup_by: str = knob("row", "mixing", "who draws: each row; the batch; each row by its class; the batch by its classes' mean",
                          choices=("row", "batch", "class", "class-batch"))
-    cutmix_p: float = knob(0.0, "mixing", "probability of CutMix, drawn before mixup", low=0, high=1)
+    cutmix_p: float = knob(0.3, "mixing", "probability of CutMix, drawn before mixup", low=0, high=1)
 
-    crop_scale: float = knob((1.0, 1.0), "augmentation", "random resized crop: LOW:HIGH share of the area (1:1: centre crop)",
+    crop_scale: float = knob((0.35, 1.0), "augmentation", "random resized crop, LOW:HIGH share of the area (1:1: none)",
                              low=0.01, high=1, parts=2)
-    pad: int = knob(0, "augmentation", "random crop with a black border of this many pixels, as for CIFAR", low=0, high=64)
+    pad: int = knob(0, "augmentation", "instead of --crop-scale: random crop with a black border of PAD pixels", low=0, high=64)
     flip: bool = knob(True, "augmentation", "mirror half of the pictures left to right")
     rotate: float = knob(0.0, "augmentation", "rotate by up to this many degrees", low=0, high=180)
-    jitter: float = knob(0.0, "augmentation", "brightness, contrast and saturation vary by up to this share", low=0, high=1)
+    jitter: float = knob(0.2, "augmentation", "brightness, contrast and saturation vary by up to this share", low=0, high=1)
     erase: float = knob(0.0, "augmentation", "probability of random erasing", low=0, high=1)
-    tail_crops: int = knob((0, 1), "augmentation", "COUNT:VIEWS: classes under COUNT pictures give VIEWS strong views an epoch",
+    tail_crops: int = knob((0, 1), "augmentation", "COUNT:VIEWS: classes under COUNT give VIEWS strong views an epoch",
                            low=0, high=100_000, parts=2)
 
-    monitor: str = knob("macro_f1", "choice", "validation metric that picks the best epoch", choices=("macro_f1", "acc", "worst", "nll"))
+    monitor: str = knob("macro_f1", "choice", "validation metric that picks the best epoch",
+                        choices=("macro_f1", "acc", "worst", "nll"))
     patience: int = knob(0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000)
 
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1)
@@ -103,15 +111,13 @@ class Config:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
         if self.folds == 1 or (self.folds and self.fold >= self.folds):
-            raise ConfigError(f"--fold {self.fold} of --folds {self.folds}: give at least 2 folds and a fold below that number")
+            raise ConfigError(f"--fold {self.fold} of --folds {self.folds}: give 2 or more folds, and a fold below their number")
         if isinstance(self.mixup_p, tuple) and not self.mixup_by.startswith("class"):
-            raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give one number")
+            raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number")
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if self.tail_crops[1] < 1:
             raise ConfigError(f"--tail-crops {text(self.tail_crops)}: VIEWS is at least 1")
-        if self.pad and self.crop_scale != (1.0, 1.0):
-            raise ConfigError("--pad and --crop-scale are two ways to crop: give one of them")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"--name {self.name!r}: a plain folder name is needed (its parent is --project)")
 
@@ -124,7 +130,7 @@ class Config:
         return hashlib.sha256(json.dumps([self.settings(), data_key], sort_keys=True).encode()).hexdigest()[:16]
 
     def pick(self, function):
-        """The fields that `function` names among its keyword-only parameters: how plain arguments reach the library files."""
+        """The fields that `function` names among its keyword-only parameters: how plain arguments reach library files."""
         named = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
         return {n: getattr(self, n) for n in named if n in Config.__dataclass_fields__}
 
@@ -172,7 +178,8 @@ def bounds(f):
     m = f.metadata
     word = {int: "a whole number", float: "a number"}[f.type] + f" from {m['low']} to {m['high']}"
     if m["parts"] != 1:
-        word = ("two numbers joined by ':'" if m["parts"] == 2 else "one number, or two joined by ':',") + word.split("number")[1]
+        shape = "two numbers joined by ':'" if m["parts"] == 2 else "one number, or two joined by ':',"
+        word = shape + word.split("number")[1]
     return word + (f", or {m['auto']}" if m["auto"] else "")
 
 
@@ -233,7 +240,7 @@ def add_flags(parser):
         m = f.metadata
         group = groups.setdefault(m["group"], None) or parser.add_argument_group(m["group"])
         groups[m["group"]] = group
-        names = [n for n in m["names"] if not n.startswith("--")] + [flag(f.name)] + [n for n in m["names"] if n.startswith("--")]
+        names = sorted([flag(f.name), *m["names"]], key=lambda n: n.startswith("--"))  # short ones first
         said = m["help"].replace("%", "%%")
         if f.type is bool:
             group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
@@ -248,8 +255,8 @@ def add_flags(parser):
 
 
 def from_args(space):
-    """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run exists, its own
-    settings come before them all."""
+    """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run
+    exists, its own settings come before them all."""
     given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
 
     def on_top_of(base):

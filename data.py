@@ -37,7 +37,7 @@ def prepare(root, *, labels: str, image_col: str, label_col: str, group_col: str
             val_split: float, folds: int, fold: int, split_seed: int) -> Pictures:
     """Folder to Pictures: listed, decoded or mapped, split. The arguments are Config's fields.
 
-    Raises DataError, and for pictures that cannot be read too, unless skip_bad leaves them out and says so in the notes.
+    Raises DataError, for pictures that cannot be read too, unless skip_bad leaves them out and says so in the notes.
     """
     found = listing(root, labels or None, image_col, label_col, group_col or None)
     size, side = sizes(found, img_size)
@@ -46,8 +46,9 @@ def prepare(root, *, labels: str, image_col: str, label_col: str, group_col: str
     notes += [f"bad picture left out: {found.paths[row]}: {reason}" for row, reason in store.bad.items()]
     if store.bad and not skip_bad:
         row, reason = next(iter(store.bad.items()))
-        raise DataError(f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, {found.root / found.paths[row]} for one "
-                        f"({reason}): mend or remove them, or train without them by --skip-bad; `python data.py check {root}` lists them")
+        raise DataError(f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
+                        f"{found.root / found.paths[row]} for one ({reason}): mend or remove them, or train without them "
+                        f"by --skip-bad; `python data.py check {root}` lists them")
     usable = ~np.isin(np.arange(len(found.paths)), list(store.bad))
     train, val = split(found, usable, val_split=val_split, folds=folds, fold=fold, split_seed=split_seed)
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
@@ -81,8 +82,8 @@ def split(pictures: Listing, usable: np.ndarray, *, val_split: float = 0.2, fold
     """(train rows, val rows), int64, sorted, of the rows where `usable` (bool [N]) holds.
 
     A val part of the data is used as it is. Else a stratified draw: each class gives its share, rounded up or down so
-    that the whole keeps the share too; with folds >= 2 the folds are disjoint and differ by at most one picture a class.
-    A class of one picture, or of one group, always stays in train; a group is never divided.
+    that the whole keeps the share too; folds >= 2 are disjoint and differ by at most one picture a class. A class of
+    one picture, or of one group, always stays in train; a group is never divided.
     """
     rows = np.flatnonzero(usable)
     labels = pictures.labels[rows]
@@ -103,7 +104,7 @@ def split(pictures: Listing, usable: np.ndarray, *, val_split: float = 0.2, fold
         bins = _deal(labels, shares, rng) if groups is None else _deal_groups(groups, labels, shares, rng)
         held = bins == (fold if folds else 0)
         if not held.any() and (folds or val_split):
-            raise DataError(f"{pictures.root}: too few pictures to hold some out; add more, or train with --val-split 0")
+            raise DataError(f"{pictures.root}: too few pictures to hold some out; add some, or give --val-split 0")
     return rows[~held], rows[held]
 
 
@@ -244,14 +245,14 @@ def _plot(classes: list[str], columns: dict[str, np.ndarray], file) -> None:
 
     total = sum(columns.values())
     order = np.argsort(-total, kind="stable")
-    figure = Figure(figsize=(max(6.4, min(0.22 * len(classes), 40)), 4.8), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 0.22 * len(classes)), 4.8), layout="constrained")
     axes = figure.add_subplot()
     below = np.zeros(len(classes))
     for name, counts in columns.items():
         axes.bar(np.arange(len(classes)), counts[order], bottom=below, label=name)
         below += counts[order]
     axes.set_xlim(-0.6, len(classes) - 0.4)
-    axes.set_xticks(np.arange(len(classes)), [classes[c] for c in order], rotation=90, fontsize=8 if len(classes) <= 200 else 3)
+    axes.set_xticks(np.arange(len(classes)), [classes[c] for c in order], rotation=90, fontsize=8)
     axes.set_ylabel("pictures")
     axes.set_title(f"{total.sum():,} pictures in {len(classes)} classes, {total.max()} to {total.min()}")
     if len(columns) > 1:

@@ -53,7 +53,8 @@ def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
     for path in files:
         try:
             with _opened(path) as image:
-                swap = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5  # Pillow turns a TIFF's itself
+                # Pillow gives a TIFF's size as turned already.
+                swap = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
                 found.append(image.size[::-1] if swap else image.size)
         except PictureError:
             found.append(None)

@@ -1,7 +1,7 @@
 """One epoch's randomness as tables, drawn ahead on the host: DESIGN.md's Plan.
 
-Pure in its arguments: the same tables on every device and rank and at a resume. Every table has its own random stream, so that
-turning one method on leaves the others' draws alone and two settings can be compared picture by picture.
+Pure in its arguments: the same tables on every device and rank and at a resume. Every table has its own random stream,
+so that turning one method on leaves the others' draws alone and two settings can be compared picture by picture.
 `python plan.py -c RECIPE --show 3` prints rows and draws the batches that the network would see.
 """
 
@@ -43,12 +43,12 @@ def stream(seed, epoch, table):
 
 
 def views_per_class(counts, tail_crops):
-    """Views of each picture an epoch, by class [C]: tail_crops = (count, views) for classes under `count` pictures, else 1."""
+    """Views of each picture an epoch, by class [C]: tail_crops = (count, views) for classes under `count`, else 1."""
     return np.where(counts < tail_crops[0], tail_crops[1], 1)
 
 
 def sampled_counts(counts, balance, tail_crops):
-    """Rows an epoch draws from each class [C] float64, from its training pictures `counts` [C]. Its sum sets the epoch's length."""
+    """Rows that an epoch draws from each class, float64 [C], from its training pictures `counts` [C]."""
     drawn = counts * views_per_class(counts, tail_crops).astype(float)
     if balance == "sampler":
         present = counts > 0
@@ -126,7 +126,8 @@ def draw(labels, means, rows, counts, *, epoch, seed, size, store_size, batch_si
     geo, col = views(index, "")
     if mixup.in_batch(mixup_by):
         turn = np.argsort(rng("partner").random(shape), axis=1)
-        partner, geo_b, col_b = (np.take_along_axis(v, turn.reshape(turn.shape + (1,) * (v.ndim - 2)), 1) for v in (index, geo, col))
+        at = np.arange(shape[0])[:, None], turn
+        partner, geo_b, col_b = index[at], geo[at], col[at]
     else:
         partner = np.where(lam < 1, drawn("partner"), index)
         geo_b, col_b = views(partner, "_b")
@@ -142,7 +143,8 @@ def evaluation(rows, *, size, store_size, batch_size, views="centre"):
     views: 'centre' crop; 'flip': it and its mirror image; 'crops': the four corners, the centre, and their mirror images.
     """
     count = math.ceil(len(rows) / batch_size)
-    index = np.concatenate([rows, np.repeat(rows[-1:], count * batch_size - len(rows))]).reshape(count, batch_size).astype(np.int32)
+    padded = np.concatenate([rows, np.repeat(rows[-1:], count * batch_size - len(rows))])
+    index = padded.reshape(count, batch_size).astype(np.int32)
     none = np.zeros((*index.shape, 4), np.int32)
     col = np.broadcast_to(np.eye(3, 4, dtype=np.float32), (*index.shape, 3, 4))
     room, middle = store_size - size, (store_size - size) // 2

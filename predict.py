@@ -37,9 +37,10 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     net = net.to(device, memory_format=torch.channels_last)
     shown = view(device, size=c["size"], mean=c["mean"], std=c["std"], border="reflect")
     shape = dict(size=c["size"], store_size=c["store_size"], batch_size=128)
-    probs = [metrics.softmax(logits(net, torch.from_numpy(store.pixels), p, len(files), shown, amp=c["config"]["amp"] and native_bf16(device))
-                             + np.array(c["bias"])) for p in plans.evaluation(np.arange(len(files)), views=dict(none="centre").get(tta, tta), **shape)]
-    probs = np.mean(probs, 0)
+    amp = c["config"]["amp"] and native_bf16(device)
+    views = plans.evaluation(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
+    pixels = torch.from_numpy(store.pixels)
+    probs = np.mean([metrics.softmax(logits(net, pixels, v, len(files), shown, amp=amp) + np.array(c["bias"])) for v in views], 0)
     prior = np.ones(len(c["classes"])) if c["config"]["prior"] == "uniform" else np.array(c["counts"], float)
     probs[list(store.bad)] = prior / prior.sum()
     return probs, store.bad
@@ -54,7 +55,7 @@ def newest(project):
 
 
 def table(sample, ids, header=("id", "label")):
-    """The rows to write: (header, ids in order). `sample`: a sample submission whose header, ids and order are kept, or None."""
+    """What to write: (header, ids in order). `sample`: a sample submission to take them from, or None."""
     if sample is None:
         return header, ids
     with open(sample, newline="", encoding="utf-8-sig") as f:
@@ -114,13 +115,14 @@ def predict(args):
 
 def main(args=None):
     parser = configs.Parser(prog="predict.py", description=__doc__)
-    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="run folders, averaged (default: the newest run of --project)")
+    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="run folders, averaged (default: the newest run)")
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")
     parser.add_argument("--test", help="folder, or CSV of ids, of the test pictures (default: test.csv or test/ in --data)")
-    parser.add_argument("--sample-submission", metavar="CSV", help="keep its header, ids and order (default: the one in --data, if any)")
+    parser.add_argument("--sample-submission", metavar="CSV", help="keep its header, ids and order (default: --data's, if any)")
     parser.add_argument("--probs", action="store_true", help="a column of probabilities for each class instead of the label")
-    parser.add_argument("--tta", default="none", choices=("none", "flip", "crops"), help="average over mirrored views, or corner crops too")
+    parser.add_argument("--tta", default="none", choices=("none", "flip", "crops"),
+                        help="average over mirrored views, or corner crops too")
     parser.add_argument("-o", "--output", metavar="FILE", help="write here, all or nothing, instead of stdout")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     try:

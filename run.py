@@ -31,8 +31,8 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Notes SIGINT and SIGTERM once `listen` was called: remembered while `held`, so that a step is never cut in two; an
-    immediate exit with 130 or 143 otherwise, or the second time."""
+    """Notes SIGINT and SIGTERM once `listen` was called: remembered while `held`, so that a step is never cut in two;
+    an immediate exit with 130 or 143 otherwise, or the second time."""
 
     def __init__(self):
         self.number, self.held = None, False
@@ -82,7 +82,7 @@ class Run:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{self.folder} is in use by another process: wait for it, or choose another --name") from None
+            raise RunError(f"{self.folder} is in use by another process: wait, or choose another --name") from None
         for left in self.folder.glob(".*.pt.*"):
             left.unlink()  # a killed writer's
         if i > 1:
@@ -122,7 +122,8 @@ class Run:
         """Adds an epoch to results.csv, flushed; the header comes with the first."""
         path = self.folder / "results.csv"
         with open(path, "a", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([list(row), list(row.values())] if f.tell() == 0 else [list(row.values())])
+            header = [list(row)] if f.tell() == 0 else []
+            csv.writer(f, lineterminator="\n").writerows([*header, list(row.values())])
 
     def save(self, name, value):
         """torch.save of plain tensors and dicts, all or nothing."""
@@ -130,8 +131,8 @@ class Run:
             with self.replacing(name) as path:
                 torch.save(value, path)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as a RuntimeError of several lines
-            raise RunError(f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? Make room, then "
-                           "--resume") from e
+            raise RunError(f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? "
+                           "Make room, then --resume") from e
 
     def load(self, name):
         """What `save` wrote, on the CPU; None if there is none."""
@@ -144,7 +145,7 @@ def load(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise RunError(f"{path} cannot be read ({type(e).__name__}): it is damaged, or not a checkpoint of this program") from e
+        raise RunError(f"{path} cannot be read ({type(e).__name__}): damaged, or no checkpoint of this program") from e
 
 
 def environment(device):
@@ -155,6 +156,6 @@ def environment(device):
     import PIL
 
     return dict(started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=sys.argv, commit=git.stdout.strip() or None,
-                python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__, pillow=PIL.__version__,
-                platform=platform.platform(), device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                cpus=os.cpu_count(), threads=torch.get_num_threads())
+                python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__,
+                pillow=PIL.__version__, platform=platform.platform(), cpus=os.cpu_count(), threads=torch.get_num_threads(),
+                device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)

@@ -112,9 +112,9 @@ class Stepper:
         self.right[t] = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
         if self.ema:
             self.updates += 1
-            keep = min(self.ema, (1 + self.updates) / (10 + self.updates))  # a fresh average forgets the initial weights quickly
+            keep = min(self.ema, (1 + self.updates) / (10 + self.updates))  # to forget the initial weights quickly
             torch._foreach_lerp_(floating(self.average), floating(self.model), 1 - keep)
-        if self.device.type == "cpu" or t % 50 == 49 or t == len(self.losses) - 1:  # elsewhere a check waits for the device
+        if self.device.type == "cpu" or t % 50 == 49 or t == len(self.losses) - 1:  # elsewhere it waits for the device
             wrong = (~self.losses[: t + 1].isfinite()).nonzero()
             if len(wrong):
                 raise NonFinite(int(wrong[0]))
@@ -129,7 +129,8 @@ class Stepper:
 
     def state(self):
         """All that a resume needs, as plain tensors and numbers."""
-        return dict(model=self.model.state_dict(), average=self.average.state_dict() if self.ema else None, updates=self.updates,
+        average = self.average.state_dict() if self.ema else None
+        return dict(model=self.model.state_dict(), average=average, updates=self.updates,
                     optimizer=self.optimizer.state_dict(), losses=self.losses, right=self.right)
 
     def load(self, state):

@@ -29,8 +29,7 @@ import numpy as np
 
 from picture import MACHINE, RECIPE, RESIZES, PictureError, decode, dimensions  # noqa: F401  (ours to hand on)
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-CHUNK = 32  # pictures handed to a worker at a time
+CHUNK = 8  # pictures handed to a worker at a time
 
 
 class StoreError(RuntimeError):
@@ -78,9 +77,9 @@ def load(files: list[Path], size: int, resize: str = "squash", cache: Path | Non
                     store = _open(folder)
         return store
     except OSError as error:
-        what = f"no room for {len(files) * size * size * 3 / 2**30:.2f} GiB" if error.errno in FULL else str(error)
-        raise StoreError(f"cannot keep decoded pictures in {cache}: {what}; $LONGTAIL_CACHE names another folder"
-                         ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = f"no room for {len(files) * size * size * 3 / 2**30:.2f} GiB" if full else error
+        raise StoreError(f"cannot decode into {cache}: {what}; $LONGTAIL_CACHE names another folder") from error
 
 
 def _state(path: Path) -> tuple | None:
@@ -181,8 +180,8 @@ def _build(folder: Path, files: list[Path], states: list, size: int, resize: str
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             file.flush()
             start = file.tell()
-            if hasattr(os, "posix_fallocate"):  # claim the room: better none at the start than none half way
-                os.posix_fallocate(file.fileno(), 0, start + need)
+            claim = getattr(os, "posix_fallocate", lambda *_: None)  # better no room at the start than none half way
+            claim(file.fileno(), 0, start + need)
             os.truncate(file.fileno(), start + need)
             moments, bad = _decode_all(file, start, files, size, resize, workers)
             os.fsync(file.fileno())  # else a power cut could leave a published Store of zeros
@@ -209,11 +208,13 @@ def _decode_all(file, start: int, files: list[Path], size: int, resize: str, wor
 
     moments = np.zeros((len(files), 2, 3))
     bad: dict[int, str] = {}
-    workers = min(workers, -(-len(files) // CHUNK))
+    workers = min(workers, len(files) // 32)  # a process takes as long to start as 50 pictures to decode
     with tqdm(total=len(files), desc="decoding", unit="pictures", disable=None, leave=False) as bar:
         work = _in_processes(file, start, files, size, resize, workers) if workers > 1 else (
             (row, _decode_one(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
         for row, result in work:
+            if isinstance(result, dict):  # a worker met a failure of the machine
+                raise OSError(result["errno"], os.strerror(result["errno"]), result["path"])
             if isinstance(result, str):
                 bad[row] = result
             else:
@@ -251,23 +252,27 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
     for first in range(0, len(files), CHUNK):
         chunks.put(range(first, min(first + CHUNK, len(files))))
 
+    def send(child: subprocess.Popen) -> range | None:
+        try:
+            rows = chunks.get_nowait()
+        except queue.Empty:
+            return None
+        with contextlib.suppress(BrokenPipeError):  # it is dead: reading its answer will tell
+            print(json.dumps([[row, os.fspath(files[row])] for row in rows]), file=child.stdin, flush=True)
+        return rows
+
     def feed(child: subprocess.Popen) -> None:
         try:
-            while True:
-                rows = chunks.get_nowait()
-                with contextlib.suppress(BrokenPipeError):
-                    print(json.dumps([[row, os.fspath(files[row])] for row in rows]), file=child.stdin, flush=True)
-                for row in rows:
-                    line = child.stdout.readline()
-                    if not line:
-                        raise StoreError(f"a decoding process died (exit status {child.wait()}) on {files[row]}: "
-                                         "remove that file, or see whether memory ran out")
-                    result = json.loads(line)
-                    if isinstance(result, dict):
-                        raise OSError(result["errno"], result["error"], os.fspath(files[row]))
+            rows = send(child)
+            while rows:
+                ahead = send(child)  # so that a child never waits for us
+                line = child.stdout.readline()
+                if not line:
+                    raise StoreError(f"a decoding process died (exit status {child.wait()}) on one of these; remove the "
+                                     f"culprit, or see if memory ran out: {', '.join(str(files[row]) for row in rows)}")
+                for row, result in zip(rows, json.loads(line)):
                     results.put((row, result))
-        except queue.Empty:
-            pass
+                rows = ahead
         except Exception as error:
             results.put(error)
 
@@ -289,18 +294,19 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
 
 
 def _child(pixels: str, start: str, size: str, resize: str) -> None:
-    """A worker: lists of [row, path] in, a line a picture out, until its parent closes the pipe."""
+    """A worker: a list of [row, path] in, a list of results out, until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a dead parent ends us without a word
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its kin chat about files that we report ourselves
     with open(pixels, "r+b") as file:
         for line in sys.stdin:
+            results = []
             for row, path in json.loads(line):
                 try:
-                    result = _decode_one(file.fileno(), int(start), row, path, int(size), resize)
+                    results.append(_decode_one(file.fileno(), int(start), row, path, int(size), resize))
                 except OSError as error:
-                    result = {"errno": error.errno, "error": error.strerror}
-                print(json.dumps(result), flush=True)
+                    results.append({"errno": error.errno, "path": path})
+            print(json.dumps(results), flush=True)
 
 
 if __name__ == "__main__":

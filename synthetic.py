@@ -28,15 +28,14 @@ import store as stores
 COUNTS = (560, 443, 274, 210, 201, 195, 176, 161, 156, 153, 147, 124, 121, 121, 118, 111, 111, 106, 105, 96, 88, 83, 82, 79, 72,
           71, 70, 69, 68, 65, 64, 61, 58, 57, 57, 55, 53, 51, 51, 48, 47, 41, 39, 37, 30, 30, 29, 28, 20, 19)
 FEWEST = 4  # training pictures of a class at any scale
-WANDER, BORROW = 0.04, 0.11  # at difficulty 1
+WANDER, BORROW = 0.012, 0.12  # at difficulty 1
 
 PALETTES = {  # hues in degrees that sum to grey
-    "red, cyan": (0, 180), "orange, azure": (36, 216), "olive, violet": (72, 252), "green, magenta": (108, 288),
-    "jade, rose": (144, 324), "red, green, blue": (0, 120, 240), "orange, jade, violet": (40, 160, 280),
-    "lime, azure, rose": (80, 200, 320),
+    "red, cyan": (0, 180), "orange, azure": (30, 210), "yellow, blue": (60, 240), "lime, violet": (90, 270),
+    "green, magenta": (120, 300), "jade, rose": (150, 330), "red, green, blue": (0, 120, 240), "yellow, cyan, magenta": (60, 180, 300),
 }
 DIRECTIONS = {"level": 0, "upright": 90, "slanted": 45, "swirling": None}  # degrees; slanted to either side
-STROKES = {"fine": (1 / 32, 5), "medium": (1 / 14, 4.5), "broad": (1 / 6.5, 4)}  # width over the picture's side, length over width
+STROKES = {"fine": (1 / 32, 5), "medium": (1 / 13, 4), "broad": (1 / 5.5, 3)}  # width over the picture's side, length over width
 SHAPES = ("disc", "square", "cross", "triangle", "leaf")
 COMPOSITIONS = ("solo", "scatter", "frieze", "column", "mosaic", "echo")
 FACTORS = dict(palette=tuple(PALETTES), direction=tuple(DIRECTIONS), stroke=tuple(STROKES), shape=SHAPES, composition=COMPOSITIONS)
@@ -84,7 +83,7 @@ def folder(data=""):
     """The folder to train on: `data`, else $DATA, else the built-in set, made once in the cache folder and said."""
     if data or os.environ.get("DATA"):
         return Path(data or os.environ["DATA"])
-    root = stores.cache_dir() / "painters-built-in-2"
+    root = stores.cache_dir() / "painters-built-in-3"
     if not root.exists():
         print(f"no --data and no $DATA: painting the built-in pictures into {root}", file=sys.stderr)
         try:
@@ -158,27 +157,27 @@ def draw(*, classes, scale, seed, difficulty, label_noise):
 def render(style, size, rng):
     """uint8 [size, size, 3]: a picture of `style`, five levels as in FACTORS. `rng` decides all else and must not know the painter."""
     palette, direction, stroke, shape, composition = (levels[i] for levels, i in zip(FACTORS.values(), style))
-    grid = (np.arange(2 * size) + 0.5) / (2 * size)  # twice as fine, then averaged: smooth edges
+    grid = (np.arange(2 * size, dtype=np.float32) + 0.5) / (2 * size)  # twice as fine, then averaged: smooth edges
     x, y = np.meshgrid(grid, grid)
     ground, figure, *third = _hues(palette, rng)
     inside = _figure(x, y, shape, composition, rng)[..., None]
     dab, tone = (a[..., None] for a in _strokes(x, y, direction, stroke, rng))
     if third:
-        ground = np.where(dab < 0.3, 0.15 * ground + 0.85 * third[0], ground)
+        ground = np.where(dab < 0.4, 0.15 * ground + 0.85 * third[0], ground)
     else:
         ground = np.where(dab < 0.2, 0.75 * ground + 0.25 * figure, ground)
-    rgb = (1 - inside) * ground + inside * figure + 0.13 * tone
+    rgb = (1 - inside) * ground + inside * figure + 0.2 * tone
     rgb = rgb.reshape(size, 2, size, 2, 3).mean((1, 3))
-    rgb *= np.exp(rng.normal(0, 0.06, 3) + rng.normal(0, 0.12))  # the light of the room
+    rgb *= np.exp(rng.normal(0, 0.04, 3) + rng.normal(0, 0.12))  # the light of the room
     return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
 
 def _hues(palette, rng):
     """The palette's colours, float64 [3] each, in random roles."""
-    angles = np.deg2rad(rng.permutation(PALETTES[palette]) + rng.normal(0, 4))[:, None]
+    angles = np.deg2rad(rng.permutation(PALETTES[palette]) + rng.normal(0, 3))[:, None]
     red, green = np.array([2, -1, -1]) / math.sqrt(6), np.array([0, 1, -1]) / math.sqrt(2)
     light = 0.5 + rng.permutation(np.linspace(-0.17, 0.17, len(angles)))[:, None] + rng.normal(0, 0.05)
-    return light + rng.uniform(0.3, 0.38) * (np.cos(angles) * red + np.sin(angles) * green)
+    return (light + rng.uniform(0.3, 0.38) * (np.cos(angles) * red + np.sin(angles) * green)).astype(np.float32)
 
 
 def _strokes(x, y, direction, stroke, rng):
@@ -186,41 +185,41 @@ def _strokes(x, y, direction, stroke, rng):
     width, ratio = STROKES[stroke]
     width *= rng.uniform(0.9, 1.1)
     if direction == "swirling":
-        cx, cy = rng.uniform(0.2, 0.8, 2)
+        cx, cy = rng.uniform(0.2, 0.8, 2).tolist()
         across = np.hypot(x - cx, y - cy)
         along = (np.arctan2(y - cy, x - cx) + np.pi) * np.maximum(np.floor(across / width), 1) * width
     else:
-        angle = np.deg2rad(DIRECTIONS[direction] * rng.choice([-1, 1]) + rng.normal(0, 5))
-        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    table = rng.random((2, 128, 128))
+        angle = math.radians(DIRECTIONS[direction] * rng.choice([-1, 1]) + rng.normal(0, 5))
+        along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    table = rng.random((2, 128, 128), dtype=np.float32)
     across = across / width + 64
-    row = np.floor(across).astype(int) % 128
-    column = np.floor(along / (width * ratio) + 64 + table[0, row, 0]).astype(int) % 128
+    row = np.floor(across).astype(np.int32) % 128
+    column = np.floor(along / (width * ratio) + 64 + table[0, row, 0]).astype(np.int32) % 128
     ridge = 1 / 3 - (2 * (across % 1) - 1) ** 2
-    return table[0, row, column], (2 * table[1, row, column] - 1 + 0.6 * ridge) * rng.choice([-1, 1])
+    return table[0, row, column], 2 * table[1, row, column] - 1 + 0.6 * ridge
 
 
 def _figure(x, y, shape, composition, rng):
     """How far each pixel belongs to the figure (1) and not to the ground (0): copies of one shape, arranged."""
     turn, near = rng.normal(0, 0.1), np.arange(-1, 5)
     if composition in ("scatter", "mosaic"):
-        pitch, phase = rng.uniform(0.3, 0.34), rng.random(2)
+        pitch, phase = rng.uniform(0.36, 0.4), rng.random(2)
         cells = np.stack(np.meshgrid(near, near), -1).reshape(-1, 2) + phase - 0.5
         spots = pitch * (cells + (rng.uniform(-0.17, 0.17, cells.shape) if composition == "scatter" else 0))
-        radius = rng.uniform(0.33, 0.37) * pitch
+        radius = rng.uniform(0.35, 0.39) * pitch
     elif composition in ("frieze", "column"):
         if composition == "column":
             x, y = y, x  # the shape is turned back below
-        middle, radius = rng.uniform(0.3, 0.7), rng.uniform(0.115, 0.13)
-        spots = np.stack([0.31 * (near - rng.random()), np.full(len(near), middle)], 1)
+        middle, radius = rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.165)
+        spots = np.stack([0.4 * (near - rng.random()), np.full(len(near), middle)], 1)
     else:
         spots, radius = rng.uniform(0.4, 0.6, (1, 2)), rng.uniform(0.3, 0.36)
-    offsets = ((x - cx, y - cy) for cx, cy in spots)
+    offsets = ((x - cx, y - cy) for cx, cy in spots.tolist())
     offsets = ((v, u) if composition == "column" else (u, v) for u, v in offsets)
     reach = np.min([_reach(u, v, shape, turn) for u, v in offsets], axis=0) / radius
     soft = len(x) * radius / 2  # an edge is two fine pixels wide
     if composition == "echo":
-        return _edge((np.abs((2.6 * reach + rng.random()) % 1 - 0.5) - 0.25) * soft / 2.6)
+        return _edge((np.abs((2.2 * reach + rng.random()) % 1 - 0.5) - 0.25) * soft / 2.2)
     inside = _edge((1 - reach) * soft)
     if composition in ("frieze", "column"):
         return np.maximum(inside, _edge((np.abs(y - middle) / radius - 1.5) * soft))

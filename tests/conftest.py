@@ -89,8 +89,12 @@ def pictures(tmp_path_factory):
     return root
 
 
+# A run that takes a second, with none of the methods that the default settings turn on.
+PLAIN = dict(width=0.125, img_size=32, epochs=3, batch_size=8, threads=1, device="cpu", lr=3e-3, weight_decay=1e-4, warmup=0.0,
+             ema=0.0, ls=0.0, mixup_p=0.0, cutmix_p=0.0, crop_scale=(1.0, 1.0), jitter=0.0)
+
+
 @pytest.fixture
 def settings(pictures, tmp_path):
-    """Config arguments of a run that takes a second."""
-    return dict(data=str(pictures), project=str(tmp_path / "runs"), width=0.125, img_size=32, epochs=3, batch_size=8, threads=1,
-                device="cpu", lr=3e-3)
+    """Config arguments of a small run in a folder of the test's own."""
+    return dict(PLAIN, data=str(pictures), project=str(tmp_path / "runs"))

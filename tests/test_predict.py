@@ -15,6 +15,7 @@ import pytest
 import predict
 import train
 from config import Config
+from conftest import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,8 +25,7 @@ def project(pictures, tmp_path_factory):
     """Two runs that know the three colours."""
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        train.train(Config(data=str(pictures), width=0.125, img_size=32, epochs=12, batch_size=8, threads=1, device="cpu", lr=3e-3,
-                           project=str(folder), name=f"s{seed}", seed=seed))
+        train.train(Config(**dict(PLAIN, epochs=12, data=str(pictures), project=str(folder), name=f"s{seed}", seed=seed)))
     return folder
 
 
@@ -136,7 +136,7 @@ def test_runs_of_other_classes_are_not_averaged(project, pictures, tmp_path, cap
     root = tmp_path / "data"
     shutil.copytree(pictures, root)
     (root / "train" / "red").rename(root / "train" / "rot")
-    train.train(Config(data=str(root), width=0.125, img_size=32, epochs=1, threads=1, device="cpu", project=str(tmp_path)))
+    train.train(Config(**dict(PLAIN, epochs=1, data=str(root), project=str(tmp_path))))
     code, rows, err = predicted(capsys, "--run", project / "s0", tmp_path / "run")
     assert code == 1 and not rows and "other classes" in err
 

@@ -23,6 +23,7 @@ import run as runs
 import step
 import train
 from config import Config
+from conftest import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = dict(mixup_p=0.4, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), ls=0.1, erase=0.3, cutmix_p=0.2)
@@ -62,11 +63,15 @@ class StopAfter(runs.Stop):
         return signal.SIGTERM if self.left <= 0 else None
 
 
+def made(settings, **more):
+    return Config(**{**settings, **more})
+
+
 # one step ----------------------------------------------------------------------------------------------------------------------
 
 
 def stepper_of(settings, **more):
-    config = Config(**settings, amp=False, **more)
+    config = made(settings, amp=False, **more)
     pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
     return config, pictures, train.build(config, pictures, torch.device("cpu"))[0]
 
@@ -138,7 +143,7 @@ def test_non_finite_loss_names_its_step(settings):
 
 
 def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path):
-    config = Config(**settings, **FULL)
+    config = made(settings, **FULL)
     rows = train.train(config)
     folder = tmp_path / "runs" / "run"
     assert {p.name for p in folder.iterdir()} == {
@@ -166,12 +171,12 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
 
 
 def test_it_learns_three_colours(settings):
-    rows = train.train(Config(**{**settings, "epochs": 12}))
+    rows = train.train(made(settings, epochs=12))
     assert rows[-1]["val_acc"] == 1.0 and rows[-1]["val_loss"] < 0.5
 
 
 def test_without_validation_the_last_weights_are_kept(settings, tmp_path):
-    train.train(Config(**settings, val_split=0, ema=0.9))
+    train.train(made(settings, val_split=0, ema=0.9))
     folder = tmp_path / "runs" / "run"
     best, last = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("best", "last"))
     assert all(torch.equal(v, last["stepper"]["average"][k]) for k, v in best["weights"].items())
@@ -180,29 +185,29 @@ def test_without_validation_the_last_weights_are_kept(settings, tmp_path):
 
 def test_a_taken_name_gets_a_number_and_says_so(settings, tmp_path, capsys):
     for _ in range(3):
-        train.train(Config(**{**settings, "epochs": 1}))
+        train.train(made(settings, epochs=1))
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["run", "run-2", "run-3"]
     assert "this run is" in capsys.readouterr().err
 
 
 def test_a_folder_in_use_is_refused(settings, tmp_path):
-    first = train.trial(Config(**settings))
+    first = train.trial(made(settings))
     next(first)
     with pytest.raises(runs.RunError, match="in use"):
-        next(train.trial(Config(**settings, resume=True)))
+        next(train.trial(made(settings, resume=True)))
     first.close()
-    assert len(train.train(Config(**settings, resume=True))) == 3  # closed before its first checkpoint: from the start
+    assert len(train.train(made(settings, resume=True))) == 3  # closed before its first checkpoint: from the start
 
 
 @pytest.mark.parametrize("monitor, column, sign", [("acc", "val_acc", 1), ("nll", "val_loss", -1), ("macro_f1", "macro_f1", 1)])
 def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
-    rows = train.train(Config(**settings, monitor=monitor))
+    rows = train.train(made(settings, monitor=monitor))
     best = torch.load(tmp_path / "runs" / "run" / "best.pt", weights_only=True)
     assert sign * best["metrics"][column] == max(sign * r[column] for r in rows)
 
 
 def test_patience_stops_early(settings):
-    rows = train.train(Config(**{**settings, "epochs": 50, "lr": 1e-8}, patience=2))
+    rows = train.train(made(settings, epochs=50, lr=1e-8, patience=2))
     best = max(range(len(rows)), key=lambda i: rows[i]["macro_f1"])  # the first of equals
     assert len(rows) == best + 3 < 50
 
@@ -229,8 +234,7 @@ def test_posterior_bias_by_bayes():
 @pytest.fixture(scope="module")
 def undisturbed(pictures, tmp_path_factory):
     project = tmp_path_factory.mktemp("undisturbed")
-    settings = dict(data=str(pictures), width=0.125, img_size=32, epochs=3, batch_size=8, threads=1, device="cpu", lr=3e-3)
-    train.train(Config(**settings, **FULL, project=str(project)))
+    train.train(made(PLAIN, **FULL, data=str(pictures), project=str(project)))
     return project / "run"
 
 
@@ -238,8 +242,8 @@ def undisturbed(pictures, tmp_path_factory):
 def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, looks):
     for n in looks:
         with pytest.raises(runs.Stopped):
-            train.train(Config(**settings, **FULL, resume=True), StopAfter(n))
-    train.train(Config(**settings, **FULL, resume=True))
+            train.train(made(settings, **FULL, resume=True), StopAfter(n))
+    train.train(made(settings, **FULL, resume=True))
     folder = tmp_path / "runs" / "run"
     assert_same_state(folder / "last.pt", undisturbed / "last.pt")
     assert_same_state(folder / "best.pt", undisturbed / "best.pt")
@@ -249,27 +253,27 @@ def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undis
 
 
 def test_until_leaves_the_schedule_alone(settings, undisturbed, tmp_path):
-    train.train(Config(**settings, **FULL, until=2))
-    train.train(Config(**settings, **FULL, resume=True))
+    train.train(made(settings, **FULL, until=2))
+    train.train(made(settings, **FULL, resume=True))
     assert results(tmp_path / "runs" / "run") == results(undisturbed)
 
 
 @pytest.mark.parametrize("change, said", [(dict(lr=0.5), "--lr 0.003 -> 0.5"), (dict(threads=2), "threads 1 -> 2"),
                                           (dict(img_size=40), "--img-size 32 -> 40")])
 def test_resuming_with_other_settings_is_refused_by_name(settings, tmp_path, change, said):
-    train.train(Config(**settings, until=1))
+    train.train(made(settings, until=1))
     before = (tmp_path / "runs" / "run" / "last.pt").read_bytes()
     with pytest.raises(runs.RunError, match=said):
-        train.train(Config(**{**settings, **change}, resume=True))
+        train.train(made(settings, **change, resume=True))
     assert (tmp_path / "runs" / "run" / "last.pt").read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_named(settings, tmp_path):
-    train.train(Config(**settings, until=1))
+    train.train(made(settings, until=1))
     path = tmp_path / "runs" / "run" / "last.pt"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(runs.RunError, match="last.pt cannot be read"):
-        train.train(Config(**settings, resume=True))
+        train.train(made(settings, resume=True))
 
 
 def command(settings, **more):
@@ -280,7 +284,7 @@ def command(settings, **more):
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_signals(settings, undisturbed, tmp_path, number, code):
     """A signal in the middle of training: saved (or, for SIGKILL, as last saved), and resumed to the same bits."""
-    line = command({k: v for k, v in settings.items()}, **FULL) + ["--resume"]
+    line = command(settings, **FULL) + ["--resume"]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONUNBUFFERED="1"))
     for said in process.stderr:
         if said.startswith("epoch   1"):
