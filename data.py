@@ -47,8 +47,8 @@ def prepare(root, *, labels: str, image_col: str, label_col: str, group_col: str
     if store.bad and not skip_bad:
         row, reason = next(iter(store.bad.items()))
         raise DataError(f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
-                        f"{found.root / found.paths[row]} for one ({reason}): mend or remove them, or train without them "
-                        f"by --skip-bad; `python data.py check {root}` lists them")
+                        f"{found.root / found.paths[row]} for one ({reason}): mend or remove them, or train without "
+                        f"them by --skip-bad; `python data.py check {root}` lists them")
     usable = ~np.isin(np.arange(len(found.paths)), list(store.bad))
     train, val = split(found, usable, val_split=val_split, folds=folds, fold=fold, split_seed=split_seed)
     counts = np.bincount(found.labels[train], minlength=len(found.classes))

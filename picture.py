@@ -1,4 +1,4 @@
-"""One picture file -> upright RGB bytes of one size, or the reason why not.
+"""One picture file -> upright RGB bytes of one size, or the reason why not. Run as a script it is a Store's worker.
 
 Trusts nothing about the file: its kind, its size and its end are checked, and whatever Pillow raises becomes a
 PictureError. Never repairs, never guesses a missing part, never decodes what its header says is too large.
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import signal
 import stat
 import sys
 import warnings
@@ -45,6 +47,24 @@ def decode(path: Path, size: int, resize: str = "squash") -> np.ndarray:
     with _opened(path) as image:
         image.draft(None, (2 * size, 2 * size))  # JPEG only: its inverse DCT halves, never below twice S
         return np.asarray(_resized(_rgb(image), size, resize))
+
+
+def decode_into(file: int, start: int, row: int, path: str | Path, size: int, resize: str) -> list | str:
+    """Write row `row` of the uint8 [N, S, S, 3] that begins at byte `start` of a file descriptor.
+
+    Returns [means, mean squares], three channels each, RGB in [0, 1]; or the reason why the picture is bad.
+    """
+    try:
+        picture = decode(path, size, resize)
+    except PictureError as error:
+        return str(error)
+    # pwrite and no writable map: on a full disk that is an exception and not a SIGBUS.
+    if os.pwrite(file, picture, start + row * picture.size) < picture.size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    flat = picture.reshape(size, -1)
+    sums = [x.sum(0, dtype=np.uint32).reshape(size, 3).sum(0, dtype=np.uint64)
+            for x in (flat, np.square(flat, dtype=np.uint16))]
+    return [(total / (255.0**power * size * size)).tolist() for power, total in enumerate(sums, 1)]
 
 
 def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
@@ -122,3 +142,23 @@ def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
     canvas = Image.new("RGB", (size, size))
     canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
     return canvas
+
+
+def _child(pixels: str, start: str, size: str, resize: str) -> None:
+    """A worker: a list of [row, path] in, a list of results out, until its parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a dead parent ends us without a word
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its kin chat about files that we report ourselves
+    with open(pixels, "r+b") as file:
+        for line in sys.stdin:
+            results = []
+            for row, path in json.loads(line):
+                try:
+                    results.append(decode_into(file.fileno(), int(start), row, path, int(size), resize))
+                except OSError as error:
+                    results.append({"errno": error.errno, "path": path})
+            print(json.dumps(results), flush=True)
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])

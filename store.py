@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -27,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from picture import MACHINE, RECIPE, RESIZES, PictureError, decode, dimensions  # noqa: F401  (ours to hand on)
+import picture
+from picture import MACHINE, RECIPE, RESIZES, PictureError, decode, decode_into, dimensions  # noqa: F401  (handed on)
 
 CHUNK = 8  # pictures handed to a worker at a time
 
@@ -70,9 +70,11 @@ def load(files: list[Path], size: int, resize: str = "squash", cache: Path | Non
         folder = cache / hashlib.sha256(f"{RECIPE} {size} {resize} {contents}".encode()).hexdigest()[:32]
         store = _open(folder)
         if store is None:
-            with _locked(folder):
+            with _locked(folder) as locked:
                 store = _open(folder)  # a process that we waited for may have made it
                 if store is None:
+                    if locked:
+                        _sweep(folder)
                     _build(folder, files, states, size, resize, workers)
                     store = _open(folder)
         return store
@@ -143,7 +145,7 @@ def _open(folder: Path) -> Store | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path):
-    """One builder at a time, until it ends or dies; where a file system has no locks the rename alone decides."""
+    """One builder at a time, until it ends or dies. Yields False on a file system without locks: the rename decides."""
     with open(f"{folder}.lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +155,9 @@ def _locked(folder: Path):
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
-        yield
+            yield False
+            return
+        yield True
 
 
 def _sweep(folder: Path) -> None:
@@ -168,7 +172,6 @@ def _sweep(folder: Path) -> None:
 
 def _build(folder: Path, files: list[Path], states: list, size: int, resize: str, workers: int) -> None:
     """Decode into a folder beside `folder`, then rename it; whoever renames first is kept."""
-    _sweep(folder)
     draft = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
     need = len(files) * size * size * 3
     try:
@@ -209,9 +212,10 @@ def _decode_all(file, start: int, files: list[Path], size: int, resize: str, wor
     moments = np.zeros((len(files), 2, 3))
     bad: dict[int, str] = {}
     workers = min(workers, len(files) // 32)  # a process takes as long to start as 50 pictures to decode
-    with tqdm(total=len(files), desc="decoding", unit="pictures", disable=None, leave=False) as bar:
-        work = _in_processes(file, start, files, size, resize, workers) if workers > 1 else (
-            (row, _decode_one(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
+    work = _in_processes(file, start, files, size, resize, workers) if workers > 1 else (
+        (row, decode_into(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
+    bar = tqdm(total=len(files), desc="decoding", unit="pictures", disable=None, leave=False)
+    with bar, contextlib.closing(work):  # closing ends the processes whatever happens here
         for row, result in work:
             if isinstance(result, dict):  # a worker met a failure of the machine
                 raise OSError(result["errno"], os.strerror(result["errno"]), result["path"])
@@ -223,28 +227,13 @@ def _decode_all(file, start: int, files: list[Path], size: int, resize: str, wor
     return moments, dict(sorted(bad.items()))
 
 
-def _decode_one(file: int, start: int, row: int, path: str | Path, size: int, resize: str) -> list | str:
-    """Decode one picture into its place: its [means, mean squares], or the reason why not."""
-    try:
-        picture = decode(path, size, resize)
-    except PictureError as error:
-        return str(error)
-    # pwrite and no writable map: on a full disk that is an exception and not a SIGBUS.
-    if os.pwrite(file, picture, start + row * picture.size) < picture.size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    flat = picture.reshape(size, -1)
-    sums = [x.sum(0, dtype=np.uint32).reshape(size, 3).sum(0, dtype=np.uint64)
-            for x in (flat, np.square(flat, dtype=np.uint16))]
-    return [(total / (255.0**power * size * size)).tolist() for power, total in enumerate(sums, 1)]
-
-
 def _in_processes(file, start: int, files: list[Path], size: int, resize: str, workers: int):
-    """Yield (row, result) from `python store.py` children, each fed by a thread of ours.
+    """Yield (row, result) from `python picture.py` children, each fed by a thread of ours.
 
     Not a fork, which would copy a process full of torch's threads and locks, nor multiprocessing's spawn, which would
     import the caller's script, and torch, in every child. A child ends by itself when its parent dies.
     """
-    command = [sys.executable, __file__, file.name, str(start), str(size), resize]
+    command = [sys.executable, picture.__file__, file.name, str(start), str(size), resize]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                  env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}) for _ in range(workers)]
     chunks: queue.SimpleQueue = queue.SimpleQueue()
@@ -268,8 +257,8 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
                 ahead = send(child)  # so that a child never waits for us
                 line = child.stdout.readline()
                 if not line:
-                    raise StoreError(f"a decoding process died (exit status {child.wait()}) on one of these; remove the "
-                                     f"culprit, or see if memory ran out: {', '.join(str(files[row]) for row in rows)}")
+                    raise StoreError(f"a decoding process died (exit status {child.wait()}) on one of these; remove it, or "
+                                     f"see if memory ran out: {', '.join(str(files[row]) for row in rows)}")
                 for row, result in zip(rows, json.loads(line)):
                     results.put((row, result))
                 rows = ahead
@@ -291,23 +280,3 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
         for thread, child in zip(threads, children):
             thread.join()
             child.communicate()
-
-
-def _child(pixels: str, start: str, size: str, resize: str) -> None:
-    """A worker: a list of [row, path] in, a list of results out, until its parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a dead parent ends us without a word
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its kin chat about files that we report ourselves
-    with open(pixels, "r+b") as file:
-        for line in sys.stdin:
-            results = []
-            for row, path in json.loads(line):
-                try:
-                    results.append(_decode_one(file.fileno(), int(start), row, path, int(size), resize))
-                except OSError as error:
-                    results.append({"errno": error.errno, "path": path})
-            print(json.dumps(results), flush=True)
-
-
-if __name__ == "__main__":
-    _child(*sys.argv[1:])

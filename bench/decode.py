@@ -81,20 +81,21 @@ def main():
         if args.folder is None:
             args.folder = Path(made)
             generate(args.folder)
-        files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+        files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
         sides = {"bare": bare, "ours": ours}
         times = {name: [] for name in sides}
         for _ in range(args.rounds + 1):
             for name, side in sides.items():
                 with tempfile.TemporaryDirectory() as cache:
                     times[name].append(measured(side, files, args.size, args.processes, Path(cache)))
-    print(f"{len(files)} files, {args.processes} processes, {args.size} px, {args.rounds} alternating rounds after one to "
-          f"warm up; Python {platform.python_version()}, Pillow {PIL.__version__}, {platform.machine()}")
+    print(f"{len(files)} files, {args.processes} processes, {args.size} px, {args.rounds} alternating rounds after one "
+          f"to warm up; Python {platform.python_version()}, Pillow {PIL.__version__}, {platform.machine()}")
     for kind, what in enumerate(("clock", "processors")):
         for name in sides:
             seconds = [both[kind] for both in times[name][1:]]
-            print(f"{what:10} {name}  median {statistics.median(seconds):.3f} s, "
-                  f"{len(files) / statistics.median(seconds):.0f} files/s, from {min(seconds):.3f} to {max(seconds):.3f} s")
+            median = statistics.median(seconds)
+            print(f"{what:10} {name}  median {median:.3f} s, {len(files) / median:.0f} files/s, "
+                  f"from {min(seconds):.3f} to {max(seconds):.3f} s")
         ratios = [a[kind] / b[kind] for a, b in zip(times["ours"][1:], times["bare"][1:])]
         ratio = statistics.median(ratios)
         print(f"{what:10} ours / bare, round by round: median {ratio:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")

@@ -3,10 +3,11 @@
     python bench/synthetic.py                          the default set, RECIPE below
     python bench/synthetic.py --scale 1 --epochs 20    more pictures, fewer epochs; every setting of train.py is a flag
 
-Makes a set in a temporary folder and asks three rules for the test pictures' painters: Bayes' rule on the true style; ResNet-18
-trained by train.py on all training pictures, last epoch; logistic regression on pixels at 32 px (its regularisation chosen on a
-fifth of the training pictures). `expected` is the mean true posterior of the class that a rule names: its accuracy without the luck
-of the labels. `below Bayes` compares those picture by picture. Nothing is chosen on test pictures.
+Makes a set in a temporary folder and asks three rules for the painters of its test pictures: Bayes' rule on the true
+style; ResNet-18 trained by train.py on all training pictures, last epoch; logistic regression on pixels at 32 px, its
+regularisation chosen on a fifth of the training pictures. `expected` is the mean true posterior of the painter that a
+rule names: its accuracy without the luck of the labels; `below Bayes` compares those picture by picture. Nothing is
+chosen on test pictures.
 """
 
 import dataclasses
@@ -49,7 +50,8 @@ def main():
             synthetic.make(root, classes=args.classes, scale=args.scale, difficulty=args.difficulty, seed=args.set_seed)
             given = {k: v for k, v in vars(args).items() if k in configs.Config.__dataclass_fields__}
             base = configs.read(args.config) if args.config else configs.Config(**RECIPE)
-            config = dataclasses.replace(base, **(given | dict(data=str(root), project=temporary, name="run", val_split=0.0, folds=0)))
+            here = dict(data=str(root), project=temporary, name="run", val_split=0.0, folds=0)
+            config = dataclasses.replace(base, **(given | here))
             report(root, config)
     except (*train.ERRORS, OSError) as e:
         print(f"bench/synthetic.py: {e}", file=sys.stderr)
@@ -60,29 +62,32 @@ def main():
 def report(root, config):
     truth = np.load(root / "truth.npz")
     test, true, posterior = truth["test"], truth["true"][truth["test"]], truth["posterior"][truth["test"]]
-    rules = {"Bayes, from the style": posterior.argmax(1), f"{config.model}, {config.epochs} epochs": network(root, truth, config),
-             "logistic regression on pixels": pixels(root, truth), "the most frequent painter": np.full(len(true), truth["prior"].argmax())}
+    rules = {"Bayes, from the style": posterior.argmax(1),
+             f"{config.model}, {config.epochs} epochs": network(root, truth, config),
+             "logistic regression on pixels": pixels(root, truth),
+             "the most frequent painter": np.full(len(true), truth["prior"].argmax())}
     n = len(true)
     settings = " ".join(f"{configs.flag(k)} {configs.text(v)}" for k, v in config.settings().items()
                         if v != configs.Config.__dataclass_fields__[k].default)
-    print(f"{(~test).sum()} training and {n} test pictures of {len(truth['classes'])} painters; Bayes accuracy of the population "
-          f"{truth['bayes_accuracy']:.4f}\ntrained with {settings}\n")
-    print(f"| rule | accuracy, n = {n} | 95% (Wilson) | expected | below Bayes, points | 95% (normal) |\n" + "| --- " * 6 + "|")
+    print(f"{(~test).sum()} training and {n} test pictures of {len(truth['classes'])} painters; Bayes accuracy over "
+          f"all styles {truth['bayes_accuracy']:.4f}\ntrained with {settings}\n")
+    print(f"| rule | accuracy, n = {n} | 95% (Wilson) | expected | below Bayes, points | 95% (normal) |")
+    print("| --- " * 6 + "|")
     for name, named in rules.items():
         low, high = wilson((named == true).sum(), n)
         p = posterior[np.arange(n), named]
         gap = 100 * (posterior.max(1) - p)
         half = 1.96 * gap.std(ddof=1) / math.sqrt(n)
-        print(f"| {name} | {(named == true).mean():.3f} | {low:.3f} to {high:.3f} | {p.mean():.3f} | {gap.mean():.1f} | "
-              f"{gap.mean() - half:.1f} to {gap.mean() + half:.1f} |")
+        print(f"| {name} | {(named == true).mean():.3f} | {low:.3f} to {high:.3f} | {p.mean():.3f} | "
+              f"{gap.mean():.1f} | {gap.mean() - half:.1f} to {gap.mean() + half:.1f} |")
 
 
 def network(root, truth, config):
     """The class that the trained network names for each test picture."""
     train.train(config)
     files = [root / f for f in truth["files"][truth["test"]]]
-    probs, bad = predict.probabilities(runs.load(Path(config.project) / config.name / "best.pt"), files,
-                                       device=train.pick_device(config.device))
+    weights = runs.load(Path(config.project) / config.name / "best.pt")  # without validation: the last epoch's
+    probs, bad = predict.probabilities(weights, files, device=train.pick_device(config.device))
     assert not bad
     return probs.argmax(1)
 
@@ -99,7 +104,7 @@ def pixels(root, truth):
         return LogisticRegression(C=strength, max_iter=200).fit(x[rows], y[rows])
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularisation does not settle in 200 steps, nor does it win
+        warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularisation does not settle, nor win
         best = max(10.0 ** np.arange(-5, 1), key=lambda strength: fitted(strength, fit).score(x[held], y[held]))
         return fitted(best, rows).predict(x[test])
 

@@ -39,7 +39,8 @@ def names(found):
 # Folders
 
 def test_class_folders(tmp_path):
-    found = data.listing(tree(tmp_path, "b/2.jpg", "b/1.PNG", "a/x.jpg", "a/deep/er/y.webp", "test/a/z.jpg", "README.md"))
+    tree(tmp_path, "b/2.jpg", "b/1.PNG", "a/x.jpg", "a/deep/er/y.webp", "test/a/z.jpg", "README.md")
+    found = data.listing(tmp_path)
     assert names(found) == [("a/x.jpg", "a", "train"), ("a/deep/er/y.webp", "a", "train"), ("b/1.PNG", "b", "train"),
                             ("b/2.jpg", "b", "train")]
     assert found.labels.dtype == np.int64 and found.skipped == [] and found.groups is None and found.ids == []
@@ -48,8 +49,10 @@ def test_class_folders(tmp_path):
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
 def test_part_folders(val, tmp_path):
-    found = data.listing(tree(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/b/3.jpg", "test/a/4.jpg", "extra/c/5.jpg"))
-    assert names(found) == [("train/a/1.jpg", "a", "train"), ("train/b/2.jpg", "b", "train"), (f"{val}/b/3.jpg", "b", "val")]
+    tree(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/b/3.jpg", "test/a/4.jpg", "extra/c/5.jpg")
+    found = data.listing(tmp_path)
+    assert names(found) == [("train/a/1.jpg", "a", "train"), ("train/b/2.jpg", "b", "train"),
+                            (f"{val}/b/3.jpg", "b", "val")]
     assert found.skipped == ["extra (beside the train folder)"]
 
 
@@ -83,7 +86,8 @@ def test_what_is_passed_over_is_said_and_the_rest_is_a_candidate(tmp_path):
     assert found.paths == ["a/1.jpg", "b/2.jpg", "b/dangling.png", "b/notes.txt", "b/folder.jpg"]
     assert sorted(found.skipped) == sorted([
         ".git (hidden)", "__MACOSX (hidden)", "a/.hidden.jpg (hidden)", "a/._1.jpg (hidden)", "a/Thumbs.db (hidden)",
-        "stray.png (in no class folder)", "empty/ (no picture, so no class)", "b/loop/ (a link to a folder that it is in)"])
+        "stray.png (in no class folder)", "empty/ (no picture, so no class)",
+        "b/loop/ (a link to a folder that it is in)"])
     assert set(store.load(found.files, 8).bad.values()) >= {"a dangling link", "a folder, not a file", "not a picture"}
 
 
@@ -110,7 +114,8 @@ def test_class_order_is_natural_and_the_same_everywhere(tmp_path):
 
 @pytest.mark.parametrize("paths, said", [
     ((), "no picture found"), (("a/",), "no picture found"), (("a/1.jpg",), "one class only, 'a'"),
-    (("1.jpg", "2.jpg"), "no picture found"), (("train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"), "none to train on, of 'c'"),
+    (("1.jpg", "2.jpg"), "no picture found"),
+    (("train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"), "none to train on, of 'c'"),
 ])
 def test_data_that_cannot_train_is_one_line(paths, said, tmp_path):
     with pytest.raises(DataError, match=said) as caught:
@@ -207,9 +212,11 @@ def test_the_test_folder_flat_and_by_class(tmp_path):
         ["test/0001.png", "test/0002.jpg"], ["0001", "0002"], [-1, -1], [])
     assert flat.skipped == ["test/.x (hidden)"] and set(flat.parts) == {"test"}
     sorted_ = data.test_listing(tree(tmp_path / "classes", "test/b/1.jpg", "test/a/2.jpg"))
-    assert names(sorted_) == [("test/a/2.jpg", "a", "test"), ("test/b/1.jpg", "b", "test")] and sorted_.ids == ["2", "1"]
+    assert names(sorted_) == [("test/a/2.jpg", "a", "test"), ("test/b/1.jpg", "b", "test")]
+    assert sorted_.ids == ["2", "1"]
     assert data.test_listing(tree(tmp_path / "stems", "test/1.jpg", "test/1.png")).ids == ["1.jpg", "1.png"]
-    assert data.test_listing(tree(tmp_path / "same", "test/a/1.jpg", "test/b/1.jpg")).ids == ["test/a/1.jpg", "test/b/1.jpg"]
+    same = data.test_listing(tree(tmp_path / "same", "test/a/1.jpg", "test/b/1.jpg"))
+    assert same.ids == same.paths == ["test/a/1.jpg", "test/b/1.jpg"]
     other = data.test_listing(tmp_path / "flat", tmp_path / "same" / "test" / "a")
     assert other.files == [tmp_path / "same/test/a/1.jpg"] and other.ids == ["1"]
 
@@ -232,8 +239,8 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
     found = data.test_listing(tmp_path, table(tmp_path / "other.csv", "id,file,label", "1,a,x", "2,gone.jpg,w"))
     assert found.paths == ["test/a.png", "gone.jpg"] and found.classes == ["w", "x"] and found.labels.tolist() == [1, 0]
     assert store.load(found.files, 8).bad[1] == "no such file"
-    for rows, said in ((["id,file", "1,a", "1,a"], "line 3: the id '1' again"), (["id,file", "1,a", ",a"], "line 3: no id"),
-                       (["id", "x", "y"], "none of its files is there, 'x'"), (["id"], "no test picture")):
+    for rows, said in ((["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
+                       (["id,file", "1,a", ",a"], "line 3: no id"), (["id", "x", "y"], "none of its files is there, 'x'"), (["id"], "no test picture")):
         with pytest.raises(DataError, match=said):
             data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
     with pytest.raises(DataError, match="--test"):
@@ -312,7 +319,8 @@ def test_groups_are_never_divided_and_still_stratified(seed):
     assert not set(groups[train]) & set(groups[val]) and len(train) + len(val) == len(groups)
     assert abs(len(val) / len(groups) - 0.2) < 0.03
     held = np.bincount(found.labels[val], minlength=8)
-    assert (np.abs(held - 0.2 * total) <= np.maximum(3, 0.1 * total)).all() and set(found.labels[train]) == set(found.labels)
+    assert (np.abs(held - 0.2 * total) <= np.maximum(3, 0.1 * total)).all()
+    assert set(found.labels[train]) == set(found.labels)
     folds = [data.split(found, everyone(found), folds=4, fold=k, split_seed=seed)[1] for k in range(4)]
     assert len(np.unique(np.concatenate(folds))) == sum(map(len, folds)) == len(groups)
     assert sum(len(set(groups[rows])) for rows in folds) == len(set(groups))
@@ -351,7 +359,8 @@ def test_splits_that_cannot_be(tmp_path):
 # Sizes and statistics
 
 @pytest.mark.parametrize("short, img_size, expected", [
-    (32, "auto", (32, 32)), (64, "auto", (64, 64)), (40, "auto", (40, 40)), (96, "auto", (64, 73)), (72, "auto", (64, 72)),
+    (32, "auto", (32, 32)), (64, "auto", (64, 64)), (40, "auto", (40, 40)), (96, "auto", (64, 73)),
+    (72, "auto", (64, 72)),
     (128, "auto", (96, 110)), (255, "auto", (192, 219)), (256, "auto", (224, 256)), (900, "auto", (224, 256)),
     (900, 112, (112, 128)), (100, 112, (112, 112)), (120, 112, (112, 120)), (32, 224, (224, 224)),
 ])
@@ -400,7 +409,8 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
 # The command
 
 def check(*args):
-    done = subprocess.run([sys.executable, str(ROOT / "data.py"), "check", *map(str, args)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / "data.py"), "check", *map(str, args)], capture_output=True,
+                          text=True)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
@@ -418,9 +428,10 @@ def test_check_finds_what_was_planted(tmp_path):
     ImageEnhance.Brightness(c.crop((1, 1, 79, 79))).enhance(1.03).save(root / "train/c/brighter.png")
     code, out, err = check(root)
     assert code == 0
-    assert out[0] == ("same picture, across train and test, CONFLICTING LABELS: train/a/3.png (a) = train/a/copy.bmp (a) = "
-                      "train/b/wrong.png (b) = test/leak.png")
-    assert out[1] == "nearly the same, across train and test: train/b/0.png (b) = train/b/again.jpg (b) = test/smaller.png"
+    assert out[0] == ("same picture, across train and test, CONFLICTING LABELS: train/a/3.png (a) = train/a/copy.bmp "
+                      "(a) = train/b/wrong.png (b) = test/leak.png")
+    assert out[1] == ("nearly the same, across train and test: train/b/0.png (b) = train/b/again.jpg (b) = "
+                      "test/smaller.png")
     assert out[2] == "nearly the same: train/c/0.png (c) = train/c/brighter.png (c)"
     assert [line.split()[:2] for line in out[3:7]] == [["class", "train"], ["a", "13"], ["b", "8"], ["c", "4"]]
     assert out[7] == "25 pictures, 3 classes, imbalance ratio 3.2 (13 to 4 training pictures)" and len(out) == 8
@@ -435,7 +446,8 @@ def test_check_names_every_bad_file_and_exits_1(tmp_path):
     code, out, err = check(root, "--plot", tmp_path / "bars.png")
     assert code == 1
     assert [line for line in out if line.startswith("bad: ")] == [
-        "bad: train/a/bad.jpg: image file is truncated", "bad: val/a/text.txt: not a picture", "bad: test/empty.png: an empty file"]
+        "bad: train/a/bad.jpg: image file is truncated", "bad: val/a/text.txt: not a picture",
+        "bad: test/empty.png: an empty file"]
     assert [line.split()[:3] for line in out if line[:2] in ("cl", "a ", "b ")] == [
         ["class", "train", "val"], ["a", "4", "3"], ["b", "3", "0"]]
     assert err[-1].startswith("training would refuse this: ") and "--skip-bad" in err[-1]
