@@ -1,10 +1,13 @@
-# make sweep: set up, built-in pictures, one short run, a submission.   make test: the tests.
-# PY=python uses an environment that is there already; DATA=/path points at pictures of your own.
+# make sweep     sets up .venv; pictures, one short run, a submission
+# make attempts  the study's eight attempts and the default settings, side by side
+# make test      the tests;  make bench  every measurement of README (an hour)
+#
+# PY=python uses an environment that is there already; DATA=/path points at pictures of your own; ARGS adds flags of train.py.
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 ARGS ?=
 
-.PHONY: setup sweep attempts test bench clean
+.PHONY: setup sweep attempts test bench
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -27,5 +30,15 @@ sweep: $(SETUP)
 	$(PY) predict.py -o submission.csv
 	@echo "wrote submission.csv"
 
-test: $(SETUP) $(TEST_SETUP)
+attempts: $(SETUP)
+	$(PY) bench/attempts.py $(ARGS) recipes/attempt-*.json default
+
+test: $(TEST_SETUP)
 	$(PY) -m pytest -q
+
+bench: $(TEST_SETUP)
+	$(PY) bench/step.py
+	$(PY) bench/decode.py
+	$(PY) bench/start.py
+	$(PY) bench/kill.py
+	$(PY) bench/synthetic.py

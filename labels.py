@@ -121,36 +121,42 @@ def _column(file: Path, header: list[str], wanted: str, usual: tuple[str, ...], 
 
 def _locate_all(file: Path, lines: list, column: str, root: Path, bases: tuple[Path, ...]) -> list[str | None]:
     """Each row's file as a path relative to root, in the first base that has it; None where none has."""
-    known: dict[Path, tuple[dict, dict]] = {}
-    found = []
+    known: dict[tuple[Path, str], tuple[str, dict, dict]] = {}
+    found: list[str | None] = []
     for number, row in lines:
-        path = next(filter(None, (_locate(base, row[column], known, f"{file} line {number}") for base in bases)), None)
-        inside = path is not None and root in path.parents
-        found.append(path and (path.relative_to(root).as_posix() if inside else os.path.relpath(path, root)))
+        folder, _, name = row[column].rpartition("/")
+        found.append(None)
+        for base in bases:
+            if (base, folder) not in known:
+                known[base, folder] = _names(root, base, folder)
+            prefix, whole, stems = known[base, folder]
+            same = whole.get(name) or whole.get(normalize("NFC", name))
+            matches = [same] if same else stems.get(normalize("NFC", name), [])
+            if len(matches) > 1:
+                raise DataError(f"{file} line {number}: {row[column]!r} may be {' or '.join(sorted(matches))}: "
+                                "write the extension")
+            if matches:
+                found[-1] = prefix + matches[0]
+                break
     return found
 
 
-def _locate(base: Path, value: str, known: dict, where: str) -> Path | None:
-    """base/value, each component as spelled or equal in NFC, the last one also by its stem."""
-    here = Path("/") if value.startswith("/") else base
-    names = [name for name in value.split("/") if name not in ("", ".")]
-    for left, name in zip(range(len(names) - 1, -1, -1), names):
-        if os.path.lexists(here / name) and (left or is_picture_name(name) or not (here / name).is_dir()):
-            here = here / name
-            continue
-        if here not in known:
+def _names(root: Path, base: Path, folder: str) -> tuple[str, dict[str, str], dict[str, list[str]]]:
+    """What base/folder holds, its components matched in NFC: (its path from root, name or NFC name -> name,
+    NFC stem -> names)."""
+    whole: dict[str, str] = {}
+    stems: dict[str, list[str]] = {}
+    here = base
+    for name in Path(folder).parts:
+        if not (here / name).is_dir():
             listed = os.listdir(here) if here.is_dir() else []
-            stems: dict[str, list[str]] = {}
-            for each in filter(is_picture_name, listed):
-                stems.setdefault(normalize("NFC", Path(each).stem), []).append(each)
-            known[here] = {normalize("NFC", each): each for each in listed}, stems
-        whole, stems = known[here]
-        matches = [] if left else stems.get(normalize("NFC", name), [])
-        if len(matches) > 1:
-            raise DataError(f"{where}: {value!r} may be {' or '.join(sorted(matches))}: write the extension")
-        if not matches and (left or is_picture_name(name)) and normalize("NFC", name) in whole:
-            matches = [whole[normalize("NFC", name)]]
-        if not matches:
-            return None
-        here = here / matches[0]
-    return here if names else None
+            name = next((each for each in listed if normalize("NFC", each) == normalize("NFC", name)), name)
+        here = here / name
+    for entry in os.scandir(here) if here.is_dir() else ():
+        pictured = is_picture_name(entry.name)
+        if pictured or not entry.is_dir():
+            whole.setdefault(normalize("NFC", entry.name), entry.name)
+            whole[entry.name] = entry.name
+        if pictured:
+            stems.setdefault(normalize("NFC", Path(entry.name).stem), []).append(entry.name)
+    return "" if here == root else f"{os.path.relpath(here, root)}/", whole, stems

@@ -118,7 +118,11 @@ def _folder(root) -> Path:
 def _entries(folder: Path, base: str, skipped: list[str]) -> tuple[list[str], list[str]]:
     """Names of the sub-folders and of the rest, sorted; hidden things go to `skipped`, `base` before their names."""
     folders, rest = [], []
-    for entry in sorted(os.scandir(folder), key=lambda entry: (normalize("NFC", entry.name), entry.name)):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: (normalize("NFC", entry.name), entry.name))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from None
+    for entry in entries:
         if entry.name.startswith(".") or entry.name.casefold() in LITTER:
             skipped.append(f"{base}{entry.name} (hidden)")
         else:

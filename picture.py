@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -24,8 +25,7 @@ MAX_PIXELS = 89_478_485  # Pillow's own line between a photograph and a decompre
 # Those that start with a signature, need no other program (EPS does) and notice when they are cut (JPEG 2000 does not).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # Pillow is content without these endings; a file that lacks its own was cut, be it after the last pixel.
-ENDINGS = {"PNG": (b"IEND\xaeB`\x82", None), "GIF": (b"\0;", 1024)}
-ORIENTATION = 0x0112  # the EXIF tag
+ENDINGS = {"PNG": (b"IEND\xaeB`\x82", 2**20), "GIF": (b"\0;", 2**10)}  # and how near to the end to look
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}
@@ -73,8 +73,7 @@ def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
     for path in files:
         try:
             with _opened(path) as image:
-                # Pillow gives a TIFF's size as turned already.
-                swap = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
+                swap = image.format != "TIFF" and _orientation(image) >= 5  # Pillow gives a TIFF's size as turned
                 found.append(image.size[::-1] if swap else image.size)
         except PictureError:
             found.append(None)
@@ -106,15 +105,24 @@ def _opened(path: Path):
         raise PictureError(" ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())) from None
 
 
+def _orientation(image: Image.Image) -> int:
+    """EXIF's 1 to 8; 1 where its block is damaged, for so every viewer shows such a picture."""
+    try:
+        code = Image.Image.getexif(image).get(0x0112)  # not the PNG class's own, which decodes all pixels first
+    except (SyntaxError, ValueError, struct.error):
+        return 1
+    return code if code in TURNS else 1
+
+
 def _rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.format in ENDINGS:
         mark, within = ENDINGS[image.format]
         with open(image.filename, "rb") as file:
-            file.seek(-min(within or sys.maxsize, os.path.getsize(image.filename)), os.SEEK_END)
+            file.seek(-min(within, os.path.getsize(image.filename)), os.SEEK_END)
             if mark not in file.read():
                 raise PictureError("image file is truncated: its end mark is missing")
-    turn = TURNS.get(image.getexif().get(ORIENTATION))  # after load(), which turns a TIFF and then says 1
+    turn = TURNS.get(_orientation(image))  # after load(), which turns a TIFF and then says 1
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:

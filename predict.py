@@ -39,7 +39,7 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     shape = dict(size=c["size"], store_size=c["store_size"], batch_size=128)
     amp = c["config"]["amp"] and native_bf16(device)
     views = plans.evaluation(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
-    pixels = torch.from_numpy(store.pixels)
+    pixels = torch.from_numpy(store.pixels).to(device)
     probs = np.mean([metrics.softmax(logits(net, pixels, v, len(files), shown, amp=amp) + np.array(c["bias"])) for v in views], 0)
     prior = np.ones(len(c["classes"])) if c["config"]["prior"] == "uniform" else np.array(c["counts"], float)
     probs[list(store.bad)] = prior / prior.sum()

@@ -9,6 +9,8 @@ import fcntl
 import json
 import os
 import platform
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,8 +85,8 @@ class Run:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{self.folder} is in use by another process: wait, or choose another --name") from None
-        for left in self.folder.glob(".*.pt.*"):
-            left.unlink()  # a killed writer's
+        for left in self.folder.glob(".*.*"):
+            left.unlink()  # a killed writer's, as `replacing` names them
         if i > 1:
             self.say(f"{Path(project) / name} exists: this run is {self.folder} (--resume continues the old one)")
 
@@ -150,12 +152,15 @@ def load(path):
 
 def environment(device):
     """What a result depends on beside its settings: versions, device, threads, the code's commit."""
-    git = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude", "*"],
-                         capture_output=True, text=True)
     import numpy
     import PIL
 
-    return dict(started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=sys.argv, commit=git.stdout.strip() or None,
+    describe = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude", "*"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    cpu = (re.findall(r"model name\s*: (.+)", listed) or [platform.machine()])[0]
+    return dict(started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=sys.argv, commit=commit or None,
                 python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__,
-                pillow=PIL.__version__, platform=platform.platform(), cpus=os.cpu_count(), threads=torch.get_num_threads(),
-                device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
+                pillow=PIL.__version__, platform=platform.platform(), cpu=f"{cpu}, {os.cpu_count()} cores",
+                device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                threads=torch.get_num_threads())

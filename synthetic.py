@@ -1,6 +1,6 @@
 """The built-in set: procedural painters with the study's class counts and a known true posterior.
 
-A painter is a habit in each style factor of painting.py. A picture keeps every habit with probability 1 - wander, and
+A painter is a habit in each style factor of painting.py. A picture keeps each habit with probability 1 - wander, and
 with probability borrow starts from another painter's: p(style | painter) has a closed form, and so has its inverse.
 What a picture shows is its style and, besides, noise that knows nothing of the painter. Equal arguments give equal
 bytes (same NumPy, Pillow and kind of CPU). It never reads a picture and never imports torch.
@@ -41,7 +41,7 @@ def make(root, *, classes=50, scale=0.28, size=96, seed=0, difficulty=1.0, label
     classes: painters, at most one per style. scale: times the study's training counts, their curve resampled to
     `classes`; a third as many pictures again are for testing, each painter as frequent there as in training. size:
     pixels a side. difficulty: at 0 no painter works like another; Bayes accuracy falls with it. label_noise: share of
-    the training pictures that lie in another painter's folder, any other with equal chance; test labels are never wrong.
+    the training pictures that lie in the folder of another, any with equal chance; test labels are never wrong.
     workers: processes, by default by cores and work; the pictures do not depend on it.
 
     truth.npz, for numpy.load; N pictures, training first, and C classes in the order of their names:

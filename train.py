@@ -47,9 +47,9 @@ def trial(config, stop=None):
         end = min(config.until or config.epochs, config.epochs)
 
         def save():
-            run.save("last.pt", dict(state, stepper=stepper.state()))
-            if state["best"]:
+            if state["best"]:  # before last.pt, which says that all this is done
                 run.save("best.pt", dict(recipe, **state["best"]))
+            run.save("last.pt", dict(state, stepper=stepper.state()))
 
         def pause():
             if stop.number:
@@ -115,7 +115,7 @@ def build(config, pictures, device):
     table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
                               tau=config.loss_tau)
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
-    stepper = Stepper(model, torch.from_numpy(pictures.store.pixels), torch.from_numpy(pictures.listing.labels), table, device=device,
+    stepper = Stepper(model, torch.from_numpy(pictures.store.pixels).to(device), torch.from_numpy(pictures.listing.labels), table, device=device,
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
                       amp=config.amp and native_bf16(device))

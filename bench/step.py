@@ -8,9 +8,7 @@ the first round is thrown away, ratios are taken round by round. Writes nothing 
 import dataclasses
 import json
 import os
-import platform
 import random
-import re
 import statistics
 import sys
 import tempfile
@@ -87,13 +85,8 @@ def measure(args, folder):
             if turn:
                 seconds[name].append(spent)
     kilobytes = statistics.mean(f.stat().st_size for f in pictures.listing.files) / 1000
-    return dict(vars(args), **environment(device), cpu=cpu(), load=load, torchvision=torchvision.__version__,
+    return dict(vars(args), **environment(device), load=load, torchvision=torchvision.__version__,
                 validation=len(pictures.val), kilobytes=kilobytes, native="bf16" if native else "fp32", seconds=seconds)
-
-
-def cpu():
-    listed = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
-    return (re.findall(r"model name\s*: (.+)", listed) or [platform.machine()])[0]
 
 
 def paint(folder, number, source):
@@ -153,7 +146,6 @@ def bare(base, pictures, device):
 @dataclasses.dataclass
 class Files(torch.utils.data.Dataset):
     """Pictures decoded whenever they are asked for."""
-
     files: list
     labels: list
     transform: object
@@ -175,8 +167,7 @@ def study(base, pictures, device, T):
     loader = torch.utils.data.DataLoader(
         Files(files, labels, transform), base.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda",
         multiprocessing_context="fork")  # a fresh child could not import torchvision beside a CPU build of torch
-    _, _, recipe = train.build(base, pictures, device)
-    model = models.build(**recipe["model"]).to(device).train()
+    model = models.build(**train.build(base, pictures, device)[2]["model"]).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
 
     def focal(logits, y):
@@ -204,11 +195,10 @@ def study(base, pictures, device, T):
 
 
 def timed(epoch, device):
-    """Seconds of one call, the device's queue empty before and after."""
-    wait = getattr(torch, device.type).synchronize
-    wait()
+    """Seconds of one call until the device's queue is empty, as it was before."""
     start = time.perf_counter()
-    epoch(), wait()
+    epoch()
+    getattr(torch, device.type).synchronize()
     return time.perf_counter() - start
 
 
@@ -226,7 +216,7 @@ def table(r):
             ("longtail, the same method", "bf16", "bf16", "study", ">= 2.00")]
     said = [f"**ResNet-18, {size} px, batch {batch}. Claim: {CLAIM}.**", "",
             f"n = {r['repeats']} alternating rounds of {r['steps']} steps: median (min to max), ratios round by round. "
-            f"{r['device']}; {r['cpu']}, {r['cpus']} CPUs, {r['threads']} threads, load {r['load']:.1f} before; torch "
+            f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch "
             f"{r['torch']}, torchvision {r['torchvision']}, Pillow {r['pillow']}, Python {r['python']}, commit "
             f"{r['commit']}. {'Enlarged' if r['pictures'] else 'Random smooth'} pictures in JPEG files of "
             f"{FILE[0]}x{FILE[1]} px, {r['kilobytes']:.0f} kB on average.", "",

@@ -194,6 +194,28 @@ def test_large_jpegs_are_read_at_reduced_scale_without_visible_change(tmp_path, 
     assert np.abs(found - full).mean() < 0.5 and np.abs(found - full).max() <= 6
 
 
+def test_dimensions_come_from_the_header_alone(tmp_path, monkeypatch):
+    files = [tmp_path / f"a.{suffix}" for suffix in ("png", "jpg", "webp", "gif", "tif", "bmp")]
+    for path in files:
+        Image.fromarray(noise(30, 50, 3)).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(picture.Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert store.dimensions(files) == [(50, 30)] * len(files)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_metadata_does_not_cost_the_picture(suffix, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    good = exif.tobytes()
+    for i in range(150):
+        block = bytearray(good[:RNG.integers(6, len(good) + 1)])
+        block[RNG.integers(0, len(block))] = RNG.integers(0, 256)
+        Image.fromarray(RGB).save(tmp_path / f"{i}.{suffix}", exif=bytes(block))
+        assert store.decode(tmp_path / f"{i}.{suffix}", S).shape == (S, S, 3)
+        assert store.dimensions([tmp_path / f"{i}.{suffix}"]) == [(S, S)]
+
+
 def bomb(path):
     png(path, np.zeros((20000, 2500), np.uint8), 1, 0, width=20000)  # 20,000 x 20,000 pixels in 50 kB
 
