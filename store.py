@@ -164,7 +164,7 @@ def _sweep(folder: Path) -> None:
     """Remove what dead processes left half built: folders whose lock is free. Our own lock we hold."""
     for left in folder.parent.glob("*.tmp-*"):
         name = left.name.partition(".")[0]
-        with open(left.with_name(f"{name}.lock"), "w") as file, contextlib.suppress(OSError):  # busy, or no locks here
+        with contextlib.suppress(OSError), open(left.with_name(f"{name}.lock"), "w") as file:  # busy, or not ours
             if name != folder.name:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
@@ -257,8 +257,9 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
                 ahead = send(child)  # so that a child never waits for us
                 line = child.stdout.readline()
                 if not line:
-                    raise StoreError(f"a decoding process died (exit status {child.wait()}) on one of these; remove it, or "
-                                     f"see if memory ran out: {', '.join(str(files[row]) for row in rows)}")
+                    names = ", ".join(str(files[row]) for row in rows)
+                    raise StoreError(f"a decoding process died (exit status {child.wait()}) on one of these (remove "
+                                     f"it, or see if memory ran out): {names}")
                 for row, result in zip(rows, json.loads(line)):
                     results.put((row, result))
                 rows = ahead

@@ -31,7 +31,8 @@ import run as runs
 import synthetic
 import train
 
-RECIPE = dict(epochs=40, mixup_p=0.5, ls=0.1, crop_scale=(0.6, 1.0), ema=0.98)
+RECIPE = dict(epochs=40, lr=1e-3, weight_decay=1e-4, warmup=1, ema=0.98, ls=0.1, mixup_p=0.5, cutmix_p=0,
+              crop_scale=(0.6, 1), jitter=0)  # short: the default settings are for a longer schedule
 
 
 def main():

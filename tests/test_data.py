@@ -240,7 +240,8 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
     assert found.paths == ["test/a.png", "gone.jpg"] and found.classes == ["w", "x"] and found.labels.tolist() == [1, 0]
     assert store.load(found.files, 8).bad[1] == "no such file"
     for rows, said in ((["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
-                       (["id,file", "1,a", ",a"], "line 3: no id"), (["id", "x", "y"], "none of its files is there, 'x'"), (["id"], "no test picture")):
+                       (["id,file", "1,a", ",a"], "line 3: no id"), (["id"], "no test picture"),
+                       (["id", "x", "y"], "none of its files is there, 'x'")):
         with pytest.raises(DataError, match=said):
             data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
     with pytest.raises(DataError, match="--test"):

@@ -208,7 +208,7 @@ def test_damaged_metadata_does_not_cost_the_picture(suffix, tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     good = exif.tobytes()
-    for i in range(150):
+    for i in range(100):
         block = bytearray(good[:RNG.integers(6, len(good) + 1)])
         block[RNG.integers(0, len(block))] = RNG.integers(0, 256)
         Image.fromarray(RGB).save(tmp_path / f"{i}.{suffix}", exif=bytes(block))
@@ -331,17 +331,27 @@ def test_two_thousand_malformed_files_are_each_named(tmp_path):
         assert np.array_equal(found.pixels[row], expected)
 
 
-@pytest.fixture
-def files(tmp_path):
-    """80 small pictures, number 7 of them bad."""
-    folder = tmp_path / "pictures"
+def small(folder, count):
+    """Small pictures, number 7 of them bad."""
     folder.mkdir()
     made = []
-    for i in range(80):
+    for i in range(count):
         made.append(folder / f"{i:02d}.png")
         Image.fromarray(noise(12, 10, 3)).save(made[-1])
     made[7].write_text("no")
     return made
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Few enough to be decoded in this process."""
+    return small(tmp_path / "pictures", 40)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Enough for two worker processes."""
+    return small(tmp_path / "many", 80)
 
 
 @pytest.fixture
@@ -356,10 +366,10 @@ def forbid(*_, **__):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_store_holds_what_decode_says(files, workers, tmp_path):
-    found = store.load(files, 8, "crop", cache=tmp_path / "cache", workers=workers)
+def test_store_holds_what_decode_says(many, workers, tmp_path):
+    found = store.load(many, 8, "crop", cache=tmp_path / "cache", workers=workers)
     expected = np.stack([store.decode(path, 8, "crop") if row != 7 else np.zeros((8, 8, 3), np.uint8)
-                         for row, path in enumerate(files)])
+                         for row, path in enumerate(many)])
     assert found.bad == {7: "not a picture"}
     assert np.array_equal(found.pixels, expected) and found.pixels.dtype == np.uint8
     assert isinstance(found.pixels, np.memmap) and not found.pixels.flags.writeable
@@ -450,10 +460,10 @@ def test_a_file_system_without_locks_still_serves(files, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are no Unicode")
-def test_names_that_are_no_unicode_reach_the_workers(files, later):
-    name = Path(os.fsdecode(os.fsencode(files[0].parent) + b"/\xff\xfe.png"))
-    files[0].rename(name)
-    found = store.load([name, *files[1:]], 8, workers=2)
+def test_names_that_are_no_unicode_reach_the_workers(many):
+    name = Path(os.fsdecode(os.fsencode(many[0].parent) + b"/\xff\xfe.png"))
+    many[0].rename(name)
+    found = store.load([name, *many[1:]], 8, workers=2)
     assert list(found.bad) == [7] and np.array_equal(found.pixels[0], store.decode(name, 8))
 
 
@@ -463,7 +473,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if breaks == "disk_usage":
-        monkeypatch.setattr(store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 80 * 192 - 1}))
+        monkeypatch.setattr(store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 40 * 192 - 1}))
     else:
         name, fault = ("pwrite", lambda *_: 5) if breaks == "short" else (breaks, full)
         monkeypatch.setattr(store.os, name, fault)
@@ -494,7 +504,7 @@ def test_files_that_change_while_decoded_are_refused(files, monkeypatch):
     decode_into = store.decode_into
 
     def touching(file, start, row, path, *args):
-        if row == 50:
+        if row == 30:
             os.utime(files[20])
         return decode_into(file, start, row, path, *args)
 
@@ -503,7 +513,7 @@ def test_files_that_change_while_decoded_are_refused(files, monkeypatch):
         store.load(files, 8, workers=1)
 
 
-def test_a_worker_that_dies_names_the_file_and_ends_the_others(files, monkeypatch, tmp_path):
+def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch, tmp_path):
     started, popen = [], subprocess.Popen
 
     def doomed(*args, **kwargs):
@@ -515,7 +525,7 @@ def test_a_worker_that_dies_names_the_file_and_ends_the_others(files, monkeypatc
 
     monkeypatch.setattr(store.subprocess, "Popen", doomed)
     with pytest.raises(store.StoreError, match=r"died \(exit status -9\) on .*/\d\d\.png"):
-        store.load(files, 8, cache=tmp_path / "cache", workers=3)
+        store.load(many, 8, cache=tmp_path / "cache", workers=3)
     assert len(started) == 2 and all(child.poll() is not None for child in started)
     assert not list((tmp_path / "cache").glob("*.tmp-*"))
 
@@ -534,7 +544,7 @@ files = sorted(Path(sys.argv[2]).iterdir())
 """
 
 
-def test_processes_that_start_at_once_decode_once(files, tmp_path):
+def test_processes_that_start_at_once_decode_once(many, tmp_path):
     code = LOAD + """
 build = store._build
 def told(*args):
@@ -545,10 +555,10 @@ store._build = told
 found = store.load(files, 8, workers=2)
 print(json.dumps([found.key, int(found.pixels.sum(dtype="int64"))]))
 """
-    racers = [run(code, tmp_path / "cache", files[0].parent, tmp_path / "log", stderr=subprocess.DEVNULL)
+    racers = [run(code, tmp_path / "cache", many[0].parent, tmp_path / "log", stderr=subprocess.DEVNULL)
               for _ in range(4)]
-    said = {racer.communicate(timeout=60)[0] for racer in racers}
-    total = sum(int(store.decode(path, 8).sum()) for row, path in enumerate(files) if row != 7)
+    said = {racer.communicate(timeout=300)[0] for racer in racers}
+    total = sum(int(store.decode(path, 8).sum()) for row, path in enumerate(many) if row != 7)
     assert len(said) == 1 and json.loads(said.pop())[1] == total
     assert (tmp_path / "log").read_text() == "built\n"
 
@@ -568,7 +578,7 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
         return any(np.fromfile(path, np.uint8)[200:].any() for path in cache.glob("*.tmp-*/pixels.npy"))
 
     def until(condition):
-        for _ in range(3000):
+        for _ in range(20_000):
             if condition():
                 return True
             time.sleep(0.01)
@@ -621,7 +631,7 @@ print(peak)
             if not (folder / f"{i:04d}.jpg").exists():
                 os.link(folder / "0000.jpg", folder / f"{i:04d}.jpg")
         child = run(code, tmp_path / "cache", folder)
-        peaks.append(int(child.communicate(timeout=100)[0]))
+        peaks.append(int(child.communicate(timeout=300)[0]))
     assert peaks[0] > 10_000  # it did look
     assert peaks[1] - peaks[0] < 12_000  # kB
 
