@@ -359,12 +359,12 @@ def test_the_command_prints_rows_and_draws_them(folder, tmp_path, capsys):
 def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
     import data
 
-    asked = dataclasses.replace(config.Config(), data=str(folder), batch_size=4, mixup_p=0.5, seed=3)
+    asked = dataclasses.replace(config.Config(), data=str(folder), batch_size=4, mixup_p=0.5, cutmix_p=0.0, seed=3)
     found = data.prepare(folder, **asked.pick(data.prepare))
     side = found.store.pixels.shape[1]
     plan = plans.draw(found.listing.labels, found.store.means, found.train, found.counts, epoch=0, size=found.size,
                       store_size=side, **asked.pick(plans.draw))
-    flags = "--mixup-p 0.5 --seed 3 -b 4 --show 1".split()
+    flags = "--mixup-p 0.5 --cutmix-p 0 --seed 3 -b 4 --show 1".split()
     plans.main(["--data", str(folder), *flags, "-o", str(tmp_path / "p.png")])
     rows = [line for line in capsys.readouterr().out.splitlines() if line[:8].strip().isdigit()]
     names = [plans.fitted(name, 24, len) for name in found.listing.classes]
