@@ -39,7 +39,7 @@ class StoreError(RuntimeError):
 @dataclass(frozen=True)
 class Store:
     """Decoded pictures in the order asked for; a row in `bad` is zero in every array."""
-    pixels: np.ndarray  # uint8 [N, S, S, 3], a read-only memory map
+    pixels: np.ndarray  # uint8 [N, S, S, 3], a memory map whose changes never reach the file
     means: np.ndarray  # float32 [N, 3], each picture's mean, RGB in [0, 1]
     key: str  # hex digest of recipe, contents, order, S and resize mode
     bad: dict[int, str]  # row -> reason
@@ -137,7 +137,7 @@ def _open(folder: Path) -> Store | None:
     try:
         moments = np.load(folder / "moments.npy")
         bad = {int(row): reason for row, reason in json.loads((folder / "meta.json").read_text())["bad"].items()}
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+        pixels = np.load(folder / "pixels.npy", mmap_mode="c")  # torch warns of read-only arrays
         return Store(pixels, moments[:, 0].astype(np.float32), folder.name, bad, moments[:, 1])
     except (FileNotFoundError, EOFError, ValueError):
         return None

@@ -372,9 +372,11 @@ def test_store_holds_what_decode_says(many, workers, tmp_path):
                          for row, path in enumerate(many)])
     assert found.bad == {7: "not a picture"}
     assert np.array_equal(found.pixels, expected) and found.pixels.dtype == np.uint8
-    assert isinstance(found.pixels, np.memmap) and not found.pixels.flags.writeable
+    assert isinstance(found.pixels, np.memmap)
     assert found.means.dtype == np.float32 and np.allclose(found.means, (expected / 255).mean((1, 2)), atol=1e-7)
     assert np.allclose(found.squares, ((expected / 255) ** 2).mean((1, 2)), rtol=1e-14)
+    found.pixels[:] = 1  # in this process alone
+    assert np.array_equal(store.load(many, 8, "crop", cache=tmp_path / "cache").pixels, expected)
     assert not list((tmp_path / "cache").glob("*.tmp-*"))
 
 
