@@ -95,8 +95,8 @@ class Config:
     tail_crops: int = knob((0, 1), "augmentation", "COUNT:VIEWS: classes under COUNT give VIEWS strong views an epoch",
                            low=0, high=100_000, parts=2)
 
-    monitor: str = knob("macro_f1", "choice", "validation metric that picks the best epoch",
-                        choices=("macro_f1", "acc", "worst", "nll"))
+    monitor: str = knob("macro_f1", "choice", "validation metric that picks the best epoch; last: the last epoch, no choice",
+                        choices=("macro_f1", "acc", "worst", "nll", "last"))
     patience: int = knob(0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000)
 
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1)
@@ -116,6 +116,8 @@ class Config:
             raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number")
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
+        if self.monitor == "last" and self.patience:
+            raise ConfigError("--patience waits for a better epoch, which --monitor last never looks for: choose another --monitor")
         if self.tail_crops[1] < 1:
             raise ConfigError(f"--tail-crops {text(self.tail_crops)}: VIEWS is at least 1")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):

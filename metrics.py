@@ -105,14 +105,23 @@ def bootstrap(metric, targets, outputs, n=1000, seed=0, level=0.95):
 
     outputs: predicted [N] or probs [N, C], whatever `metric` takes. The same seed draws the same rows, so two
     classifiers' scores are resampled alike."""
+    scores = _resampled(metric, targets, outputs, n, seed)
+    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def standard_error(metric, targets, outputs, n=200, seed=0):
+    """The bootstrap's standard error of `metric(targets, outputs)`; arguments as for `bootstrap`."""
+    return float(np.std(_resampled(metric, targets, outputs, n, seed), ddof=1))
+
+
+def _resampled(metric, targets, outputs, n, seed):
     targets, outputs = np.asarray(targets), np.asarray(outputs)
     if not len(targets) == len(outputs) > 0:
         raise MetricError(f"{len(targets)} targets and {len(outputs)} outputs; must be equally many and more than none")
     rng = np.random.default_rng(seed)
     draws = (rng.integers(len(targets), size=len(targets)) for _ in range(n))
-    scores = [metric(targets[rows], outputs[rows]) for rows in draws]
-    low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return [metric(targets[rows], outputs[rows]) for rows in draws]
 
 
 def evaluate(logits, targets, train_counts):

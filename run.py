@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+
 class RunError(RuntimeError):
     """A run that cannot be opened or continued; one line that says why and the mend."""
 
@@ -68,8 +69,12 @@ class Run:
 
     PERIOD = 20.0  # seconds between two last.pt at the least: one is 180 MB for ResNet-18 with AdamW and an average
 
-    def __init__(self, project, name, resume):
-        """Makes project/name, or name-2, name-3, ... where that is taken; with `resume` continues in the first."""
+    def __init__(self, project, name, resume, guard=lambda: None):
+        """Makes project/name, or name-2, name-3, ... where that is taken; with `resume` continues in the first.
+
+        guard: called before every write, which does not happen where it raises.
+        """
+        self.guard = guard
         for i in count(1):
             self.folder = Path(project) / (name if i == 1 else f"{name}-{i}")
             try:
@@ -95,12 +100,16 @@ class Run:
 
     def say(self, line):
         """One line to stderr and to train.log."""
+        self.guard()
         print(line, file=sys.stderr, flush=True)
         with open(self.folder / "train.log", "a", encoding="utf-8") as f:
             print(line, file=f)
 
+    @contextlib.contextmanager
     def replacing(self, name):
-        return replacing(self.folder / name)
+        with replacing(self.folder / name) as path:
+            yield path
+            self.guard()
 
     def write_json(self, name, value):
         with self.replacing(name) as path:
@@ -122,6 +131,7 @@ class Run:
 
     def append(self, row):
         """Adds an epoch to results.csv, flushed; the header comes with the first."""
+        self.guard()
         path = self.folder / "results.csv"
         with open(path, "a", newline="", encoding="utf-8") as f:
             header = [list(row)] if f.tell() == 0 else []

@@ -28,18 +28,18 @@ GAP = 0.35  # training minus validation accuracy from which a run is told that i
 ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
 
 
-def trial(config, stop=None):
+def trial(config, stop=None, guard=lambda: None):
     """Runs `config` in its folder, from the start or, with config.resume, from where it stopped, and yields a dict of metrics after
     each epoch. When exhausted, the folder holds weights, validation predictions and tables (DESIGN.md, "A run's folder").
 
-    stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. Raises one of ERRORS otherwise;
-    the last checkpoint stays as it was.
+    stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. guard: called before every write
+    to the folder, which does not happen where it raises. Raises one of ERRORS otherwise; the last checkpoint stays as it was.
     """
     stop = stop or Stop()
     device = pick_device(config.device)
     torch.set_num_threads(config.threads or THREADS)
     pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
-    run = Run(config.project, config.name, config.resume)
+    run = Run(config.project, config.name, config.resume, guard)
     try:
         stepper, bias, recipe = build(config, pictures, device)
         state = begin(run, config, pictures, stepper, recipe)
@@ -104,13 +104,9 @@ def pick_device(name):
 
 def build(config, pictures, device):
     """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the weights."""
-    side, classes = pictures.store.pixels.shape[1], len(pictures.listing.classes)
-    stem = config.stem if config.stem != "auto" else "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
-    kernel = None if config.stem_kernel == "auto" else config.stem_kernel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = models.build(config.model, classes, width=config.width, stem=stem, stem_kernel=kernel, dropout=config.dropout,
-                             pretrained=config.pretrained)
+        model, shape = network(config, pictures)
     sampled = plans.sampled_counts(pictures.counts, config.balance, config.tail_crops)
     table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
                               tau=config.loss_tau)
@@ -119,11 +115,22 @@ def build(config, pictures, device):
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
                       amp=config.amp and native_bf16(device))
-    recipe = dict(model=dict(name=config.model, classes=classes, width=config.width, stem=stem, stem_kernel=kernel,
-                             dropout=config.dropout), config=config.settings(), classes=pictures.listing.classes,
-                  counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size, store_size=side, resize=config.resize,
+    recipe = dict(model=shape, config=config.settings(), classes=pictures.listing.classes,
+                  counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size,
+                  store_size=pictures.store.pixels.shape[1], resize=config.resize,
                   mean=pictures.mean, std=pictures.std, data=str(pictures.listing.root.resolve()))
     return stepper, bias, recipe
+
+
+def network(config, pictures):
+    """The fresh network that `config` asks for, and the arguments of model.build that make another like it."""
+    stem = config.stem
+    if stem == "auto":
+        stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
+    kernel = None if config.stem_kernel == "auto" else config.stem_kernel
+    shape = dict(name=config.model, classes=len(pictures.listing.classes), width=config.width, stem=stem, stem_kernel=kernel,
+                 dropout=config.dropout)
+    return models.build(**shape, pretrained=config.pretrained), shape
 
 
 def tables(config, pictures):
@@ -180,7 +187,7 @@ def judge(state, config, pictures, stepper, logits, lr):
     if logits:
         scores = metrics.evaluate(logits[0], pictures.listing.labels[pictures.val], pictures.counts)
         row |= dict(val_loss=scores.pop("nll"), val_acc=scores.pop("acc"), **scores)
-        name = {"acc": "val_acc", "nll": "val_loss"}.get(config.monitor, config.monitor)
+        name = {"acc": "val_acc", "nll": "val_loss", "last": "epoch"}.get(config.monitor, config.monitor)
         sign = -1 if config.monitor == "nll" else 1
         better = not state["best"] or sign * row[name] > sign * state["best"]["metrics"][name]
     state["rows"].append(row)
@@ -224,8 +231,8 @@ def finish(run, config, pictures, state):
     if never:
         run.say(f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, {', '.join(never[:3])}{' ...' * (len(never) > 3)}: "
                 f"try --balance sampler or --prior uniform")
-    run.say(f"{run.folder}: best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, so it "
-            f"flatters): macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n {len(targets)}, 95% bootstrap "
+    chosen = f"best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, so it flatters)"
+    run.say(f"{run.folder}: {chosen if config.monitor != 'last' else 'last epoch'}: macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n {len(targets)}, 95% bootstrap "
             f"interval over pictures. Next: python predict.py > submission.csv")
 
 

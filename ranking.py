@@ -1,0 +1,159 @@
+"""What a study's table says: points, their scores and standard errors, the winner, and what moves the score.
+
+A point is a combination of settings; its trials are the folds and seeds it was tried with. Scores are the last epoch's macro F1 on
+validation pictures. How pictures are split is a scheme: schemes are compared, never ranked as settings. Runs and writes nothing.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+import config as configs
+import stats
+from study import REPEATS, SCHEME, point_key
+
+# Each method's setting where it is not used: what --ablate removes, and what makes one point simpler than another.
+OFF = dict(mixup_p=0.0, cutmix_p=0.0, ls=0.0, gamma=0.0, loss_tau=0.0, balance="none", prior="train", dropout=0.0, ema=0.0,
+           weight_decay=0.0, schedule="constant", warmup=0.0, crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0, jitter=0.0,
+           erase=0.0, tail_crops=(0, 1), pretrained=False)
+
+
+@dataclass(frozen=True)
+class Point:
+    trials: list[int]
+    settings: dict  # of the knobs that vary in the study
+    rows: list[dict]  # of finished trials, at their last epoch
+    wanting: str  # why it cannot be ranked, '' if it can
+    mean: float  # macro F1, over folds of the means over seeds
+    se: float  # over folds, or by the bootstrap over validation pictures where there is one split
+
+    def label(self):
+        return ", ".join(f"{k} {configs.text(v)}" for k, v in self.settings.items()) or "the base settings"
+
+    def average(self, name):
+        return sum(r[name] for r in self.rows) / len(self.rows)
+
+
+def points(study):
+    """{scheme: [Point]} of all trials; a scheme is a string such as 'folds 3' or 'val_split 0.2'."""
+    latest, found, knobs = study.latest(), {}, varied(study)
+    for i in range(len(study.trials)):
+        found.setdefault(scheme(study.config(i)), {}).setdefault(point_key(study.trials[i]), []).append(i)
+    return {name: [_point(study, trials, latest, knobs) for trials in group.values()] for name, group in found.items()}
+
+
+def varied(study):
+    """The settings that differ between trials, apart from scheme, fold and seed."""
+    names = dict.fromkeys(k for t in study.trials for k in t if k not in SCHEME + REPEATS)
+    return [k for k in names if len({configs.text(getattr(study.config(i), k)) for i in range(len(study.trials))}) > 1]
+
+
+def scheme(config):
+    name = f"folds {config.folds}" if config.folds else f"val_split {config.val_split:g}"
+    return name + (f", split_seed {config.split_seed}" if config.split_seed else "")
+
+
+def _point(study, trials, latest, knobs):
+    rows = [latest[i] for i in trials if i in latest]
+    wanting = ""
+    if failed := [r for r in rows if r["status"] != "ok"]:
+        wanting = f"trial {failed[0]['trial']} failed: {failed[0]['reason']}"
+    elif len(rows) < len(trials):
+        wanting = "to do"
+    elif short := [r for r in rows if study.spec["halving"] and r["until"] < study.rungs(r["trial"])[-1]]:
+        wanting = f"stopped at epoch {short[0]['epoch']} by halving"
+    elif any("macro_f1" not in r for r in rows):
+        wanting = "no validation pictures"
+    settings = {k: getattr(study.config(trials[0]), k) for k in knobs}
+    mean, se = math.nan, math.nan
+    if rows and not failed and all("macro_f1" in r for r in rows):
+        folds = {}
+        for r in rows:
+            folds.setdefault(study.config(r["trial"]).fold, []).append(r["macro_f1"])
+        means = [np.mean(v) for v in folds.values()]
+        mean = float(np.mean(means))
+        se = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else float(np.mean([r["macro_f1_se"] for r in rows]))
+    return Point(trials, settings, rows, wanting, mean, se)
+
+
+def winner(group):
+    """(Point, the reason in a sentence) by the one-standard-error rule (Breiman et al. 1984): of the points within one standard
+    error of the best, the one that uses the fewest methods; among equals the best. None where no point can be ranked."""
+    ranked = sorted((p for p in group if not p.wanting), key=lambda p: -p.mean)
+    if not ranked:
+        return None
+    best = ranked[0]
+    near = [p for p in ranked if p.mean >= best.mean - (0 if math.isnan(best.se) else best.se)]
+    won = min(near, key=methods)
+    if len(near) == 1:
+        return won, f"no other point is within one standard error ({best.se:.4f}) of it"
+    used = f"{methods(won)} method{'' if methods(won) == 1 else 's'} switched on"
+    if won is best:
+        return won, f"it scores best, and none of the {len(near) - 1} others within one standard error ({best.se:.4f}) is simpler ({used})"
+    return won, (f"of {len(near)} points within one standard error ({best.se:.4f}) of the best, {best.mean:.4f} ({best.label()}), it is the "
+                 f"simplest ({used})")
+
+
+def methods(point):
+    """How many of the varied settings switch a method on."""
+    return sum(k in OFF and v != OFF[k] for k, v in point.settings.items())
+
+
+def choose(study):
+    """(scheme, Point, reason): the winner under the scheme whose scores have the smallest standard error; None if there is none."""
+    won = {name: winner(group) for name, group in points(study).items()}
+    spread = {name: np.mean([p.se for p in group if not p.wanting]) for name, group in points(study).items() if won[name]}
+    if not spread:
+        return None
+    name = min(spread, key=lambda n: (math.isnan(spread[n]), spread[n]))
+    return name, *won[name]
+
+
+def schemes(study):
+    """A line a scheme: name, validation pictures a point, mean standard error, rank agreement with the chosen scheme (Spearman)."""
+    groups = points(study)
+    chosen = {point_key(study.trials[p.trials[0]]): p.mean for p in groups[choose(study)[0]] if not p.wanting}
+    table = []
+    for name, group in groups.items():
+        own = {point_key(study.trials[p.trials[0]]): p for p in group if not p.wanting}
+        both = [k for k in own if k in chosen]
+        agree = stats.spearman([own[k].mean for k in both], [chosen[k] for k in both]) if len(both) > 2 else math.nan
+        seen = np.mean([sum(r["val_pictures"] for r in p.rows) / len({r["seed"] for r in p.rows}) for p in own.values()]) if own else 0
+        table.append((name, round(seen), float(np.mean([p.se for p in own.values()])) if own else math.nan, agree))
+    return table
+
+
+def factors(study, group):
+    """(scores [N], blocks [N], {knob: level of each trial [N]}) of the ranked points' trials; a knob of many values in thirds."""
+    rows = [(p, r) for p in group if not p.wanting for r in p.rows]
+    scores = [r["macro_f1"] for _, r in rows]
+    blocks = [f"{study.config(r['trial']).fold}/{study.config(r['trial']).seed}" for _, r in rows]
+    levels = {}
+    for knob in varied(study):
+        values = [p.settings[knob] for p, _ in rows]
+        named = sorted(set(values)) if all(isinstance(v, (int, float)) for v in values) else []
+        if len(named) > 6:
+            cuts = [named[len(named) * k // 3] for k in (1, 2)]
+            edge = [named[0], *cuts, named[-1]]
+            third = [sum(v >= c for c in cuts) for v in values]
+            levels[knob] = [f"{edge[t]:.3g} to {edge[t + 1]:.3g}" for t in third]
+        else:
+            levels[knob] = [configs.text(v) for v in values]
+    return scores, blocks, {k: v for k, v in levels.items() if len(set(v)) > 1}
+
+
+def against_base(study, group):
+    """What each point changes of the base point: [(Point, mean difference, half width of its 95% t interval, n)], paired by fold and
+    seed; nothing where the base point cannot be ranked."""
+    def scores(point):
+        return {(study.config(r["trial"]).fold, study.config(r["trial"]).seed): r["macro_f1"] for r in point.rows}
+
+    base = next((p for p in group if point_key(study.trials[p.trials[0]]) == "{}" and not p.wanting), None)
+    found = []
+    for p in group if base else []:
+        if p is not base and not p.wanting:
+            pairs = [(v, scores(base)[k]) for k, v in scores(p).items() if k in scores(base)]
+            if pairs:
+                found.append((p, *stats.interval([a - b for a, b in pairs]), len(pairs)))
+    return found

@@ -1,0 +1,564 @@
+"""A study: a folder with a table of runs, filled by any number of processes, on one machine or on several that share the folder.
+
+Trial i is the base settings with a few of them changed, so it depends on study.json and i alone; a finished trial is a row that was
+published once by an atomic link, and is never run again. Who works on a trial holds its lease; a lease whose holder died or fell
+silent is taken over, and the old holder writes nothing more. Knows nothing of grids, rankings and scores' meaning.
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import config as configs
+import data
+import metrics
+import model as models
+import run as runs
+import synthetic
+import train
+
+DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
+
+
+class StudyError(RuntimeError):
+    """A study that cannot be begun or gone on with; one line that says why and the mend."""
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the trial over: nothing more may be written for it."""
+
+
+class Study:
+    """The folder: study.json, trials/0007/ (a run), rows/0007-30.json (trial 7 up to epoch 30), leases/, results.csv."""
+
+    def __init__(self, folder):
+        """Reads the study in `folder`; StudyError if there is none."""
+        self.folder, self._rows, self._text = Path(folder), {}, None
+        self.refresh()
+
+    def refresh(self):
+        """Takes in what other processes added to study.json."""
+        path = self.folder / "study.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+            if text == self._text:
+                return
+            self._text, self.spec = text, json.loads(text)
+        except FileNotFoundError:
+            raise StudyError(f"{self.folder}: no study there (no study.json)") from None
+        except ValueError as e:
+            raise StudyError(f"{path}: damaged ({e})") from None
+        self.trials = self.spec["trials"]
+        self.base = configs.from_dict(self.spec["base"], str(path))
+        self._configs = [configs.from_dict(t, f"{path}, trial {i}", self.base) for i, t in enumerate(self.trials)]
+
+    def config(self, i):
+        """Trial i's settings, to its last epoch."""
+        return self._configs[i]
+
+    def rungs(self, i):
+        """The epochs at which trial i is looked at: with halving by eta a ninth (for 3), a third and all of them."""
+        epochs, eta = self.config(i).epochs, self.spec["halving"]
+        return sorted({math.ceil(epochs / eta**k) for k in range(3)}) if eta else [epochs]
+
+    def rows(self):
+        """Every published row: (trial, epoch) -> dict, in order."""
+        for entry in os.scandir(self.folder / "rows"):
+            if entry.name.endswith(".json") and entry.name not in self._rows:
+                self._rows[entry.name] = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+        found = {(row["trial"], int(name[:-5].split("-")[1])): row for name, row in self._rows.items()}
+        return dict(sorted(found.items()))
+
+    def latest(self):
+        """The last row of each trial that has one: trial -> dict."""
+        return {i: row for (i, _), row in self.rows().items()}
+
+    def jobs(self):
+        """(trial, epoch) pairs that may be worked on now. Rungs are barriers: a trial goes on when all of the rung below are known."""
+        rows, width = self.rows(), max(len(self.rungs(i)) for i in range(len(self.trials)))
+        alive = list(range(len(self.trials)))
+        for rung in range(width):
+            wanted = {i: self.rungs(i)[min(rung, len(self.rungs(i)) - 1)] for i in alive}
+            waiting = [(i, until) for i, until in wanted.items() if (i, until) not in rows]
+            if waiting:
+                return waiting
+            if rung < width - 1:
+                alive = self._survivors({i: rows[i, until] for i, until in wanted.items()})
+        return []
+
+    def _survivors(self, rows):
+        """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out."""
+        points = {}
+        for i, row in rows.items():
+            points.setdefault(point_key(self.trials[i]), []).append((i, row))
+        scored = [(-sum(r["macro_f1"] for _, r in runs) / len(runs), min(i for i, _ in runs), runs) for runs in points.values()
+                  if all(r["status"] == "ok" for _, r in runs)]
+        keep = math.ceil(len(scored) / self.spec["halving"])
+        return sorted(i for _, _, runs in sorted(scored, key=lambda s: s[:2])[:keep] for i, _ in runs)
+
+    def claim(self, shard=(0, 1)):
+        """A Lease of the first trial of this shard that nobody works on, or None."""
+        for i, until in self.jobs():
+            if i % shard[1] == shard[0]:
+                lease = Lease.take(self, i, until)
+                if lease:
+                    return lease
+        return None
+
+    def publish(self, lease, row):
+        """Makes `row` the result of the lease's trial, unless there is one. Raises LeaseLost."""
+        path = self.folder / "rows" / f"{lease.job}.json"
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps(row), encoding="utf-8")
+        with open(draft) as f:
+            os.fsync(f.fileno())
+        try:
+            lease.check()
+            os.link(draft, path)
+        except FileExistsError:
+            raise LeaseLost(lease.job) from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def retry(self):
+        """Forgets the failed trials, so that they run again from their start. Returns how many."""
+        failed = [i for i, row in self.latest().items() if row["status"] != "ok"]
+        for i in failed:
+            for path in (self.folder / "rows").glob(f"{i:04d}-*.json"):
+                path.unlink()
+                self._rows.pop(path.name, None)
+            shutil.rmtree(self.folder / "trials" / f"{i:04d}", ignore_errors=True)
+        return len(failed)
+
+    def write_results(self):
+        """results.csv: a line a trial; what varies first, then scores, then the settings that all share."""
+        latest, settings = self.latest(), [self.config(i).settings() for i in range(len(self.trials))]
+        varied = [k for k in settings[0] if any(s[k] != settings[0][k] for s in settings)]
+        scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in ("trial", "until", "fold", "seed", "status",
+                                                                                           "reason", "seconds")))
+        header = ["trial", "status", "reason", "seconds", *varied, *scores, *(k for k in settings[0] if k not in varied)]
+        lines = [[configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
+                 for i, s in enumerate(settings)]
+        with runs.replacing(self.folder / "results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+            csv.writer(f, lineterminator="\n").writerows([header, *lines])
+
+
+SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
+REPEATS = ("fold", "seed")
+
+
+def point_key(trial):
+    """What a trial tries, as one string: its settings without split, fold and seed."""
+    return json.dumps({k: v for k, v in sorted(trial.items()) if k not in SCHEME + REPEATS})
+
+
+def begin(folder, base, trials, halving=0):
+    """Makes the study in `folder`, or adds to it those of `trials` (dicts of changed settings) that it lacks. Returns it.
+
+    A trial keeps its number for ever. Raises one of train.ERRORS for settings that cannot be, before anything is written, and
+    StudyError where the folder holds a study of another base, of other pictures or of another halving.
+    """
+    folder, root = Path(folder), synthetic.folder(base.data).resolve()
+    checked = [configs.from_dict(t, "study", base) for t in trials]
+    key = _check(root, checked)
+    for sub in ("trials", "rows", "leases"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    settings = dict(base.settings(), data=str(root))
+    spec = dict(base=settings, data_key=key, halving=halving, threads=None, trials=[])
+    path = folder / "study.json"
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            old = Study(folder).spec
+            changed = [f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}" for k, v in old["base"].items()
+                       if k != "data" and json.dumps(v) != json.dumps(settings[k])]
+            changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in (("data_key", "the pictures"), ("halving", "--halving"))
+                        if old[k] != spec[k]]
+            if changed:
+                raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name")
+            spec = old
+        known = {json.dumps(configs.from_dict(t, "study", base).settings()) for t in spec["trials"]}
+        for trial, c in zip(trials, checked):
+            settled = json.dumps(c.settings())
+            if settled not in known:
+                known.add(settled)
+                spec["trials"].append(trial)
+        _write(path, spec)
+    return Study(folder)
+
+
+def _check(root, checked):
+    """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns the pictures' key."""
+    pictures = {}
+    for c in checked:
+        split = c.pick(data.prepare)
+        if (at := json.dumps(split)) not in pictures:
+            pictures[at] = data.prepare(root, **split)
+    for c in {json.dumps(c.pick(models.build) | dict(size=c.img_size)): c for c in checked}.values():
+        with torch.device("meta"):
+            train.network(c, pictures[json.dumps(c.pick(data.prepare))])
+    return next(iter(pictures.values())).store.key
+
+
+def _write(path, spec):
+    with runs.replacing(path) as draft:
+        draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+
+
+class Lease:
+    """The right to write a trial: file leases/JOB.G, G the number of times it was taken over. The highest G holds it.
+
+    Locked from birth to the end of its holder's process, and touched every few seconds by it: who holds no lock, on the same
+    machine, or is silent for TTL seconds, on another, is dead. Only link(2), which never replaces a file, makes one.
+    """
+
+    TTL = 60.0
+    HOST = f"{platform.node()}/{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}" if sys.platform == "linux" else platform.node()
+
+    def __init__(self, study, i, until, generation):
+        self.study, self.i, self.until, self.generation = study, i, until, generation
+        self.job = f"{i:04d}-{until}"
+        self.path = study.folder / "leases" / f"{self.job}.{generation}"
+        self.next = study.folder / "leases" / f"{self.job}.{generation + 1}"
+
+    @classmethod
+    def take(cls, study, i, until):
+        """A Lease of (i, until), or None where another holds it or has finished."""
+        folder, job = study.folder / "leases", f"{i:04d}-{until}"
+        held = max((int(p.name.rsplit(".", 1)[1]) for p in folder.glob(f"{job}.*")), default=0)
+        if held and not cls(study, i, until, held).dead():
+            return None
+        lease = cls(study, i, until, held + 1)
+        draft = folder / f".{lease.path.name}.{os.getpid()}"
+        lease.file = open(draft, "w")
+        fcntl.flock(lease.file, fcntl.LOCK_EX)
+        json.dump(dict(host=cls.HOST, pid=os.getpid()), lease.file)
+        lease.file.flush()
+        try:
+            os.link(draft, lease.path)
+        except FileExistsError:
+            lease.file.close()
+            return None
+        finally:
+            draft.unlink()
+        if (study.folder / "rows" / f"{job}.json").exists():  # finished since `jobs` looked
+            lease.release()
+            return None
+        if held:
+            (study.folder / "trials" / f"{i:04d}" / ".lock").unlink(missing_ok=True)  # a stopped process may hold the old one
+        return lease
+
+    def dead(self):
+        """Whether the holder of this lease, another process, is gone."""
+        try:
+            with open(self.path, "r+") as f:
+                if json.load(f)["host"] == self.HOST:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+        except BlockingIOError:
+            pass  # alive, or stopped: then it is silent too
+        except (FileNotFoundError, ValueError):
+            return False  # released just now
+        return self._now() - self.path.stat().st_mtime > self.TTL if self.path.exists() else False
+
+    def _now(self):
+        """The clock of the file system, which all machines see alike."""
+        probe = self.path.with_name(f".clock.{os.getpid()}")
+        probe.touch()
+        return probe.stat().st_mtime
+
+    def check(self):
+        """Raises LeaseLost once another worker has taken over."""
+        if self.next.exists() or not self.path.exists():
+            raise LeaseLost(self.job)
+
+    def touch(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path)
+
+    def release(self):
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def work(folder, device, pack, shard, parent, stop):
+    """Takes trials of the study in `folder` one after another, `pack` of them in turns, until none is left.
+
+    CPU: pack is 1 and there are several workers. CUDA: each of the packed trials has its own stream. `parent`: the process whose
+    end ends this one too.
+    """
+    study, running = Study(folder), []
+    threading.Thread(target=_beat, args=(running, parent), daemon=True).start()
+    while not stop.number:
+        stop.held = True  # a signal waits for the next batch's end
+        study.refresh()
+        while len(running) < pack and (lease := study.claim(shard)):
+            running.append(_Job(study, lease, device, stop))
+        if not running:
+            left = [i % shard[1] == shard[0] for i, _ in study.jobs()]
+            if not (left if study.spec["halving"] else any(left)):  # the next rung needs the other shards
+                return
+            time.sleep(0.3)
+        _advance(running)
+    _advance(running)  # each saves and stops
+    raise runs.Stopped(stop.number)
+
+
+def _advance(running):
+    for job in list(running):
+        if job.advance():
+            running.remove(job)
+            job.lease.release()
+
+
+def _beat(running, parent):
+    """Says every few seconds that the leases are alive; asks for a stop once the parent is gone."""
+    tick = 0
+    while True:
+        time.sleep(0.5)
+        tick += 1
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if tick % max(1, int(Lease.TTL / 3)) == 0:
+            for job in list(running):
+                job.lease.touch()
+
+
+class _Job:
+    """A trial in progress under a lease."""
+
+    def __init__(self, study, lease, device, stop):
+        self.study, self.lease = study, lease
+        base = study.config(lease.i)
+        self.config = replace(base, project=str(study.folder / "trials"), name=f"{lease.i:04d}", resume=True, until=lease.until,
+                              threads=study.spec["threads"], device=device)
+        self.stream = torch.cuda.Stream() if device == "cuda" else None
+        self.epochs = train.trial(self.config, stop, lease.check)
+
+    def advance(self):
+        """Goes on for an epoch. True when the trial is over: finished, failed or lost."""
+        try:
+            with torch.cuda.stream(self.stream):
+                next(self.epochs)
+            return False
+        except StopIteration:
+            outcome = dict(status="ok", reason="")
+        except (LeaseLost, runs.Stopped):
+            return True
+        except Exception as e:  # whatever it is, it is this trial's alone, and its row says it
+            if isinstance(e, RuntimeError) and "CUDA error" in str(e):
+                raise  # the device itself is gone for this process; a new worker goes on
+            outcome = dict(status="failed", reason=_reason(e))
+        with contextlib.suppress(LeaseLost):
+            row = dict(trial=self.lease.i, until=self.lease.until, fold=self.config.fold, seed=self.config.seed)
+            self.study.publish(self.lease, row | outcome | _scores(self.config))
+            if outcome["status"] == "failed" or self.lease.until == self.study.rungs(self.lease.i)[-1]:
+                (Path(self.config.project) / self.config.name / "last.pt").unlink(missing_ok=True)
+        return True
+
+
+def _reason(e):
+    """An exception in a line."""
+    lines = str(e).strip().splitlines() or [""]
+    if isinstance(e, (torch.OutOfMemoryError, MemoryError)):
+        return f"out of memory: {lines[0]}"
+    return lines[0] if isinstance(e, train.ERRORS) else f"{type(e).__name__}: {lines[0]}"
+
+
+def _scores(config):
+    """The last epoch's metrics of a run's results.csv, its seconds altogether, the standard error of its macro F1."""
+    folder = Path(config.project) / config.name
+    if not (folder / "results.csv").exists():
+        return {}
+    with open(folder / "results.csv", newline="", encoding="utf-8") as f:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+    if not rows:
+        return {}
+    scores = {k: v for k, v in rows[-1].items() if k not in ("seconds", "data_wait", "images_per_s")}
+    scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))
+    if (folder / "val_predictions.csv").exists():
+        classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+        with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
+            said = list(csv.DictReader(f))
+        at = {name: c for c, name in enumerate(classes)}
+        targets, predicted = (np.array([at[row[k]] for row in said]) for k in ("true", "predicted"))
+        se = metrics.standard_error(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
+        scores |= dict(macro_f1_se=se, val_pictures=len(said))
+    return scores
+
+
+def fill(study, *, workers, device, pack, shard, devices, stop, seen):
+    """Runs worker processes until every trial (of the shard) has its row; `seen(row)` is called once for each new one.
+
+    A worker that dies is replaced, and its trial resumed; after DEATHS in a row the trial is a failed row. Raises Stopped after the
+    workers have saved.
+    """
+    command = [sys.executable, __file__, "work", str(study.folder), device, str(pack), *map(str, shard), str(os.getpid())]
+    places = [dict(os.environ, CUDA_VISIBLE_DEVICES=d) for d in devices] or [dict(os.environ)]
+
+    def spawn(n):
+        with open(study.folder / "workers.log", "a") as log:
+            return subprocess.Popen(command, env=dict(places[n % len(places)], PYTHONUNBUFFERED="1"), stdin=subprocess.DEVNULL,
+                                    stdout=log, stderr=log, start_new_session=True)
+
+    children, deaths, known = [spawn(n) for n in range(workers * len(places))], {}, set(study.rows())
+    try:
+        while True:
+            time.sleep(0.2)
+            fresh = {k: row for k, row in study.rows().items() if k not in known}
+            known |= set(fresh)
+            for row in fresh.values():
+                seen(row)
+            if stop.number:
+                raise runs.Stopped(stop.number)
+            codes = [child.poll() for child in children]
+            if all(code == 0 for code in codes):
+                break
+            for n, code in enumerate(codes):
+                if code not in (None, 0):
+                    _mourn(study, children[n].pid, code, deaths)
+                    children[n] = spawn(n)
+            if deaths.get(None, 0) >= DEATHS:
+                raise StudyError(f"workers die as soon as they start: {study.folder / 'workers.log'} says why")
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.terminate()
+        for child in children:
+            child.wait()
+    for k, row in study.rows().items():
+        if k not in known:
+            seen(row)
+
+
+def _mourn(study, pid, code, deaths):
+    """Counts a worker's death against the trials it held; a trial with too many of them becomes a failed row."""
+    how, held = signal.Signals(-code).name if code < 0 else f"exit status {code}", None
+    for path in (study.folder / "leases").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            holder = json.loads(path.read_text())
+            if (holder["host"], holder["pid"]) == (Lease.HOST, pid):
+                held, until = map(int, path.name.split(".")[0].split("-"))
+                i, deaths[held] = held, deaths.get(held, 0) + 1
+                if deaths[i] >= DEATHS and (lease := Lease.take(study, i, until)):
+                    reason = f"its worker died {DEATHS} times ({how}); {study.folder / 'workers.log'} may say why"
+                    with contextlib.suppress(LeaseLost):
+                        config = study.config(i)
+                        row = dict(trial=i, until=until, fold=config.fold, seed=config.seed, status="failed", reason=reason)
+                        study.publish(lease, row)
+                    lease.release()
+    if held is None:
+        deaths[None] = deaths.get(None, 0) + 1
+
+
+def pace(study, device, pack="auto", threads=0):
+    """(workers, trials interleaved in each, images/s of all), found by timing a few steps of trial 0.
+
+    CPU: `pack` processes that share the cores; the study keeps their number of threads, on which results depend in the last bits.
+    CUDA: one process in which `pack` trials take turns. 'auto': 1, 2, 4 ... as long as it gets faster.
+    """
+    cores, cuda = train.THREADS, train.pick_device(device).type == "cuda"
+    threads = study.spec["threads"] or threads
+    if cuda:
+        shapes = [(1, 0, k) for k in ((1, 2, 4) if pack == "auto" else (pack,))]
+    elif threads:
+        shapes = [(max(1, cores // threads) if pack == "auto" else pack, threads, 1)]
+    else:
+        packs = [2**n for n in range(cores.bit_length())] if pack == "auto" else [pack]
+        shapes = [(k, max(1, cores // k), 1) for k in packs]
+    config, tried = replace(study.config(0), data=study.spec["base"]["data"]), {}
+    for shape in shapes:
+        tried[shape] = _rate(config, device, *shape)
+        if tried[shape] < max(tried.values()):
+            break
+    workers, threads, interleaved = max(tried, key=tried.get)
+    with open(study.folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        study.refresh()
+        if study.spec["threads"] is None:
+            _write(study.folder / "study.json", dict(study.spec, threads=threads))
+            study.refresh()
+    return workers, interleaved, max(tried.values())
+
+
+def _rate(config, device, workers, threads, pack):
+    """Images a second of `workers` processes that train together for a moment."""
+    settings = json.dumps(dict(config.settings(), data=config.data))
+    command = [sys.executable, __file__, "time", settings, device, str(threads), str(pack)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+    try:
+        ready = [child.stdout.readline() for child in children]
+        for child in children if all(ready) else []:
+            print(file=child.stdin, flush=True)
+        rates = [child.communicate()[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    if not all(rates):
+        raise StudyError("a first few steps could not be trained: the lines above say why")
+    return sum(map(float, rates))
+
+
+def _time(settings, device, threads, pack, seconds=2.0):
+    """A child of `_rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
+    config = configs.from_dict(settings)
+    device = train.pick_device(device)
+    torch.set_num_threads(threads or train.THREADS)
+    pictures = data.prepare(config.data, **config.pick(data.prepare))
+    steppers = [train.build(config, pictures, device)[0] for _ in range(pack)]
+    streams = [torch.cuda.Stream() if device.type == "cuda" else None for _ in steppers]
+    plan = train.tables(config, pictures)[0](0)
+
+    def turn(t):
+        for stepper, stream in zip(steppers, streams):
+            with torch.cuda.stream(stream):
+                stepper.train(t % len(plan.index))
+
+    for stepper in steppers:
+        stepper.begin(plan)
+    turn(0)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    start, t = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or t < 3:
+        t += 1
+        turn(t)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    print(t * pack * config.batch_size / (time.perf_counter() - start))
+
+
+def main():
+    """What `fill` and `packing` start: not a command for people."""
+    what, *args = sys.argv[1:]
+    if what == "time":
+        settings, device, threads, pack = args
+        _time(json.loads(settings), device, int(threads), int(pack))
+        return 0
+    folder, device, pack, shard, of, parent = args
+    stop = runs.Stop().listen()
+    try:
+        work(folder, device, int(pack), (int(shard), int(of)), int(parent), stop)
+    except runs.Stopped as e:
+        return 128 + e.number
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
