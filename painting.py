@@ -1,7 +1,7 @@
 """One procedural picture: a style, five levels of FACTORS, made visible; everything else about it is left to chance.
 
 Levels keep their meaning under horizontal flips, crops of over half the area, rotations by 15 degrees, and changes of
-brightness, contrast and saturation. A palette sums to grey, its hues trade places at random, all positions are random:
+brightness, contrast and saturation. A palette's colours sum to grey and trade places at random, all positions are random:
 a pixel by itself says next to nothing. Knows nothing of classes and files, and never a painter.
 """
 
@@ -9,20 +9,15 @@ import math
 
 import numpy as np
 
-PALETTES = {  # hues in degrees that sum to grey
-    "red, cyan": (0, 180),
-    "orange, azure": (30, 210),
-    "yellow, blue": (60, 240),
-    "lime, violet": (90, 270),
-    "green, magenta": (120, 300),
-    "jade, rose": (150, 330),
-    "red, green, blue": (0, 120, 240),
-    "yellow, cyan, magenta": (60, 180, 300),
-}
+HUES = {"red, cyan": 0, "orange, azure": 30, "yellow, blue": 60, "lime, violet": 90, "green, magenta": 120,
+        "jade, rose": 150}  # degrees, of a hue and its opposite
+CHROMAS = {"vivid": (0.3, 0.38), "muted": (0.11, 0.15)}
+PALETTES = {f"{chroma} {hues}": (HUES[hues], CHROMAS[chroma]) for chroma in CHROMAS for hues in HUES}
 DIRECTIONS = {"level": 0, "upright": 90, "slanted": 45, "swirling": None}  # degrees; slanted to either side
 STROKES = {"fine": (1 / 32, 5), "medium": (1 / 13, 4), "broad": (1 / 5.5, 3)}  # width / picture side, length / width
 SHAPES = ("disc", "square", "cross", "triangle", "leaf")
-COMPOSITIONS = ("solo", "scatter", "frieze", "column", "mosaic", "echo")
+BANDS = {"frieze": 0, "column": 90, "sash": 45}  # degrees; a sash to either side
+COMPOSITIONS = ("solo", "scatter", *BANDS, "mosaic", "echo")
 FACTORS = dict(
     palette=tuple(PALETTES), direction=tuple(DIRECTIONS), stroke=tuple(STROKES), shape=SHAPES, composition=COMPOSITIONS
 )
@@ -31,30 +26,29 @@ FACTORS = dict(
 def render(style, size, rng):
     """uint8 [size, size, 3]: a picture of `style`, a level of each of FACTORS. `rng` decides all else.
 
-    Wherever a shape lies, the second hue covers the first; a third one is strewn over the ground stroke by stroke.
+    Where a shape lies, the palette's second colour covers its first.
     """
     palette, direction, stroke, shape, composition = (levels[i] for levels, i in zip(FACTORS.values(), style))
     grid = (np.arange(2 * size, dtype=np.float32) + 0.5) / (2 * size)  # twice as fine, then averaged: smooth edges
     x, y = np.meshgrid(grid, grid)
-    ground, figure, *third = _hues(palette, rng)
+    ground, figure = _colours(palette, rng)
     inside = _figure(x, y, shape, composition, rng)[..., None]
     dab, tone = (a[..., None] for a in _strokes(x, y, direction, stroke, rng))
-    if third:
-        ground = np.where(dab < 0.4, 0.15 * ground + 0.85 * third[0], ground)
-    else:
-        ground = np.where(dab < 0.2, 0.75 * ground + 0.25 * figure, ground)
+    ground = np.where(dab < 0.2, 0.75 * ground + 0.25 * figure, ground)  # some strokes are mixed from both
     rgb = (1 - inside) * ground + inside * figure + 0.2 * tone
     rgb = rgb.reshape(size, 2, size, 2, 3).mean((1, 3))
-    rgb *= np.exp(rng.normal(0, 0.04, 3) + rng.normal(0, 0.12))  # the light of the room
+    rgb *= np.exp(rng.normal(0, 0.03, 3) + rng.normal(0, 0.12))  # the light of the room
     return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
 
-def _hues(palette, rng):
-    """float32 [2 or 3, 3]: the palette's colours in random roles."""
-    angles = np.deg2rad(rng.permutation(PALETTES[palette]) + rng.normal(0, 3))[:, None]
+def _colours(palette, rng):
+    """float32 [2, 3]: the palette's two colours in random roles, either one the lighter."""
+    hue, chroma = PALETTES[palette]
+    angle = math.radians(hue + rng.normal(0, 3))
     red, green = np.array([2, -1, -1]) / math.sqrt(6), np.array([0, 1, -1]) / math.sqrt(2)
-    light = 0.5 + rng.permutation(np.linspace(-0.17, 0.17, len(angles)))[:, None] + rng.normal(0, 0.05)
-    return (light + rng.uniform(0.3, 0.38) * (np.cos(angles) * red + np.sin(angles) * green)).astype(np.float32)
+    tint = rng.choice([-1, 1]) * rng.uniform(*chroma) * (math.cos(angle) * red + math.sin(angle) * green)
+    light, contrast = 0.5 + rng.normal(0, 0.05), rng.choice([-0.17, 0.17])
+    return np.array([light + contrast + tint, light - contrast - tint], np.float32)
 
 
 def _strokes(x, y, direction, stroke, rng):
@@ -84,11 +78,11 @@ def _figure(x, y, shape, composition, rng):
         cells = np.stack(np.meshgrid(near, near), -1).reshape(-1, 2) + phase - 0.5
         spots = pitch * (cells + (rng.uniform(-0.17, 0.17, cells.shape) if composition == "scatter" else 0))
         radius = rng.uniform(0.35, 0.39) * pitch
-    elif composition in ("frieze", "column"):
-        middle, radius = rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.165)
-        spots = np.stack([0.4 * (near - rng.random()), np.full(len(near), middle)], 1)
-        if composition == "column":
-            spots = spots[:, ::-1]
+    elif composition in BANDS:
+        slope = math.radians(BANDS[composition] * rng.choice([-1, 1]))
+        middle, radius = rng.uniform(-0.2, 0.2), rng.uniform(0.15, 0.165)
+        along, c, s = 0.4 * (near - 1.5 - rng.random()), math.cos(slope), math.sin(slope)
+        spots = 0.5 + np.stack([c * along - s * middle, s * along + c * middle], 1)
     else:
         spots, radius = rng.uniform(0.4, 0.6, (1, 2)), rng.uniform(0.3, 0.36)
     reach = np.min([_reach(x - cx, y - cy, shape, turn) for cx, cy in spots.tolist()], axis=0) / radius
@@ -96,8 +90,8 @@ def _figure(x, y, shape, composition, rng):
     if composition == "echo":
         return _edge((np.abs((2.2 * reach + rng.random()) % 1 - 0.5) - 0.25) * soft / 2.2)
     inside = _edge((1 - reach) * soft)
-    if composition in ("frieze", "column"):
-        off = np.abs((y if composition == "frieze" else x) - middle) / radius
+    if composition in BANDS:
+        off = np.abs(c * (y - 0.5) - s * (x - 0.5) - middle) / radius
         return np.maximum(inside, _edge((off - 1.5) * soft))
     if composition == "mosaic":
         odd = np.floor(x / pitch - phase[0]) + np.floor(y / pitch - phase[1])

@@ -65,7 +65,8 @@ def test_classes_are_sorted_distinct_and_many():
     assert sorted(truth["classes"], key=data.natural_key) == truth["classes"].tolist()
     assert len(np.unique(truth["habits"], axis=0)) == 400
     habits = draw()["habits"]
-    assert ((habits[:, None] != habits).sum(2) + 9 * np.eye(50)).min() == 3
+    assert ((habits[:, None] != habits).sum(2) + 9 * np.eye(50)).min() == 2
+    assert len(np.unique(habits[:, [0, 4]], axis=0)) == 50  # palette and composition alone tell painters apart
 
 
 def test_styles_have_probabilities():
@@ -202,7 +203,7 @@ def test_a_taken_folder_is_refused(small, tmp_path):
     assert (tmp_path / "empty" / "truth.npz").exists()
 
 
-@pytest.mark.parametrize("given", [dict(classes=1), dict(classes=2881), dict(scale=0), dict(scale=float("nan")),
+@pytest.mark.parametrize("given", [dict(classes=1), dict(classes=5041), dict(scale=0), dict(scale=float("nan")),
                                    dict(size=16), dict(size=40.5), dict(seed=-1), dict(difficulty=-0.1),
                                    dict(label_noise=1.0)])
 def test_arguments_out_of_bounds(tmp_path, given):
