@@ -10,7 +10,6 @@ share the folder share the work. Results: --project/--name/results.csv, best.jso
 """
 
 import dataclasses
-import difflib
 import itertools
 import json
 import math
@@ -22,13 +21,12 @@ import numpy as np
 import torch
 
 import config as configs
-import data
 import ranking
 import run as runs
 import study as studies
 import train
+import workers
 
-LONG = 60  # minutes from which a study is told how to become smaller
 KNOBS = {f.name: f for f in dataclasses.fields(configs.Config) if f.metadata["keyed"]}
 
 
@@ -130,58 +128,6 @@ def trials(base, points, seeds):
                 found.append(dataclasses.replace(c, fold=fold, seed=seed, val_split=base.val_split if c.folds else c.val_split))
     found.sort(key=lambda c: (c.seed, c.fold))
     return [{k: v for k, v in c.settings().items() if v != getattr(base, k)} for c in found]
-
-
-def minutes(study, rate):
-    """About how long the trials that are left take, from images a second."""
-    pictures = data.prepare(study.spec["base"]["data"], **study.config(0).pick(data.prepare))
-    done, eta, left = study.latest(), study.spec["halving"], 0.0
-    for i in range(len(study.trials)):
-        rungs = study.rungs(i)
-        shares = [(end - start) / eta**k if eta else end for k, (start, end) in enumerate(zip([0, *rungs], rungs))]
-        left += 0 if i in done else sum(shares)
-    return left * (len(pictures.train) + 0.3 * len(pictures.val)) / rate / 60
-
-
-def tell(study, row, done):
-    """A finished trial in a line."""
-    c = study.config(row["trial"])
-    what = [f"{k} {configs.text(getattr(c, k))}" for k in ranking.varied(study)]
-    what += [f"fold {c.fold}"] * bool(c.folds) + [f"seed {c.seed}"]
-    said = f"{done:4d}  trial {row['trial']} ({', '.join(what)}): "
-    if row["status"] != "ok":
-        return said + f"failed: {row['reason']}"
-    scores = f"macro F1 {row['macro_f1']:.4f}, accuracy {row['val_acc']:.4f}, " if "macro_f1" in row else f"train loss {row['train_loss']:.4f}, "
-    return said + scores + f"epoch {row['epoch']}, {row['seconds']:.0f} s"
-
-
-def execute(study, stop, *, device, pack, shard, devices, threads=0):
-    """Runs what is left of a study, with a line a trial and a bar on terminals."""
-    from tqdm import tqdm
-
-    if not study.jobs():
-        return
-    workers, interleaved, rate = studies.pace(study, device, pack, threads)
-    shape = f"{workers} at a time, {study.spec['threads']} threads each" if workers > 1 or interleaved == 1 else f"{interleaved} in turns"
-    expected = minutes(study, rate) / max(1, len(devices)) / shard[1]
-    print(f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: about {expected:.0f} minutes",
-          file=sys.stderr)
-    if expected > LONG:
-        print("to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or --random N of the grid",
-              file=sys.stderr)
-    best = [-1.0, ""]
-    with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
-        def seen(row):
-            done = len(study.latest())
-            tqdm.write(tell(study, row, done), file=sys.stderr)
-            if row.get("macro_f1", -1) > best[0]:
-                best[:] = row["macro_f1"], f"best so far {row['macro_f1']:.4f}, trial {row['trial']}"
-            bar.n = done
-            bar.set_postfix_str(best[1])
-            study.write_results()
-
-        studies.fill(study, workers=workers, device=device, pack=interleaved, shard=shard, devices=devices, stop=stop, seen=seen)
-    study.write_results()
 
 
 def report(study):
@@ -308,21 +254,10 @@ def arguments():
     what.add_argument("--seeds", type=int, default=1, help="seeds of every point and fold (default 1)")
     what.add_argument("--halving", type=int, default=0, metavar="ETA", help="go on with the best 1/ETA of the points at a ninth (for 3) "
                       "and at a third of the epochs")
-    how = parser.add_argument_group("how")
-    how.add_argument("--pack", default="auto", help="trials at a time on a device; auto: measured (default auto)")
-    how.add_argument("--devices", default="", metavar="0,1", help="CUDA devices, a worker each")
-    how.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th trial, from the I-th on: for arrays of jobs")
-    how.add_argument("--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing")
-    how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+    what.add_argument("--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing")
+    workers.add_flags(parser)
     configs.add_flags(parser)
     return parser
-
-
-def number(flag, word, low, high=10**6):
-    """A whole number within bounds, from the command line's text."""
-    if not str(word).isdecimal() or not low <= int(word) <= high:
-        raise configs.ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")
-    return int(word)
 
 
 def asked(space, name):
@@ -343,27 +278,18 @@ def asked(space, name):
     for kind in ("random", "sobol"):
         if getattr(space, kind):
             count, *specs = getattr(space, kind)
-            count, specs = number(f"--{kind}", count, 1), [*space.grid, *specs]
+            count, specs = workers.number(f"--{kind}", count, 1), [*space.grid, *specs]
             if not specs:
                 raise configs.ConfigError(f"--{kind} {count}: give the settings to vary, as in lr=1e-4..1e-2:log")
             return base, search(specs, count, uniforms(kind, name, count, len(specs)))
     return base, grid(space.grid)
 
 
-def sharded(word):
-    shard, slash, of = word.partition("/")
-    if not (slash and shard.isdecimal() and of.isdecimal() and int(shard) < int(of)):
-        raise configs.ConfigError(f"--shard {word}: give I/N with I from 0 to N - 1")
-    return int(shard), int(of)
-
-
 def sweep(space, stop):
     name = getattr(space, "name", "sweep")
     base, points = asked(space, name)
     folder = Path(base.project) / name
-    shard, devices = sharded(space.shard), [d for d in space.devices.split(",") if d]
-    pack = space.pack if space.pack == "auto" else number("--pack", space.pack, 1, 256)
-    halving = number("--halving", space.halving, 2, 100) if space.halving else 0
+    halving = workers.number("--halving", space.halving, 2, 100) if space.halving else 0
     if space.status:
         study = studies.Study(folder)
         done = study.latest()
@@ -371,11 +297,8 @@ def sweep(space, stop):
         print(f"{folder}: {len(study.trials)} trials, {len(done) - failed} done, {failed} failed, {len(study.jobs())} to run now", file=sys.stderr)
         print(*report(study), sep="\n")
         return 0
-    study = studies.begin(folder, base, trials(base, points, number("--seeds", space.seeds, 1, 1000)), halving)
-    if space.retry_failed:
-        print(f"{study.retry()} failed trials forgotten", file=sys.stderr)
-    execute(study, stop, device=base.device, pack=pack, shard=shard, devices=devices, threads=base.threads)
-    if study.jobs():
+    study = studies.begin(folder, base, trials(base, points, workers.number("--seeds", space.seeds, 1, 1000)), halving)
+    if not workers.execute(study, space, base, stop):
         print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. Next: the same command, or --status", file=sys.stderr)
         return 0
     return conclude(study)

@@ -1,0 +1,198 @@
+"""The same settings with other seeds: how much of a score is luck, and is one recipe really better than another?
+
+    python seeds.py --n 10                              the newest best.json of a study, else the default settings
+    python seeds.py --n 10 -c runs/sweep/best.json --compare recipes/attempt-3.json
+    python seeds.py --n 10 --run runs/run               the settings of a run
+
+Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's. Two kinds of chance are told
+apart: the interval over seeds is about training again, the bootstrap over pictures about validating on others. A study in
+--project, so it resumes. Results: seeds.csv, per_class.csv, summary.json there.
+"""
+
+import csv
+import dataclasses
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import config as configs
+import metrics
+import run as runs
+import stats
+import study as studies
+import train
+import workers
+
+SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
+
+
+def recipe(path, base=configs.Config()):
+    """The Config of a recipe file or of a run's folder."""
+    path = Path(path)
+    return configs.read(path / "args.json" if path.is_dir() else path, base)
+
+
+def newest(project):
+    """The newest best.json of the studies in `project`, None if there is none."""
+    found = sorted(Path(project).glob("*/best.json"), key=lambda p: (p.stat().st_mtime_ns, p))
+    return found[-1] if found else None
+
+
+def outputs(study, i):
+    """(targets [N], logits [N,C], class names) of trial i's validation pictures at its last epoch."""
+    folder = study.folder / "trials" / f"{i:04d}"
+    classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+    at = {name: c for c, name in enumerate(classes)}
+    with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
+        targets = np.array([at[row["true"]] for row in csv.DictReader(f)])
+    return targets, np.load(folder / "val_logits.npy"), classes
+
+
+def summary(study, trials):
+    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes (rows of name, support, F1's mean, sd, min, max).
+
+    scores: name -> values by seed, mean, sd, half width of the 95% t interval. ensemble: scores of the seeds' mean posterior.
+    agreement: share of pictures that two seeds label alike, mean over pairs. pictures: 95% bootstrap interval, over validation
+    pictures, of the seeds' mean macro F1.
+    """
+    rows = study.latest()
+    scores = {}
+    for name in SCORES:
+        values = [rows[i][name] for i in trials]
+        mean, half = stats.interval(values)
+        scores[name] = dict(values=values, mean=mean, half=half, sd=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
+    found = [outputs(study, i) for i in trials]
+    targets, classes = found[0][0], found[0][2]
+    predicted = np.stack([logits.argmax(1) for _, logits, _ in found], 1)
+    mixture = np.log(np.mean([metrics.softmax(logits) for _, logits, _ in found], 0))
+    ensemble = metrics.evaluate(mixture, targets, np.ones(len(classes)))
+    ensemble |= dict(val_acc=ensemble["acc"], val_loss=ensemble["nll"])
+    agreement = [float((predicted[:, a] == predicted[:, b]).mean()) for a, b in itertools.combinations(range(len(trials)), 2)]
+
+    def mean_f1(t, p):
+        return float(np.mean([metrics.macro_f1(t, column, len(classes)) for column in p.T]))
+
+    f1 = np.stack([metrics.per_class(targets, column, len(classes))["f1"] for column in predicted.T])
+    support = np.bincount(targets, minlength=len(classes))
+    table = [[c, int(n), *map(float, (v.mean(), v.std(ddof=1) if len(v) > 1 else math.nan, v.min(), v.max()))]
+             for c, n, v in zip(classes, support, f1.T)]
+    return dict(n=len(trials), pictures=len(targets), scores=scores, ensemble={k: ensemble[k] for k in SCORES},
+                agreement=float(np.mean(agreement)) if agreement else math.nan,
+                bootstrap=metrics.bootstrap(mean_f1, targets, predicted, n=500)), table
+
+
+def lines(name, s, table):
+    """A summary as Markdown."""
+    yield f"**{name}**, {s['n']} seeds, {s['pictures']} validation pictures, last epoch:\n"
+    yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
+    for k in range(s["n"]):
+        yield f"| {s['seeds'][k]} | " + " | ".join(f"{s['scores'][m]['values'][k]:.4f}" for m in SCORES) + " |"
+    yield "| mean ± sd | " + " | ".join(f"{s['scores'][m]['mean']:.4f} ± {s['scores'][m]['sd']:.4f}" for m in SCORES) + " |"
+    yield "| 95% t interval of the mean | " + " | ".join(f"± {s['scores'][m]['half']:.4f}" for m in SCORES) + " |"
+    yield f"| ensemble of the {s['n']} | " + " | ".join(f"{s['ensemble'][m]:.4f}" for m in SCORES) + " |\n"
+    if s["n"] > 1:
+        loose = sorted(table, key=lambda row: -row[3])[:3]
+        yield (f"Two seeds label {s['agreement']:.1%} of the pictures alike. Least stable: "
+               + ", ".join(f"{c} (F1 {low:.2f} to {high:.2f} on {n} pictures)" for c, n, _, _, low, high in loose) + ".")
+    yield (f"Over other validation pictures the mean macro F1 may lie in {s['bootstrap'][0]:.4f} to {s['bootstrap'][1]:.4f} "
+           f"(95%, bootstrap over pictures).")
+
+
+def against(a, b):
+    """Differences a - b by seed of two summaries, as Markdown."""
+    d = np.subtract(a["scores"]["macro_f1"]["values"], b["scores"]["macro_f1"]["values"])
+    mean, half = stats.interval(d)
+    yield (f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in d)}; mean {mean:+.4f}, 95% t interval "
+           f"{mean - half:+.4f} to {mean + half:+.4f} (n {len(d)})")
+    try:
+        yield f"exact sign-flip test: p = {stats.sign_flip(d):.4f}"
+    except stats.StatsError as e:
+        yield f"no p: {e}"
+
+
+def run(space, stop):
+    count = workers.number("--n", space.n, 1, 1000)
+    project = getattr(space, "project", configs.Config().project)
+    if space.run and space.config:
+        raise configs.ConfigError("--run and --config both bring settings: give one")
+    space.config = (Path(space.run) / "args.json") if space.run else space.config or newest(project)
+    base = configs.from_args(space)
+    print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
+    base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
+    recipes = {"first" if space.compare else str(space.config or "default settings"): base}
+    if space.compare:
+        other = recipe(space.compare)
+        how = {k: getattr(base, k) for f in dataclasses.fields(base) if (k := f.name) in ("monitor", "seed") or f.metadata["group"] == "data"
+               and k != "img_size"}
+        recipes = {str(space.config or "default settings"): base, str(space.compare): dataclasses.replace(other, **how)}
+    trials = [[{**{k: v for k, v in c.settings().items() if v != getattr(base, k)}, "seed": base.seed + k} for k in range(count)]
+              for c in recipes.values()]
+    name = getattr(space, "name", f"seeds-{base.key('')[:8]}")
+    folder = Path(project) / name
+    study = studies.begin(folder, base, [t for pair in zip(*trials) for t in pair])
+    if not workers.execute(study, space, base, stop):
+        print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not", file=sys.stderr)
+        return 0
+    known = {json.dumps(study.config(i).settings()): i for i in range(len(study.trials))}
+    rows, found, classes = study.latest(), [], []
+    for (title, _), wanted in zip(recipes.items(), trials):
+        indices = [known[json.dumps(configs.from_dict(t, "seeds", study.base).settings())] for t in wanted]
+        for i in indices:
+            if rows[i]["status"] != "ok":
+                raise studies.StudyError(f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
+            if "macro_f1" not in rows[i]:
+                raise studies.StudyError(f"{folder}: there are no validation pictures to score on: give --val-split or --folds")
+        s, table = summary(study, indices)
+        s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], **s)
+        print(*lines(title, s, table), sep="\n")
+        found.append(s)
+        classes += [[title, *row] for row in table]
+    if space.compare:
+        print(*against(*found), sep="\n")
+    write(folder, found, classes)
+    print(f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final -c {space.config or 'RECIPE'} "
+          f"--folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv", file=sys.stderr)
+    return 0
+
+
+def write(folder, found, classes):
+    with runs.replacing(folder / "seeds.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+        csv.writer(f, lineterminator="\n").writerows(
+            [["recipe", "seed", *SCORES]] + [[s["recipe"], seed, *(s["scores"][m]["values"][k] for m in SCORES)]
+                                             for s in found for k, seed in enumerate(s["seeds"])])
+    with runs.replacing(folder / "per_class.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+        csv.writer(f, lineterminator="\n").writerows([["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"], *classes])
+    with runs.replacing(folder / "summary.json") as path:
+        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(args=None):
+    parser = configs.Parser(prog="seeds.py", description=__doc__)
+    what = parser.add_argument_group("what to repeat")
+    what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
+    what.add_argument("--run", metavar="RUN", help="the settings of this run")
+    what.add_argument("--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split")
+    workers.add_flags(parser)
+    configs.add_flags(parser)
+    space = parser.parse_args(args)
+    stop = runs.Stop().listen()
+    stop.held = True  # a signal is passed on to the workers, which save
+    try:
+        return run(space, stop)
+    except runs.Stopped as e:
+        print(f"seeds.py: {e}; the same command continues", file=sys.stderr)
+        return 128 + e.number
+    except configs.ConfigError as e:
+        print(f"seeds.py: {e}", file=sys.stderr)
+        return 2
+    except (*train.ERRORS, studies.StudyError, OSError) as e:
+        print(f"seeds.py: {e}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
