@@ -168,8 +168,8 @@ def changes(study, group):
     if not found or any(len(study.trials[p.trials[0]].keys() - {*ranking.SCHEME, *ranking.REPEATS}) > 1 for p, *_ in found):
         return []
     head = ["What one change does to macro F1, paired by fold and seed, 95% t interval:\n", "| change | difference | n | |", "| --- | --- | --- | --- |"]
-    return head + [f"| {only(study, p)} | {mean:+.4f} ± {half:.4f} | {n} | {'' if not abs(mean) > half else 'beyond noise'} |"
-                   for p, mean, half, n in found]
+    return head + [f"| {only(study, p)} | {mean:+.4f}{'' if math.isnan(half) else f' ± {half:.4f}'} | {n} | "
+                   f"{'beyond noise' if abs(mean) > half else ''} |" for p, mean, half, n in found]
 
 
 def only(study, point):
