@@ -208,8 +208,8 @@ def draw(study, path):
         if not levels:
             return False
         found = ranking.stats.additive(scores, blocks, levels)[0]
-        bars = [(f"{k} {level}", effect, 1.96 * se) for k, table in found.items() for level, (effect, se) in table.items()]
-        title = "main effects on macro F1, 95% interval"
+        bars = [(f"{k} {level}", effect, 2 * se) for k, table in found.items() for level, (effect, se) in table.items()]
+        title = "main effects on macro F1, ± 2 standard errors"
     names, middle, half = zip(*bars[::-1])
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.3 * len(bars)), layout="constrained")
     axes.errorbar(middle, range(len(bars)), xerr=np.nan_to_num(half), fmt="o", color="#0969da", ecolor="#8c959f", capsize=3)
