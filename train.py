@@ -25,6 +25,7 @@ from step import NonFinite, Stepper, native_bf16
 from store import StoreError
 
 THREADS = torch.get_num_threads()
+SMALL = 64  # px up to which the ImageNet stem's first convolution is 3 wide: 7 of them is a ninth of the picture
 GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
 
@@ -133,6 +134,8 @@ def network(config, pictures):
     if stem == "auto":
         stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
     kernel = None if config.stem_kernel == "auto" else config.stem_kernel
+    if kernel is None and config.model == "resnet18" and stem == "imagenet" and pictures.size <= SMALL and not config.pretrained:
+        kernel = 3
     shape = dict(name=config.model, classes=len(pictures.listing.classes), width=config.width, stem=stem, stem_kernel=kernel,
                  dropout=config.dropout)
     return models.build(**shape, pretrained=config.pretrained), shape
