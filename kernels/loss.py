@@ -126,17 +126,15 @@ def _log1p(x):
 
 @triton.jit
 def _power(q, gamma):
-    """q^gamma for 0 <= q <= 1, 0^0 = 1. With q = m 2^n and gamma = high + low, n high is exact, so that the power of a
-    tiny q is as precise as any."""
+    """q^gamma for 0 <= q <= 1. q = m 2^n, and gamma log2(m) is small: the power of a tiny q is as precise as any. Under 2^-126
+    it is some number up to 1, and what it multiplies is as tiny as q."""
     bits = q.to(tl.int32, bitcast=True)
     n = (bits + (ONE - SQRT_HALF)) >> 23
     log_m = tl.log2((bits - ((n - 127) << 23)).to(tl.float32, bitcast=True))
     n = (n - 127).to(tl.float32)
-    high = (gamma.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
-    whole = tl.floor(n * high + 0.5)
-    power = tl.exp2((n * high - whole) + n * (gamma - high) + gamma * log_m)
-    power = tl.where(whole < -126, 0.0, power * _two_to(whole))
-    return tl.where(q < SMALLEST, tl.where(gamma == 0, 1.0, 0.0), power)
+    whole = tl.floor(n * gamma + 0.5)
+    power = tl.exp2(tl.fma(n, gamma, -whole) + gamma * log_m)
+    return tl.where(whole < -126, 0.0, power * _two_to(whole))
 
 
 @triton.jit
