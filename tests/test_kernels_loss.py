@@ -167,9 +167,10 @@ def test_what_is_not_finite_and_what_is_no_class_is_not_silent(device, tall):
 @on_device
 def test_more_than_2_to_the_31_logits_apart(device, poisoned):
     """Only the pages that are touched take memory on a CPU."""
-    room = torch.empty(2 * 2**31, dtype=torch.float16, device=device)
-    logits = torch.as_strided(room, (2, 8), (2**31 + 64, 1))
-    values, a, b, lam, _ = batch(2, 8, two=False, dtype=torch.float16)
+    stride = 2**30 + 64  # fits 32 bits; twice it does not
+    room = torch.empty(2 * stride + 8, dtype=torch.float16, device=device)
+    logits = torch.as_strided(room, (3, 8), (stride, 1))
+    values, a, b, lam, _ = batch(3, 8, two=False, dtype=torch.float16)
     logits.copy_(values)
     table = loss_table(COUNTS).to(device)
     rest = a.to(device), b.to(device), lam.to(device), table
