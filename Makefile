@@ -1,13 +1,59 @@
-# make sweep     sets up .venv; pictures, one short run, a submission
-# make attempts  the study's eight attempts and the default settings, side by side
-# make test      the tests;  make bench  every measurement of README (an hour)
+# make sweep          a grid of settings, their ranking, what moves the score
+# make study          all of it: sweep, tune, sensitivity, seeds, final, submission; each also by its own name, each goes on where
+#                     it stopped, each runs those before it where they are not done
+# make attempts       the painters study's eight attempts and the default settings, side by side
+# make test           the tests;  make bench  every measurement of README (an hour)
 #
-# PY=python uses an environment that is there already; DATA=/path points at pictures of your own; ARGS adds flags of train.py.
+# Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
+# PY=python uses an environment that is there already; FLAGS adds flags of train.py to every run of the study.
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
-ARGS ?=
+DATA ?=
+QUICK ?= $(if $(DATA),0,1)
+PROJECT ?= runs
+IMG ?= auto
+FLAGS ?=
 
-.PHONY: setup sweep attempts test bench
+ifeq ($(QUICK),1)
+MIXUP_P ?= 0,0.4
+LS ?= 0,0.1
+BALANCE ?= none
+FOLDS ?= 0
+EPOCHS ?= 5
+LR ?= 1e-3..4e-3:log
+WD ?= 0.03..0.3:log
+BATCH ?= 32
+SCHEDULE ?= cosine
+STEM ?= 3,7
+TRIALS ?= 3
+AROUND ?= lr=x0.5,x2
+ABLATE ?=
+SEEDS ?= 3
+MODELS ?= 2
+BASE = --warmup 0.5 --ema 0.9 --cutmix-p 0
+else
+MIXUP_P ?= 0,0.2,0.4,0.6
+LS ?= 0,0.05,0.1
+BALANCE ?= none,sampler
+FOLDS ?= 3
+EPOCHS ?= 80
+LR ?= 5e-4..8e-3:log
+WD ?= 0.01..0.3:log
+BATCH ?= 16,32,64
+SCHEDULE ?= cosine,onecycle
+STEM ?= 3,7
+TRIALS ?= 16
+AROUND ?= lr=x0.5,x2 weight_decay=x0.3,x3 batch_size=x0.5,x2 epochs=x0.5,x2
+ABLATE ?= yes
+SEEDS ?= 10
+MODELS ?= 5
+BASE =
+endif
+
+COMMON = --project $(PROJECT)
+SWEEP = $(PY) sweep.py $(COMMON)
+
+.PHONY: setup sweep tune sensitivity seeds final submission study attempts test bench
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -26,12 +72,32 @@ $(VENV)/.test-done: requirements-test.txt $(VENV)/.done
 	@touch $@
 
 sweep: $(SETUP)
-	$(PY) train.py --epochs 10 $(ARGS)
-	$(PY) predict.py -o submission.csv
-	@echo "wrote submission.csv"
+	$(SWEEP) --name sweep $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
+	  --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
+	@test $(QUICK) != 1 || echo "that was the quick grid; the full one: make sweep DATA=/path/to/pictures, or QUICK=0" >&2
+
+tune: sweep
+	$(SWEEP) --name tune -c $(PROJECT)/sweep/best.json --halving 3 \
+	  --sobol $(TRIALS) lr=$(LR) weight_decay=$(WD) batch_size=$(BATCH) schedule=$(SCHEDULE) stem_kernel=$(STEM)
+
+sensitivity: tune
+	$(SWEEP) --name sensitivity --around $(PROJECT)/tune/best.json $(AROUND)
+	$(if $(ABLATE),$(SWEEP) --name ablation --ablate $(PROJECT)/tune/best.json)
+
+seeds: tune
+	$(PY) seeds.py $(COMMON) -c $(PROJECT)/tune/best.json --n $(SEEDS)
+
+final: tune
+	$(SWEEP) --name final -c $(PROJECT)/tune/best.json --folds 0 --val-split 0 --seeds $(MODELS)
+
+submission: final
+	$(PY) predict.py --project $(PROJECT) -o submission.csv
+	@echo "wrote submission.csv" >&2
+
+study: sweep tune sensitivity seeds final submission
 
 attempts: $(SETUP)
-	$(PY) bench/attempts.py $(ARGS) recipes/attempt-*.json default
+	$(PY) bench/attempts.py $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default
 
 test: $(TEST_SETUP)
 	$(PY) -m pytest -q

@@ -19,8 +19,10 @@ import data
 import metrics
 import model as models
 import plan as plans
+import ranking
 import run as runs
 import store as stores
+import study as studies
 import train
 from step import logits, native_bf16, view
 
@@ -46,12 +48,25 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     return probs, store.bad
 
 
-def newest(project):
-    """The run folder in `project` whose best.pt is the newest."""
-    found = sorted(Path(project).glob("*/best.pt"), key=lambda p: (p.stat().st_mtime_ns, p))
+def choose(project):
+    """(run folders, what they are) when none is named: the seeds of a finished study `final`; else the winner's runs of the study whose
+    best.json is the newest; else the newest run. Studies and runs are never ranked against each other."""
+    project = Path(project)
+    if (project / "final" / "study.json").exists():
+        study = studies.Study(project / "final")
+        if not study.jobs():
+            good = [i for i, row in study.latest().items() if row["status"] == "ok"]
+            if good:
+                return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
+    won = sorted(project.glob("*/best.json"), key=lambda p: (p.stat().st_mtime_ns, p))
+    if won:
+        study = studies.Study(won[-1].parent)
+        point = ranking.choose(study)[1]
+        return [study.run(i) for i in point.trials], f"the {len(point.trials)} runs of {won[-1]}"
+    found = sorted(project.glob("*/best.pt"), key=lambda p: (p.stat().st_mtime_ns, p))
     if not found:
         raise runs.RunError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
-    return found[-1].parent
+    return [found[-1].parent], f"{found[-1].parent}, the newest run"
 
 
 def table(sample, ids, header=("id", "label")):
@@ -74,7 +89,7 @@ def table(sample, ids, header=("id", "label")):
 
 def predict(args):
     device = train.pick_device(args.device)
-    folders = [Path(r) for r in args.run] or [newest(args.project)]
+    folders, which = ([Path(r) for r in args.run], ", ".join(args.run)) if args.run else choose(args.project)
     checkpoints = []
     for folder in folders:
         path = folder if folder.is_file() else folder / "best.pt"
@@ -86,7 +101,7 @@ def predict(args):
         if c["classes"] != first["classes"]:
             raise runs.RunError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
     root = Path(args.data or first["data"])
-    print(f"predicting with {', '.join(map(str, folders))} on {args.test or root}", file=sys.stderr)
+    print(f"predicting with {which}{', a plain average' * (len(folders) > 1)}, on {args.test or root}", file=sys.stderr)
     listing = data.test_listing(root, args.test)
     sample = args.sample_submission or next((p for p in [root / "sample_submission.csv"] if p.exists()), None)
     head, wanted = table(sample, listing.ids)
@@ -115,7 +130,8 @@ def predict(args):
 
 def main(args=None):
     parser = configs.Parser(prog="predict.py", description=__doc__)
-    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="run folders, averaged (default: the newest run)")
+    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="run folders, averaged (default: a finished study `final`, "
+                        "else the winner of the newest best.json, else the newest run)")
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")
     parser.add_argument("--test", help="folder, or CSV of ids, of the test pictures (default: test.csv or test/ in --data)")
@@ -133,7 +149,7 @@ def main(args=None):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (*train.ERRORS, OSError) as e:
+    except (*train.ERRORS, studies.StudyError, OSError) as e:
         print(f"predict.py: {e}", file=sys.stderr)
         return 1
     return 0

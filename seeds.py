@@ -30,10 +30,18 @@ import workers
 SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
 
 
-def recipe(path, base=configs.Config()):
-    """The Config of a recipe file or of a run's folder."""
-    path = Path(path)
-    return configs.read(path / "args.json" if path.is_dir() else path, base)
+def other(space, base):
+    """The Config of --compare, a recipe or a run's folder, on the data of `base` and with the flags given on top."""
+    shared = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.metadata["group"] == "data"}
+    given = {k: v for k, v in vars(space).items() if k in shared or k in configs.Config.__dataclass_fields__}
+    path = Path(space.compare)
+    found = configs.read(path / "args.json" if path.is_dir() else path, dataclasses.replace(configs.Config(), **shared))
+    found = dataclasses.replace(found, **{k: v for k, v in given.items() if k != "config"})
+    for k in (*studies.SCHEME, "fold"):
+        if getattr(found, k) != getattr(base, k):
+            raise configs.ConfigError(f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, not {getattr(base, k)}): "
+                                      f"give {configs.flag(k)}, which then holds for both")
+    return dataclasses.replace(found, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
 def newest(project):
@@ -44,7 +52,7 @@ def newest(project):
 
 def outputs(study, i):
     """(targets [N], logits [N,C], class names) of trial i's validation pictures at its last epoch."""
-    folder = study.folder / "trials" / f"{i:04d}"
+    folder = study.run(i)
     classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
     at = {name: c for c, name in enumerate(classes)}
     with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
@@ -123,12 +131,7 @@ def run(space, stop):
     base = configs.from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
-    recipes = {"first" if space.compare else str(space.config or "default settings"): base}
-    if space.compare:
-        other = recipe(space.compare)
-        how = {k: getattr(base, k) for f in dataclasses.fields(base) if (k := f.name) in ("monitor", "seed") or f.metadata["group"] == "data"
-               and k != "img_size"}
-        recipes = {str(space.config or "default settings"): base, str(space.compare): dataclasses.replace(other, **how)}
+    recipes = {str(space.config or "default settings"): base} | ({space.compare: other(space, base)} if space.compare else {})
     trials = [[{**{k: v for k, v in c.settings().items() if v != getattr(base, k)}, "seed": base.seed + k} for k in range(count)]
               for c in recipes.values()]
     name = getattr(space, "name", f"seeds-{base.key('')[:8]}")

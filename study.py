@@ -63,6 +63,10 @@ class Study:
         """Trial i's settings, to its last epoch."""
         return self._configs[i]
 
+    def run(self, i):
+        """Trial i's run folder."""
+        return self.folder / "trials" / f"{i:04d}"
+
     def rungs(self, i):
         """The epochs at which trial i is looked at: with halving by eta a ninth (for 3), a third and all of them."""
         epochs, eta = self.config(i).epochs, self.spec["halving"]
@@ -134,7 +138,7 @@ class Study:
             for path in (self.folder / "rows").glob(f"{i:04d}-*.json"):
                 path.unlink()
                 self._rows.pop(path.name, None)
-            shutil.rmtree(self.folder / "trials" / f"{i:04d}", ignore_errors=True)
+            shutil.rmtree(self.run(i), ignore_errors=True)
         return len(failed)
 
     def write_results(self):
@@ -182,7 +186,7 @@ def begin(folder, base, trials, halving=0):
             changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in (("data_key", "the pictures"), ("halving", "--halving"))
                         if old[k] != spec[k]]
             if changed:
-                raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name")
+                raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
             spec = old
         known = {json.dumps(configs.from_dict(t, "study", base).settings()) for t in spec["trials"]}
         for trial, c in zip(trials, checked):
@@ -252,7 +256,7 @@ class Lease:
             lease.release()
             return None
         if held:
-            (study.folder / "trials" / f"{i:04d}" / ".lock").unlink(missing_ok=True)  # a stopped process may hold the old one
+            (study.run(i) / ".lock").unlink(missing_ok=True)  # a stopped process may hold the old one
         return lease
 
     def dead(self):

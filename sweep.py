@@ -142,7 +142,7 @@ def report(study):
     scheme, won, reason = found
     groups = ranking.points(study)
     group = sorted((p for p in groups[scheme] if not p.wanting), key=lambda p: -p.mean)
-    yield f"{len(group)} points under {scheme}, last epoch's macro F1 on validation pictures ± its standard error:\n"
+    yield f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, last epoch's macro F1 on validation pictures ± its standard error:\n"
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
     for p in group[:12]:
         mark = "**" if p is won else ""
@@ -151,7 +151,7 @@ def report(study):
     yield (f"\n{len(group) - 12} more in results.csv\n" if len(group) > 12 else "") + f"\nwinner: {won.label()}: {reason}."
     out = [p for p in groups[scheme] if p.wanting]
     if out:
-        yield f"{len(out)} points are not ranked; {out[0].label()}, for one: {out[0].wanting}."
+        yield f"Not ranked: {len(out)}; {out[0].label()}, for one: {out[0].wanting}."
     if len(groups) > 1:
         yield f"\nHow to validate (rank agreement: Spearman's, with {scheme}):\n"
         yield "| scheme | validation pictures a point | standard error | rank agreement |\n| --- | --- | --- | --- |"
@@ -168,8 +168,8 @@ def changes(study, group):
     if not found or any(len(study.trials[p.trials[0]].keys() - {*ranking.SCHEME, *ranking.REPEATS}) > 1 for p, *_ in found):
         return []
     head = ["What one change does to macro F1, paired by fold and seed, 95% t interval:\n", "| change | difference | n | |", "| --- | --- | --- | --- |"]
-    return head + [f"| {only(study, p)} | {mean:+.4f} ± {half:.4f} | {n} | {'' if not abs(mean) > half else 'beyond noise'} |"
-                   for p, mean, half, n in found]
+    return head + [f"| {only(study, p)} | {mean:+.4f}{'' if math.isnan(half) else f' ± {half:.4f}'} | {n} | "
+                   f"{'beyond noise' if abs(mean) > half else ''} |" for p, mean, half, n in found]
 
 
 def only(study, point):
@@ -208,8 +208,8 @@ def draw(study, path):
         if not levels:
             return False
         found = ranking.stats.additive(scores, blocks, levels)[0]
-        bars = [(f"{k} {level}", effect, 1.96 * se) for k, table in found.items() for level, (effect, se) in table.items()]
-        title = "main effects on macro F1, 95% interval"
+        bars = [(f"{k} {level}", effect, 2 * se) for k, table in found.items() for level, (effect, se) in table.items()]
+        title = "main effects on macro F1, ± 2 standard errors"
     names, middle, half = zip(*bars[::-1])
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.3 * len(bars)), layout="constrained")
     axes.errorbar(middle, range(len(bars)), xerr=np.nan_to_num(half), fmt="o", color="#0969da", ecolor="#8c959f", capsize=3)
@@ -223,19 +223,24 @@ def draw(study, path):
     return True
 
 
-def conclude(study):
-    """Prints the report, writes best.json and effects.png, and says the next command."""
+def conclude(study, choosing):
+    """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next command."""
     print(*report(study), sep="\n")
     found = ranking.choose(study)
     if found is None:
-        return not any(r["status"] == "ok" for r in study.latest().values())
+        good = [i for i, r in study.latest().items() if r["status"] == "ok"]
+        if good:
+            print(f"Next: python predict.py --run {' '.join(str(study.run(i)) for i in good)} > submission.csv", file=sys.stderr)
+        return 0 if good else 1
+    if draw(study, study.folder / "effects.png"):
+        print(f"drawn in {study.folder / 'effects.png'}", file=sys.stderr)
+    if not choosing:
+        return 0
     best = dataclasses.replace(study.config(found[1].trials[0]), fold=0, seed=study.base.seed)
     path = study.folder / "best.json"
     with runs.replacing(path) as draft:
         settings = dict(best.settings(), data=study.spec["base"]["data"])
         draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if draw(study, study.folder / "effects.png"):
-        print(f"drawn in {study.folder / 'effects.png'}", file=sys.stderr)
     flags = [f"{configs.flag(k)} {configs.text(v)}" if not isinstance(v, bool) else configs.flag(k) if v else f"--no-{k.replace('_', '-')}"
              for k, v in best.settings().items() if v != getattr(configs.Config(), k)]
     print(f"the winner is {path}: python train.py --data {study.spec['base']['data']} {' '.join(flags)}\n"
@@ -247,8 +252,8 @@ def arguments():
     parser = configs.Parser(prog="sweep.py", description=__doc__)
     what = parser.add_argument_group("what to try")
     what.add_argument("--grid", nargs="+", default=[], metavar="SETTING=A,B", help="every combination of these values")
-    what.add_argument("--random", nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"), help="N random points of these ranges or lists")
-    what.add_argument("--sobol", nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"), help="N points that cover the ranges evenly")
+    what.add_argument("--random", nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"), help="the base, and N random points of these ranges or lists")
+    what.add_argument("--sobol", nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"), help="the base, and N points that cover the ranges evenly")
     what.add_argument("--around", nargs="+", default=[], metavar=("RECIPE", "SETTING=x0.5,x2"), help="one setting of RECIPE at a time")
     what.add_argument("--ablate", metavar="RECIPE", help="one method of RECIPE removed at a time")
     what.add_argument("--seeds", type=int, default=1, help="seeds of every point and fold (default 1)")
@@ -281,7 +286,7 @@ def asked(space, name):
             count, specs = workers.number(f"--{kind}", count, 1), [*space.grid, *specs]
             if not specs:
                 raise configs.ConfigError(f"--{kind} {count}: give the settings to vary, as in lr=1e-4..1e-2:log")
-            return base, search(specs, count, uniforms(kind, name, count, len(specs)))
+            return base, [{}, *search(specs, count, uniforms(kind, name, count, len(specs)))]
     return base, grid(space.grid)
 
 
@@ -301,7 +306,7 @@ def sweep(space, stop):
     if not workers.execute(study, space, base, stop):
         print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. Next: the same command, or --status", file=sys.stderr)
         return 0
-    return conclude(study)
+    return conclude(study, choosing=not (space.around or space.ablate))
 
 
 def main(args=None):

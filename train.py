@@ -207,7 +207,7 @@ def finish(run, config, pictures, state):
     """Validation tables of the best epoch, and the warnings that a practitioner would want."""
     best, classes = state["best"], pictures.listing.classes
     if not len(pictures.val):
-        run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: python predict.py > submission.csv")
+        run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: python predict.py --run {run.folder} > submission.csv")
         return
     logits, targets = best["logits"].numpy(), pictures.listing.labels[pictures.val]
     probs, predicted = metrics.softmax(logits), logits.argmax(1)
@@ -233,7 +233,7 @@ def finish(run, config, pictures, state):
                 f"try --balance sampler or --prior uniform")
     chosen = f"best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, so it flatters)"
     run.say(f"{run.folder}: {chosen if config.monitor != 'last' else 'last epoch'}: macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n {len(targets)}, 95% bootstrap "
-            f"interval over pictures. Next: python predict.py > submission.csv")
+            f"interval over pictures. Next: python predict.py --run {run.folder} > submission.csv")
 
 
 def line(row, config, state):

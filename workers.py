@@ -56,6 +56,7 @@ def _tell(study, row, done):
     """A finished trial in a line."""
     c = study.config(row["trial"])
     what = [f"{k} {configs.text(getattr(c, k))}" for k in ranking.varied(study)]
+    what = what if len(what) < 6 else [*what[:4], f"{len(what) - 4} more"]
     what += [f"fold {c.fold}"] * bool(c.folds) + [f"seed {c.seed}"]
     said = f"{done:4d}  trial {row['trial']} ({', '.join(what)}): "
     if row["status"] != "ok":
@@ -332,7 +333,7 @@ def _rate(config, device, workers, threads, pack):
     return sum(map(float, rates))
 
 
-def _time(settings, device, threads, pack, seconds=2.0):
+def _time(settings, device, threads, pack, seconds=1.0):
     """A child of `_rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
     config = configs.from_dict(settings)
     device = train.pick_device(device)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import predict
+import study
 import train
 from config import Config
 from conftest import PLAIN
@@ -42,11 +44,33 @@ def test_ids_and_labels(project, pictures, capsys):
     assert "s1" in err  # the newest run, said
 
 
-def test_the_newest_run_is_taken(project, capsys):
+def test_the_newest_run_is_taken(project):
     os.utime(project / "s0" / "best.pt", (time.time() + 9, time.time() + 9))
-    assert predict.newest(project) == project / "s0"
+    assert predict.choose(project)[0] == [project / "s0"]
     os.utime(project / "s0" / "best.pt", (1, 1))
-    assert predict.newest(project) == project / "s1"
+    assert predict.choose(project)[0] == [project / "s1"]
+
+
+def study_of(folder, pictures, trials, scores, **base):
+    """A study whose rows are written by hand; no trial was trained."""
+    made = study.begin(folder, Config(**dict(PLAIN, img_size=28, data=str(pictures), monitor="last", **base)), trials)
+    for i, score in enumerate(scores):
+        row = dict(trial=i, until=3, status="ok", epoch=3, fold=0, seed=0, **({} if score is None else dict(macro_f1=score, macro_f1_se=0.01)))
+        (folder / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
+    return made
+
+
+def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_those(project, pictures, tmp_path):
+    shutil.copytree(project / "s0", tmp_path / "later")
+    study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}, {"ls": 0.2}], [0.5, 0.9, 0.6])
+    assert predict.choose(tmp_path)[0] == [tmp_path / "later"]  # without best.json the study has not ended
+    (tmp_path / "grid" / "best.json").write_text("{}")
+    assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]
+    study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None], val_split=0.0)
+    assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
+    study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None, None], val_split=0.0)
+    folders, said = predict.choose(tmp_path)
+    assert folders == [tmp_path / "final" / "trials" / name for name in ("0000", "0001")] and "2 runs of the finished study" in said
 
 
 def test_a_sample_keeps_header_order_and_ids(project, pictures, tmp_path, capsys):
