@@ -146,7 +146,7 @@ def report(study):
     yield f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, last epoch's macro F1 on validation pictures ± its standard error:\n"
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
     for p in group[:12]:
-        mark = "**" if p is won else ""
+        mark = "**" if p.trials == won.trials else ""
         yield (f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('val_acc'):.4f} | "
                f"{p.average('val_loss'):.3f} | {p.average('ece'):.4f} |")
     yield (f"\n{len(group) - 12} more in results.csv\n" if len(group) > 12 else "") + f"\nwinner: {won.label()}: {reason}."
