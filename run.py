@@ -51,10 +51,15 @@ class Stop:
         self.number = number
 
 
+def beside(path):
+    """A hidden path beside `path` of this process's own: hosts that share a file system often share process ids too."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         yield temporary
         with open(temporary, "rb") as f:
