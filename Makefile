@@ -1,8 +1,10 @@
 # make sweep          a grid of settings, their ranking, what moves the score
 # make study          all of it: sweep, tune, sensitivity, seeds, final, submission; each also by its own name, each goes on where
 #                     it stopped, each runs those before it where they are not done
+# make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds sbatch's flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make test           the tests;  make bench  every measurement of README (an hour)
+# make test-slurm     make slurm on a Slurm of one node that it starts and ends
 #
 # Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
 # PY=python uses an environment that is there already; FLAGS adds flags of train.py to every run of the study.
@@ -13,6 +15,8 @@ QUICK ?= $(if $(DATA),0,1)
 PROJECT ?= runs
 IMG ?= auto
 FLAGS ?=
+JOBS ?= 4
+SBATCH ?=
 
 ifeq ($(QUICK),1)
 MIXUP_P ?= 0,0.4
@@ -52,8 +56,10 @@ endif
 
 COMMON = --project $(PROJECT)
 SWEEP = $(PY) sweep.py $(COMMON)
+GRID = $(SWEEP) --name sweep $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
+  --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
 
-.PHONY: setup sweep tune sensitivity seeds final submission study attempts test bench
+.PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts test test-slurm bench
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -72,9 +78,13 @@ $(VENV)/.test-done: requirements-test.txt $(VENV)/.done
 	@touch $@
 
 sweep: $(SETUP)
-	$(SWEEP) --name sweep $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
-	  --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
+	$(GRID)
 	@test $(QUICK) != 1 || echo "that was the quick grid; the full one: make sweep DATA=/path/to/pictures, or QUICK=0" >&2
+
+slurm: $(SETUP)
+	@mkdir -p $(PROJECT)/sweep
+	sbatch --array=0-$$(($(JOBS) - 1)) --output=$(PROJECT)/sweep/slurm-%A_%a.log $(SBATCH) slurm.sh $(GRID)
+	@echo "its tasks write to $(PROJECT)/sweep; the ranking so far: $(SWEEP) --name sweep --status" >&2
 
 tune: sweep
 	$(SWEEP) --name tune -c $(PROJECT)/sweep/best.json --halving 3 \
@@ -101,6 +111,9 @@ attempts: $(SETUP)
 
 test: $(TEST_SETUP)
 	$(PY) -m pytest -q
+
+test-slurm: $(SETUP)
+	$(PY) tests/slurm_array.py
 
 bench: $(TEST_SETUP)
 	$(PY) bench/step.py

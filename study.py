@@ -152,15 +152,18 @@ class Study:
 
     def write_results(self):
         """results.csv: a line a trial; what varies first, then scores, then the settings that all share."""
-        latest, settings = self.latest(), [self.config(i).settings() for i in range(len(self.trials))]
+        settings = [self.config(i).settings() for i in range(len(self.trials))]
         varied = [k for k in settings[0] if any(s[k] != settings[0][k] for s in settings)]
-        scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in ("trial", "until", "fold", "seed", "status",
-                                                                                           "reason", "seconds")))
-        header = ["trial", "status", "reason", "seconds", *varied, *scores, *(k for k in settings[0] if k not in varied)]
-        lines = [[configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
-                 for i, s in enumerate(settings)]
-        with runs.replacing(self.folder / "results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([header, *lines])
+        known = ("trial", "until", "fold", "seed", "status", "reason", "seconds")
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # else a process that read fewer rows could replace a fuller table
+            latest = self.latest()
+            scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in known))
+            header = ["trial", "status", "reason", "seconds", *varied, *scores, *(k for k in settings[0] if k not in varied)]
+            lines = [[configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
+                     for i, s in enumerate(settings)]
+            with runs.replacing(self.folder / "results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+                csv.writer(f, lineterminator="\n").writerows([header, *lines])
 
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked

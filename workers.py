@@ -334,6 +334,8 @@ def pace(study, device, pack="auto", threads=0):
         if study.spec["threads"] is None:
             write_spec(study.folder / "study.json", dict(study.spec, threads=threads))
             study.refresh()
+    if not cuda and study.spec["threads"] not in (0, threads):  # a process that started with this one chose them first
+        return pace(study, device, pack)
     return workers, interleaved, max(tried.values())
 
 
