@@ -98,7 +98,7 @@ def execute(study, space, base, stop):
     if expected > LONG:
         print("to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or --random N of the grid",
               file=sys.stderr)
-    best = [-1.0, ""]
+    best, written = [-1.0, ""], [0.0]
     with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
         def seen(row):
             done = len(study.latest())
@@ -107,7 +107,9 @@ def execute(study, space, base, stop):
                 best[:] = row["macro_f1"], f"best so far {row['macro_f1']:.4f}, trial {row['trial']}"
             bar.n = done
             bar.set_postfix_str(best[1])
-            study.write_results()
+            if time.monotonic() - written[0] > 5:  # of a thousand trials it takes a fifth of a second
+                study.write_results()
+                written[0] = time.monotonic()
 
         fill(study, workers=workers, device=base.device, pack=interleaved, shard=space.shard, devices=space.devices, stop=stop, seen=seen)
     study.write_results()

@@ -26,6 +26,7 @@ from test_train import FULL, assert_same_state, made, results
 
 ROOT = Path(__file__).resolve().parent.parent
 RICH = {**FULL, "monitor": "last"}
+WILD = dict(opt="sgd", lr=100, schedule="constant", epochs=30)  # it diverges
 POINTS = [{}, dict(ls=0.2), dict(lr=1e-3, seed=1), dict(val_split=0.3)]
 
 
@@ -53,7 +54,7 @@ def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
 
 
-def wait(happened, seconds=60):
+def wait(happened, seconds=300):
     """The first true value of `happened()`."""
     end = time.monotonic() + seconds
     while not (found := happened()):
@@ -314,8 +315,7 @@ def test_trials_are_what_they_are_alone_however_packed(settings, alone, pack):
 
 @pytest.mark.parametrize("pack", [1, 2])
 def test_a_failing_trial_is_a_row_and_its_neighbours_do_not_notice(settings, alone, pack):
-    wild = dict(opt="sgd", lr=100, schedule="constant", epochs=30)
-    study = begun(settings, [{}, wild, dict(ls=0.2)], **RICH)
+    study = begun(settings, [{}, WILD, dict(ls=0.2)], **RICH)
     work(study, pack)
     rows = table(study)
     assert [r["status"] for r in rows] == ["ok", "failed", "ok"] and "the loss is not finite at epoch" in rows[1]["reason"]
@@ -372,3 +372,169 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
         assert [log.count(f"epoch   {e}/4") for e in range(1, 5)] == [1, 1, 1, 1] and log.count("resuming") == 2
     out = next(i for i in range(8) if (i, 2) not in wanted)
     assert (study.run(out) / "last.pt").exists(), "a larger study may want it again"
+
+
+# processes ---------------------------------------------------------------------------------------------------------------------
+
+SUPERVISE = """
+import sys, run, study, workers
+s = study.Study(sys.argv[1])
+workers.fill(s, workers=int(sys.argv[2]), device="cpu", pack=1, shard=(0, 1), devices=[], stop=run.Stop().listen(), seen=lambda row: None)
+s.write_results()
+"""
+SIX = [{"seed": i, "epochs": 2, **(WILD if i == 2 else {})} for i in range(6)]
+
+
+def supervise(study, n):
+    return subprocess.Popen([sys.executable, "-c", SUPERVISE, str(study.folder), str(n)], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def fill(study, n, seen=lambda row: None):
+    workers.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=runs.Stop(), seen=seen)
+
+
+def holders(study):
+    """{path of a lease: pid of its holder}."""
+    found = {}
+    for path in (study.folder / "leases").glob("[0-9]*"):
+        try:
+            found[path] = json.loads(path.read_text())["pid"]
+        except (FileNotFoundError, ValueError):
+            pass
+    return found
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def six(pictures, tmp_path_factory):
+    """The table of SIX, filled by one worker that nobody disturbed."""
+    study = begun(dict(PLAIN, data=str(pictures), project=str(tmp_path_factory.mktemp("six"))), SIX)
+    work(study)
+    return [{**row, "reason": row["reason"].partition(": ")[2]} for row in table(study)]
+
+
+def assert_undisturbed(study, six):
+    """Equal tables; a reason begins with the path of its run, which is another here."""
+    rows = table(study)
+    assert [{**row, "reason": row["reason"].partition(": ")[2]} for row in rows] == six
+    assert rows[2]["reason"].startswith(str(study.run(2))) and len(list((study.folder / "rows").iterdir())) == 6
+
+
+def test_two_supervisors_share_a_study_and_a_kill_hurts_neither_it_nor_the_other(settings, six):
+    """kill -9 of one: its orphan saves and ends by itself, the other supervisor goes on; every trial is run to its end once."""
+    study = begun(settings, SIX)
+    both = [supervise(study, 1) for _ in range(2)]
+    try:
+        wait(lambda: len(set(holders(study).values())) == 2)
+        victim, orphan = next((s, pid) for s in both for pid in holders(study).values() if str(pid) in Path(
+            f"/proc/{s.pid}/task/{s.pid}/children").read_text().split())
+        victim.kill()
+        wait(lambda: not running(orphan))
+        assert both[both[0] is victim].wait(600) == 0
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert_undisturbed(study, six)
+    ends = [(study.run(i) / "train.log").read_text().count("last epoch: macro F1") for i in range(6)]
+    assert ends == [1, 1, 0, 1, 1, 1] and not list((study.folder / "leases").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch):
+    """One worker is stopped for longer than its lease lasts, the other killed, and trials come in meanwhile."""
+    monkeypatch.setattr(Lease, "TTL", 1.0)  # of the supervisor alone: how long it waits for the stopped worker in the end
+    study, rows, stopped = begun(settings, SIX[:5]), [], []
+
+    def stop():
+        path, pid = wait(lambda: list(holders(study).items()))[0]
+        os.kill(pid, signal.SIGSTOP)
+        stopped.append(pid)
+        os.utime(path, (0, 0))
+
+    def seen(row):
+        rows.append(row["trial"])
+        assert study.config(row["trial"])
+        if len(rows) == 1:
+            studies.begin(study.folder, made(settings, monitor="last"), SIX)
+        if len(rows) == 2:
+            os.kill(wait(lambda: [pid for pid in holders(study).values() if pid not in stopped])[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    fill(study, 2, seen)
+    thread.join()
+    assert sorted(rows) == [0, 1, 2, 3, 4, 5] and not running(stopped[0])
+    assert_undisturbed(study, six)
+
+
+def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
+    wrapper = tmp_path / "wrapper.py"
+    wrapper.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, train, workers\nplain = train.trial\n"
+                       "train.trial = lambda c, *rest: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *rest)\n"
+                       "sys.exit(workers.main())\n")
+    monkeypatch.setattr(workers, "__file__", str(wrapper))
+    monkeypatch.setattr(workers, "DEATHS", 2)
+    study = begun(settings, [dict(seed=i, epochs=1) for i in range(3)])
+    fill(study, 1)
+    rows = table(study)
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
+    assert "its worker died 2 times (SIGKILL)" in rows[1]["reason"] and not list((study.folder / "leases").iterdir())
+
+
+def test_workers_that_cannot_start_end_the_study_with_the_reason(settings, monkeypatch, tmp_path):
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(workers, "__file__", str(tmp_path / "broken.py"))
+    with pytest.raises(StudyError, match="workers.log says why"):
+        fill(begun(settings, [{}]), 1)
+
+
+def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
+    """sweep.py is stopped while it times, while it trains, then ends; its table is an undisturbed one's; seeds.py takes its winner."""
+    place = tmp_path / "runs of $HOME [1] ü"
+    settings = dict(settings, project=str(place), epochs=2, flip=None)
+    words = [x for k, v in settings.items() for x in ([configs.flag(k), configs.text(v)] if v is not None else [])]
+    line = [sys.executable, str(ROOT / "sweep.py"), *words, "--grid", "ls=0,0.1", "--seeds", "3", "--pack", "1"]
+    folder = place / "sweep"
+
+    def command():
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = command()
+    wait(lambda: (folder / "results.csv").exists())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(600) == 130 and process.communicate() == ("", "")
+    process = command()
+    wait(lambda: any((folder / "rows").glob("[0-9]*.json")))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 143 and "sweep.py: stopped by SIGTERM; state saved; the same command continues" in err and not out
+    finished = files(folder / "rows")
+    assert 0 < len(finished) < 6
+    process = command()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert "winner: ls" in out and f"seeds.py -c '{folder}/best.json' --n 10" in err and f"6 trials, {len(finished)} done" in err
+    assert finished.items() <= files(folder / "rows").items()
+    calm = begun(dict(settings, flip=True, project=str(tmp_path / "calm")), [dict(ls=v, seed=s) for s in range(3) for v in (0.0, 0.1)])
+    work(calm)
+    assert table(calm) == table(Study(folder))
+
+    line = [sys.executable, str(ROOT / "seeds.py"), "--project", str(place), "--n", "2", "--threads", "1", "--pack", "1", "--name", "n",
+            "--device", "cpu", "--compare", str(folder / "trials" / "0000")]
+    process = command()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert f"settings: {folder}/best.json" in err and "no p: an exact sign-flip test takes 6 to 20 pairs, not 2" in out
+    with open(place / "n" / "seeds.csv", newline="", encoding="utf-8") as f:
+        said = list(csv.DictReader(f))
+    ls = configs.read(folder / "best.json").ls
+    again = {(float(r["ls"]), r["seed"]): r["macro_f1"] for r in table(calm)}
+    assert [(r["seed"], r["macro_f1"]) for r in said] == [(s, again[v, s]) for v in (ls, 0.0) for s in "01"]
+    assert {p.name for p in (place / "n").iterdir()} >= {"summary.json", "per_class.csv", "results.csv"}
