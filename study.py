@@ -282,8 +282,12 @@ class Lease:
         return probe.stat().st_mtime
 
     def check(self):
-        """Raises LeaseLost once another worker has taken over."""
-        if self.next.exists() or not self.path.exists():
+        """Raises LeaseLost once another worker has taken over, even if it is done and another holds a lease of the same name."""
+        try:
+            ours = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
+        except FileNotFoundError:
+            ours = False
+        if self.next.exists() or not ours:
             raise LeaseLost(self.job)
 
     def touch(self):
@@ -291,5 +295,9 @@ class Lease:
             os.utime(self.path)
 
     def release(self):
-        self.path.unlink(missing_ok=True)
+        """Removes this lease and those it took over, unless it was itself taken over: they are all of them dead."""
+        with contextlib.suppress(LeaseLost):
+            self.check()
+            for generation in range(1, self.generation + 1):
+                self.path.with_name(f"{self.job}.{generation}").unlink(missing_ok=True)
         self.file.close()
