@@ -51,7 +51,7 @@ class Config:
     width: float = knob(1.0, "model", "multiplies the channels", low=0.125, high=8)
     stem: str = knob("auto", "model", "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
                      choices=("auto", "imagenet", "cifar"))
-    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: 3 up to 64 px, else the stem's own", low=3, high=7,
+    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: 3 up to 128 px, else the stem's own", low=3, high=7,
                             auto="auto")
     dropout: float = knob(0.0, "model", "dropout before the head", low=0, high=0.95)
     pretrained: bool = knob(False, "model", "start from torchvision's ImageNet weights in its cache")

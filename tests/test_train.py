@@ -206,7 +206,7 @@ def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
     assert sign * best["metrics"][column] == max(sign * r[column] for r in rows)
 
 
-@pytest.mark.parametrize("size, given, kernel", [(48, "auto", 3), (64, "auto", 3), (96, "auto", 7), (48, 7, 7), (32, "auto", 3)])
+@pytest.mark.parametrize("size, given, kernel", [(48, "auto", 3), (128, "auto", 3), (160, "auto", 7), (48, 7, 7), (32, "auto", 3)])
 def test_small_pictures_get_a_small_first_convolution(settings, size, given, kernel):
     _, pictures, stepper = stepper_of(settings, img_size=size, stem_kernel=given)
     assert stepper.model.conv1.kernel_size == (kernel, kernel) and stepper.model.conv1.stride == ((1, 1) if size == 32 else (2, 2))
