@@ -20,7 +20,7 @@ import model as models
 import plan as plans
 import synthetic
 from run import Run, RunError, Stop, Stopped, environment
-from step import NonFinite, Stepper, native_bf16
+from step import Captured, NonFinite, Stepper, native_bf16
 from store import StoreError
 
 THREADS = torch.get_num_threads()
@@ -115,10 +115,11 @@ def build(config, pictures, device):
     table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
                               tau=config.loss_tau)
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
+    fast = config.compile and device.type == "cuda"  # on a CPU neither gains anything
     stepper = Stepper(model, torch.from_numpy(pictures.store.pixels).to(device), torch.from_numpy(pictures.listing.labels), table, device=device,
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
-                      amp=config.amp and native_bf16(device))
+                      amp=config.amp and native_bf16(device), compile=fast, record=Captured if fast else None)
     recipe = dict(model=dict(name=config.model, classes=classes, width=config.width, stem=stem, stem_kernel=kernel,
                              dropout=config.dropout), config=config.settings(), classes=pictures.listing.classes,
                   counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size, store_size=side, resize=config.resize,
