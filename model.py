@@ -55,15 +55,28 @@ class Dropout(nn.Module):
 
     def __init__(self, p, share="unit"):
         super().__init__()
+        # Tensors, so that networks that differ in p alone share what is compiled: a Python number is compiled in.
+        self.register_buffer("bound", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("scale", torch.ones(()), persistent=False)
         self.p, self.share = p, share
 
+    @property
+    def p(self):
+        return self._p
+
+    @p.setter
+    def p(self, p):
+        self._p, self.idle = p, p == 0
+        self.bound.fill_(round(p * 2**32))
+        self.scale.fill_(1 / (1 - p) if p < 1 else 0.0)
+
     def forward(self, x):
-        if not self.training or self.p == 0:
+        if not self.training or self.idle:
             return x
         ones = [1] * (x.ndim - 1)
         shape = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}[self.share]
         bits = _hash(self.owner[0].key, self.layer, shape[0], math.prod(shape[1:])).view(shape)
-        return x * (bits >= round(self.p * 2**32)) * (1 / (1 - self.p))
+        return x * (bits >= self.bound) * self.scale
 
     def extra_repr(self):
         return f"p={self.p}, share={self.share}"

@@ -1,13 +1,13 @@
 """Training and evaluation steps: a row of the plan in, weights changed or logits out.
 
-Holds the model, its average, the optimizer and the Store on one device. Draws no random number and reads no file; what a
-step does is said by the plan's row alone. A step reads and writes tensors that stay where they are and nothing of the host's, so
-that on CUDA it is captured in a graph once and then replayed; elsewhere, and on demand, the same function runs eagerly.
+Holds the model, its average, the optimizer and the Store on one device. Draws no random number and reads no file; what
+a step does is said by the plan's row alone. A step reads and writes tensors that stay where they are and nothing of the
+host's, so that on CUDA it is captured in a graph once and then replayed; elsewhere, and on demand, the same function
+runs eagerly.
 """
 
 import copy
 import functools
-import sys
 import time
 from contextlib import nullcontext
 
@@ -35,7 +35,8 @@ def native_bf16(device):
 
 
 def optimizer(model, opt, lr, weight_decay):
-    """AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed. lr: a tensor, which is read at every step."""
+    """AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed. lr: a tensor, which is read at every
+    step."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [dict(params=weights, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
@@ -60,11 +61,13 @@ def tensors(plan, t, device):
 
 
 class Tables:
-    """A plan on a device, at addresses that stay. `row` holds the step that `take` took last; the counter `at` points to the next."""
+    """A plan on a device, at addresses that stay. `row` holds the step that `take` took last; the counter `at` points
+    to the next."""
 
     def __init__(self, plan, device):
         tables = self._words(plan)
-        self.packed = torch.empty(len(plan.index), sum(v.shape[1] for v in tables.values()), dtype=torch.int32, device=device)
+        width = sum(v.shape[1] for v in tables.values())
+        self.packed = torch.empty(len(plan.index), width, dtype=torch.int32, device=device)
         self.words, self.at = torch.empty_like(self.packed[:1]), torch.zeros(1, dtype=torch.int64, device=device)
         columns, start = {}, 0
         for name, words in tables.items():
@@ -85,46 +88,13 @@ class Tables:
     @staticmethod
     def _words(plan):
         """Each table as int32 [T, words], the key first: its 8 bytes are aligned there."""
-        order = ("key", *(name for name in Plan._fields if name != "key"))
-        return {name: np.ascontiguousarray(getattr(plan, name)).reshape(len(plan.index), -1).view(np.int32) for name in order}
-
-
-class Captured:
-    """Calls `step`, first as it is, so that all is compiled and allocated, then as the replay of a CUDA graph of it."""
-
-    WARM = 3
-
-    def __init__(self, step):
-        self.step, self.calls, self.stream, self.graph = step, 0, torch.cuda.Stream(), None
-
-    def __call__(self):
-        if self.calls == self.WARM:
-            self._capture()
-        self.calls += 1
-        if self.graph is not None:
-            self.graph.replay()
-        else:
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                self.step()
-            torch.cuda.current_stream().wait_stream(self.stream)
-
-    def _capture(self):
-        """Computes nothing; where memory does not suffice, the step stays eager and stderr is told."""
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=self.stream):
-                self.step()
-            self.graph = graph
-        except RuntimeError as error:  # closing a capture that failed raises too, and hides why it failed
-            if not any(isinstance(e, torch.OutOfMemoryError) for e in (error, error.__context__)):
-                raise
-            print("the step does not fit into memory twice: it runs eagerly, not as a CUDA graph (a smaller --batch-size helps)",
-                  file=sys.stderr)
+        steps, order = len(plan.index), sorted(Plan._fields, key=lambda name: name != "key")
+        return {name: np.ascontiguousarray(getattr(plan, name)).reshape(steps, -1).view(np.int32) for name in order}
 
 
 def forward(model, x, amp):
-    """Logits. Compiled, it is one function for every model: autocast is entered inside, so that no graph is cut there."""
+    """Logits. Compiled, it is one function for every model: autocast is entered inside, so that no graph is cut
+    there."""
     with autocast(x.device, amp):
         return model(x)
 
@@ -177,13 +147,13 @@ def logits(model, pixels, plan, rows, view, *, amp):
 class Stepper:
     """The training state of one run and its two steps.
 
-    model: on `device`; pixels: uint8 [N,S,S,3] and labels: int [N] of the whole Store; table: the loss table [5,C]; mean, std:
-    three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none. compile: the network by inductor.
-    record: None, or what makes of a step a function that runs it again, as Captured does.
+    model: on `device`; pixels: uint8 [N,S,S,3] and labels: int [N] of the whole Store; table: the loss table [5,C];
+    mean, std: three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none. compile: the
+    network by inductor. record: None, or what makes of a step a function that runs it again, as capture.Captured does.
     """
 
-    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema, amp,
-                 compile=False, record=None):
+    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema,
+                 amp, compile=False, record=None):
         self.device = device
         self.model = model.to(device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval() if ema else None
@@ -197,16 +167,17 @@ class Stepper:
         self.tables, self.call, self.evaluations, self.places = None, None, {}, {}
 
     def begin(self, plan, first=0):
-        """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them. RuntimeError if
-        a tensor was exchanged behind a recorded step, which would go on with the old one."""
-        moved = [name for name, place in self.places.items() if self._places().get(name) != place]
+        """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them.
+        RuntimeError if a tensor was exchanged behind a recorded step, which would go on with the old one."""
+        places = self._places() if self.places else {}
+        moved = [name for name, place in self.places.items() if places.get(name) != place]
         if moved:
-            raise RuntimeError(f"moved since the step was recorded: {', '.join(moved)}; change tensors in place, or call forget()")
+            raise RuntimeError(f"moved since the step was recorded: {', '.join(moved)}; change in place, or forget()")
         self.waited, steps = 0.0, len(plan.index)
         done = self.updates + 1 + np.arange(steps) - first
         keep = np.minimum(self.ema, (1 + done) / (10 + done))  # to forget the initial weights quickly
         plan = plan._replace(scalars=np.column_stack([plan.scalars, 1 - keep]).astype(np.float32))
-        if self.tables is None or self.tables.packed.shape[0] != steps or self.tables.row.lam.shape != plan.lam.shape[1:]:
+        if self.tables is None or (len(self.tables.packed), *self.tables.row.lam.shape) != plan.lam.shape:
             self.tables = Tables(plan, self.device)
             self.forget()
         if len(self.losses) != steps:
@@ -256,17 +227,20 @@ class Stepper:
 
     def _places(self):
         """Where the tensors lie that a step works on, by name."""
-        state = {f"optimizer {k} {i}": v for i, held in enumerate(self.optimizer.state.values()) for k, v in held.items()}
-        held = {**vars(self), **vars(self.tables), **state, **dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        held = vars(self) | vars(self.tables) | dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        for i, kept in enumerate(self.optimizer.state.values()):
+            held |= {f"optimizer {i} {k}": v for k, v in kept.items()}
         held |= {f"average {k}": v for k, v in self.average.state_dict().items()} if self.ema else {}
         return {k: v.data_ptr() for k, v in held.items() if isinstance(v, torch.Tensor)}
 
     def logits(self, plan, rows, pause=lambda: None):
-        """Float32 logits [rows,C], a NumPy array, of the evaluated model over an evaluation plan; `pause` is called between batches."""
-        if plan.index.shape not in self.evaluations:
-            self.evaluations[plan.index.shape] = Evaluation(self.evaluated(), self.pixels, plan, self.view, amp=self.amp,
-                                                            forward=self.forward, record=self.record)
-        return self.evaluations[plan.index.shape].run(plan, rows, pause)
+        """Float32 logits [rows,C], a NumPy array, of the evaluated model over an evaluation plan; `pause` is called
+        between batches."""
+        shape = plan.index.shape
+        if shape not in self.evaluations:
+            self.evaluations[shape] = Evaluation(self.evaluated(), self.pixels, plan, self.view, amp=self.amp,
+                                                 forward=self.forward, record=self.record)
+        return self.evaluations[shape].run(plan, rows, pause)
 
     def evaluated(self):
         """The model whose predictions count: the average if there is one."""

@@ -19,8 +19,9 @@ import metrics
 import model as models
 import plan as plans
 import synthetic
+from capture import Captured
 from run import Run, RunError, Stop, Stopped, environment
-from step import Captured, NonFinite, Stepper, native_bf16
+from step import NonFinite, Stepper, native_bf16
 from store import StoreError
 
 THREADS = torch.get_num_threads()

@@ -1,10 +1,11 @@
-"""What the Triton kernels become on each GPU: registers, spills, shared memory and instructions, built here without one.
+"""What the Triton kernels become on each GPU: registers, spills, shared memory and instructions, built here without
+one.
 
     python bench/kernels.py [--arch 75 80 89 90 100] [--json FILE]
 
-Builds ahead of time and reads cuobjdump's listing, so nothing is measured: instructions are those that stand in the machine
-code; for the input kernel those of its loop and a share of what comes before, for each output pixel, by the path that a row
-with one view and one with two takes. Exit 1 where registers spill.
+Builds ahead of time and reads cuobjdump's listing, so nothing is measured: instructions are those that stand in the
+machine code; for the input kernel those of its loop and a share of what comes before, for each output pixel, by the
+path that a row with one view and one with two takes. Exit 1 where registers spill.
 """
 
 import json
@@ -85,7 +86,8 @@ def build(variant, arch):
 
 
 def per_pixel(code, pixels, tiles):
-    """Instructions a pixel where one view and where two are made, from the listing [(address, text)] of the input kernel.
+    """Instructions a pixel where one view and where two are made, from the listing [(address, text)] of the input
+    kernel.
 
     Its one loop ends in the last jump back; what the longest jump forward in it leaps over is the second view."""
     jumps = [(at, int(to[1], 16)) for at, text in code if (to := re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text))]

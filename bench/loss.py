@@ -1,11 +1,12 @@
-"""The loss and its gradient beside what else computes them: microseconds forward and backward, and errors against float64.
+"""The loss and its gradient beside what else computes them: microseconds forward and backward, and errors against
+float64.
 
     python bench/loss.py [--rows 128] [--classes 50] [--dtype float32] [--json FILE]
 
-Ours is the kernel on a GPU, its twin elsewhere. The composition is the formula as one would write it, under autograd. Cross
-entropy, Liger-Kernel's and torchvision's sigmoid focal loss compute less (no focus, prior, margin or second target; no softmax),
-so they have no errors here. Errors: of values relative, of gradients in the row's largest, the worst of all rows; confident rows
-have hard labels, since smoothing would drown what they lose.
+Ours is the kernel on a GPU, its twin elsewhere. The composition is the formula as one would write it, under autograd.
+Cross entropy, Liger-Kernel's and torchvision's sigmoid focal loss compute less (no focus, prior, margin or second
+target; no softmax), so they have no errors here. Errors: of values relative, of gradients in the row's largest, the
+worst of all rows; confident rows have hard labels, since smoothing would drown what they lose.
 """
 
 import importlib.util

@@ -1,10 +1,12 @@
-"""The network's input beside what else makes it on the device: microseconds a batch, and bytes against the copy bandwidth.
+"""The network's input beside what else makes it on the device: microseconds a batch, and bytes against the copy
+bandwidth.
 
     python bench/view.py [--batch-size 128] [--img-size 224] [--json FILE]
 
-Random resized crops, flips, brightness, contrast and saturation, drawn for every picture; with two views every row is mixed. Ours
-is the kernel on a GPU, its twin elsewhere. torchvision and kornia also draw as they go; torchvision is there a picture at a
-time, which is the same work, and with one draw for the whole batch, which is less. triton-augment crops without resizing.
+Random resized crops, flips, brightness, contrast and saturation, drawn for every picture; with two views every row is
+mixed. Ours is the kernel on a GPU, its twin elsewhere. torchvision and kornia also draw as they go; torchvision is
+there a picture at a time, which is the same work, and with one draw for the whole batch, which is less. triton-augment
+crops without resizing.
 """
 
 import importlib.util

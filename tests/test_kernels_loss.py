@@ -1,6 +1,7 @@
 """The loss kernel against float64 autograd of the plain formula; what it builds into; how it is reached.
 
-Bounds are the twin's (test_losses.py). The interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp there.
+Bounds are the twin's (test_losses.py). The interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp
+there.
 """
 
 import itertools
@@ -32,7 +33,8 @@ def tall(monkeypatch):
 
 
 def both(device, logits, a, b, lam, upstream, table):
-    """Value and gradient: the kernel's, on a window into a wider matrix of NaN, then the reference's, in float64 on the CPU."""
+    """Value and gradient: the kernel's, on a window into a wider matrix of NaN, then the reference's, in float64 on the
+    CPU."""
     rows, classes = logits.shape
     wide = torch.full((rows, classes + 5), math.nan, dtype=logits.dtype, device=device)
     wide[:, 2 : 2 + classes] = logits
@@ -130,9 +132,22 @@ def test_saturated_logits(device, gamma, ls, tall):
 
 
 @on_device
+def test_a_prior_that_outweighs_the_logits(device, tall):
+    """The arg-max is that of logits and bias together: by the logits alone, e^200 would be summed."""
+    table = loss_table(torch.ones(4), ls=0.1, gamma=2.0)
+    table[losses.BIAS] = torch.tensor([-100.0, 0.0, 100.0, 0.0])
+    logits, *others = batch(9, 4)
+    logits[:, 0] += 20
+    value, grad, true_value, true_grad = both(device, logits, *others, table)
+    assert torch.allclose(value, true_value, rtol=2e-6, atol=0)
+    assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+
+
+@on_device
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.3, 0.5, 1.0, 2.0, 2.7])
 def test_confident_rows_against_the_closed_form(device, gamma, tall):
-    """Two classes, gap x: 1 - p = 1 / (1 + e^x), far under float32's epsilon, and under 2^-126 at 90. Errors do not grow with x."""
+    """Two classes, gap x: 1 - p = 1 / (1 + e^x), far under float32's epsilon, and under 2^-126 at 90. Errors do not
+    grow with x."""
     gaps = [5.0, 15.0, *torch.linspace(20, 60, 60).tolist(), 90.0]
     logits = torch.tensor([[x, 0.0] for x in gaps], device=device, requires_grad=True)
     zero = torch.zeros(len(gaps), dtype=torch.int32, device=device)
@@ -282,7 +297,7 @@ def test_a_spill_is_seen(monkeypatch, tmp_path):
 
 
 def test_under_the_interpreter():
-    pass_under_the_interpreter(__file__, 55)
+    pass_under_the_interpreter(__file__, 56)
 
 
 # On a GPU only

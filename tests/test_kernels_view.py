@@ -1,7 +1,7 @@
 """The input kernel against NumPy in float64, against its twin, and what it builds into; what it must not read.
 
-`sampled` (test_augment.py) is the float64 view. Coordinates are float32 in the kernel: PIXEL, as for the twin. The interpreter
-cuts float32 to bfloat16 off instead of rounding it: one ulp there.
+`sampled` (test_augment.py) is the float64 view. Coordinates are float32 in the kernel: PIXEL, as for the twin. The
+interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp there.
 """
 
 import itertools
@@ -223,7 +223,8 @@ def test_other_inputs_are_refused(changes, word):
 
 
 def test_a_store_on_the_host_must_be_pinned():
-    """The columns lie elsewhere, on the meta device here; a Store that the device cannot read is refused, a pinned one is not."""
+    """The columns lie elsewhere, on the meta device here; a Store that the device cannot read is refused, a pinned one
+    is not."""
     pixels, *rest = arguments("meta", noise(4, 12), row(4, 9), 9)
     store = noise(4, 12)
     with pytest.raises(ValueError, match="pinned"):

@@ -1,6 +1,7 @@
 """A recorded step equals the eager one: graphs on a GPU, and on the CPU a tape that runs a step's operations again.
 
-On the CPU the step goes through the kernels, under Triton's interpreter, as on a GPU: no size in it depends on the data.
+On the CPU the step goes through the kernels, under Triton's interpreter, as on a GPU: no size in it depends on the
+data.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import capture
 import kernels
 import plan as plans
 import step as steps
@@ -38,8 +40,9 @@ def as_on_a_gpu(monkeypatch):
 
 
 class Tape(TorchDispatchMode):
-    """What a CUDA graph is, on the CPU: after a warm-up one call notes every operation on tensors, and later calls run these again,
-    on the same tensors and with the same numbers, without the Python around them. Looking into a tensor is refused."""
+    """What a CUDA graph is, on the CPU: after a warm-up one call notes every operation on tensors, and later calls run
+    these again, on the same tensors and with the same numbers, without the Python around them. Looking into a tensor is
+    refused."""
 
     WARM = 1
 
@@ -73,7 +76,7 @@ class Tape(TorchDispatchMode):
 
 
 def recorder(device):
-    return Tape if device == "cpu" else steps.Captured
+    return Tape if device == "cpu" else capture.Captured
 
 
 def made(settings, device, record=None, **more):
@@ -228,7 +231,8 @@ def test_tables_hold_a_plan(settings):
 @pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
 @pytest.mark.parametrize("fits, hidden", [(True, False), (False, False), (False, True)])
 def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, capsys):
-    """The order of calls, with CUDA played by stand-ins. `hidden`: closing the failed capture raises an error of its own."""
+    """The order of calls, with CUDA played by stand-ins. `hidden`: closing the failed capture raises an error of its
+    own."""
     calls = []
 
     @contextlib.contextmanager
@@ -253,7 +257,7 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
             raise torch.OutOfMemoryError("CUDA out of memory")
         calls.append("step")
 
-    call = steps.Captured(step)
+    call = capture.Captured(step)
     for _ in range(6):
         call()
     said = capsys.readouterr().err
@@ -261,7 +265,7 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
         assert calls == ["step"] * 3 + ["capture", "step", "end"] + ["replay"] * 3 and not said
     else:
         assert calls == ["step"] * 3 + ["capture", "failed"] + ["step"] * 3 and said.count("runs eagerly") == 1
-    failing = steps.Captured(lambda: calls.index("nothing"))
+    failing = capture.Captured(lambda: calls.index("nothing"))
     failing.calls = failing.WARM
     with pytest.raises(ValueError):
         failing()
@@ -296,7 +300,7 @@ def test_under_the_interpreter():
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
 def test_compiled_and_captured_equals_eager(device, settings):
-    eager, fast = made(settings, device), made(settings, device, steps.Captured)
+    eager, fast = made(settings, device), made(settings, device, capture.Captured)
     fast[0].forward = steps.compiled()
     for one, other in zip(run(*eager, 5), run(*fast, 5)):
         for k in ("losses", "right"):
