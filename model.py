@@ -55,9 +55,6 @@ class Dropout(nn.Module):
 
     def __init__(self, p, share="unit"):
         super().__init__()
-        # Tensors, so that networks that differ in p alone share what is compiled: a Python number is compiled in.
-        self.register_buffer("bound", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.register_buffer("scale", torch.ones(()), persistent=False)
         self.p, self.share = p, share
 
     @property
@@ -66,9 +63,10 @@ class Dropout(nn.Module):
 
     @p.setter
     def p(self, p):
+        """Keeps what a forward needs as tensors: networks that differ in p alone then share what is compiled. On the CPU,
+        in no list of buffers: the device's kernels take them as numbers, and no move or copy of the model loses them."""
         self._p, self.idle = p, p == 0
-        self.bound.fill_(round(p * 2**32))
-        self.scale.fill_(1 / (1 - p) if p < 1 else 0.0)
+        self.held = torch.tensor(round(p * 2**32)), torch.tensor(1 / (1 - p) if p < 1 else 0.0)
 
     def forward(self, x):
         if not self.training or self.idle:
@@ -76,7 +74,8 @@ class Dropout(nn.Module):
         ones = [1] * (x.ndim - 1)
         shape = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}[self.share]
         bits = _hash(self.owner[0].key, self.layer, shape[0], math.prod(shape[1:])).view(shape)
-        return x * (bits >= self.bound) * self.scale
+        bound, scale = self.held
+        return x * (bits >= bound) * scale
 
     def extra_repr(self):
         return f"p={self.p}, share={self.share}"

@@ -284,6 +284,10 @@ def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(set
         for one, other in zip(run(eager, draw, evaluation, 2), run(traced, draw, evaluation, 2)):
             for k in one:
                 torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for dropout in (0.1, 0.2, 0.4):  # other trials of a process: another network, another value
+            traced.forward(made(settings, "cpu", dropout=dropout)[0].model.train(), torch.rand(4, 3, 32, 32), False)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs + 1  # one for the batch's memory layout
         assert torch._dynamo.config.fail_on_recompile_limit_hit
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
             for classes in range(2, 40):
