@@ -1,7 +1,7 @@
 """A function on a GPU that becomes one CUDA graph after a warm-up: the host then only replays it.
 
-The function must read and write tensors that stay where they are and nothing of the host's that changes, and must not wait
-for the device. It draws no random number: all graphs share the default generator's state.
+The function must read and write tensors that stay where they are and nothing of the host's that changes, and must not
+wait for the device. It draws no random number: all graphs share the default generator's state.
 """
 
 import sys

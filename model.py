@@ -63,8 +63,8 @@ class Dropout(nn.Module):
 
     @p.setter
     def p(self, p):
-        """Keeps what a forward needs as tensors: networks that differ in p alone then share what is compiled. On the CPU,
-        in no list of buffers: the device's kernels take them as numbers, and no move or copy of the model loses them."""
+        """Keeps what a forward needs as tensors: networks that differ in p alone then share what is compiled. They stay
+        on the CPU and are no buffers: kernels take them as numbers, and no move of the model loses them."""
         self._p, self.idle = p, p == 0
         self.held = torch.tensor(round(p * 2**32)), torch.tensor(1 / (1 - p) if p < 1 else 0.0)
 

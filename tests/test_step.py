@@ -26,7 +26,8 @@ pytest.importorskip("triton")
 from kernels import loss as loss_kernel  # noqa: E402
 from kernels import view as view_kernel  # noqa: E402
 
-EVERYTHING = dict(mixup_p=0.5, cutmix_p=0.3, ls=0.1, gamma=0.5, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), erase=0.3,
+EVERYTHING = dict(mixup_p=0.5, cutmix_p=0.3, ls=0.1, gamma=0.5, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0),
+                  erase=0.3,
                   weight_decay=0.1, warmup=2.0, amp=False)
 
 
@@ -34,7 +35,8 @@ EVERYTHING = dict(mixup_p=0.5, cutmix_p=0.3, ls=0.1, gamma=0.5, ema=0.9, dropout
 def as_on_a_gpu(monkeypatch):
     if INTERPRETED:
         monkeypatch.setattr(kernels, "usable", lambda device: True)
-        monkeypatch.setattr(loss_kernel, "tile", lambda rows, classes: (8, loss_kernel.triton.next_power_of_2(classes), 4))
+        power = loss_kernel.triton.next_power_of_2
+        monkeypatch.setattr(loss_kernel, "tile", lambda rows, classes: (8, power(classes), 4))
         monkeypatch.setattr(view_kernel, "BLOCK", 1024)
         monkeypatch.setattr(view_kernel, "TILES", 1)
 
@@ -95,7 +97,8 @@ def everything(stepper):
     state = stepper.state()
     found = {f"{part} {k}": v for part in ("model", "average") for k, v in state[part].items()}
     found |= {f"optimizer {i} {k}": v for i, held in state["optimizer"]["state"].items() for k, v in held.items()}
-    return {k: torch.as_tensor(v).clone() for k, v in (found | dict(losses=state["losses"], right=state["right"])).items()}
+    found |= dict(losses=state["losses"], right=state["right"])
+    return {k: torch.as_tensor(v).clone() for k, v in found.items()}
 
 
 def assert_same(one, other, device):
@@ -248,7 +251,8 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
         calls.append("end")
 
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, stand_in in dict(Stream=lambda: stream, current_stream=lambda: stream, stream=lambda s: contextlib.nullcontext(), graph=graph,
+    for name, stand_in in dict(Stream=lambda: stream, current_stream=lambda: stream,
+                               stream=lambda s: contextlib.nullcontext(), graph=graph,
                                CUDAGraph=lambda: SimpleNamespace(replay=lambda: calls.append("replay"))).items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
 
