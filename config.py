@@ -104,6 +104,7 @@ class Config:
     threads: int = knob(0, "run", "CPU threads (0: all cores)", low=0, high=1024, keyed=False)
     device: str = knob("auto", "run", "where to compute", choices=("auto", "cuda", "mps", "cpu"), keyed=False)
     amp: bool = knob(True, "run", "bf16 where the device has it natively")
+    compile: bool = knob(True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False)
     project: str = knob("runs", "run", "folder of the runs", keyed=False)
     name: str = knob("run", "run", "folder of this run in --project", keyed=False)
     resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False)

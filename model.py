@@ -58,13 +58,25 @@ class Dropout(nn.Module):
         super().__init__()
         self.p, self.share = p, share
 
+    @property
+    def p(self):
+        return self._p
+
+    @p.setter
+    def p(self, p):
+        """Keeps what a forward needs as tensors: networks that differ in p alone then share what is compiled. They stay
+        on the CPU and are no buffers: kernels take them as numbers, and no move of the model loses them."""
+        self._p, self.idle = p, p == 0
+        self.held = torch.tensor(round(p * 2**32)), torch.tensor(1 / (1 - p) if p < 1 else 0.0)
+
     def forward(self, x):
-        if not self.training or self.p == 0:
+        if not self.training or self.idle:
             return x
         ones = [1] * (x.ndim - 1)
         shape = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}[self.share]
         bits = _hash(self.owner[0], self.layer, shape[0], math.prod(shape[1:])).view(shape)
-        return x * (bits >= round(self.p * 2**32)) * (1 / (1 - self.p))
+        bound, scale = self.held
+        return x * (bits >= bound) * scale
 
     def extra_repr(self):
         return f"p={self.p}, share={self.share}"

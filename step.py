@@ -1,10 +1,13 @@
 """Training and evaluation steps: a row of the plan in, weights changed or logits out.
 
-Holds the model, its average, the optimizer and the Store on one device. Draws no random number and reads no file; what a
-step does is said by the plan's row alone. Eager PyTorch, on any device.
+Holds the model, its average, the optimizer and the Store on one device. Draws no random number and reads no file; what
+a step does is said by the plan's row alone. A step reads and writes tensors that stay where they are and nothing of the
+host's, so that on CUDA it is captured in a graph once and then replayed; elsewhere, and on demand, the same function
+runs eagerly.
 """
 
 import copy
+import functools
 import time
 from contextlib import nullcontext
 
@@ -32,13 +35,14 @@ def native_bf16(device):
 
 
 def optimizer(model, opt, lr, weight_decay):
-    """AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed."""
+    """AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed. lr: a tensor, which is read at every
+    step."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [dict(params=weights, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
     if opt == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=lr, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
 
 
 def autocast(device, amp):
@@ -56,75 +60,190 @@ def tensors(plan, t, device):
     return Plan(*(torch.from_numpy(np.ascontiguousarray(v[t : t + 1]))[0].to(device) for v in plan))
 
 
-@torch.inference_mode()
-def logits(model, pixels, plan, rows, view, *, amp, pause=lambda: None):
-    """Float32 logits [rows,C], a NumPy array, of `model` over an evaluation plan. `pause` is called between batches."""
-    model, found, device = model.eval(), [], view["mean"].device
-    for t in range(len(plan.index)):
-        with autocast(device, amp):
-            found.append(model(augment.batch(pixels, tensors(plan, t, device), **view)).float().cpu())
-        pause()
-    return torch.cat(found)[:rows].numpy() if found else np.empty((0, 0), np.float32)
+class Tables:
+    """A plan on a device, at addresses that stay. `row` holds the step that `take` took last; the counter `at` points
+    to the next."""
+
+    def __init__(self, plan, device):
+        tables = self._words(plan)
+        width = sum(v.shape[1] for v in tables.values())
+        self.packed = torch.empty(len(plan.index), width, dtype=torch.int32, device=device)
+        self.words, self.at = torch.empty_like(self.packed[:1]), torch.zeros(1, dtype=torch.int64, device=device)
+        columns, start = {}, 0
+        for name, words in tables.items():
+            table, end = getattr(plan, name), start + words.shape[1]
+            kind = torch.from_numpy(np.empty(0, table.dtype)).dtype
+            columns[name], start = self.words[0, start:end].view(kind).view(table.shape[1:]), end
+        self.row = Plan(**columns)
+
+    def fill(self, plan, first=0):
+        """The tables of `plan`, whose shapes are those of the first one; `take` begins at step `first`."""
+        self.packed.copy_(torch.from_numpy(np.concatenate(list(self._words(plan).values()), 1)))
+        self.at.fill_(first)
+
+    def take(self):
+        torch.index_select(self.packed, 0, self.at, out=self.words)
+        return self.row
+
+    @staticmethod
+    def _words(plan):
+        """Each table as int32 [T, words], the key first: its 8 bytes are aligned there."""
+        steps, order = len(plan.index), sorted(Plan._fields, key=lambda name: name != "key")
+        return {name: np.ascontiguousarray(getattr(plan, name)).reshape(steps, -1).view(np.int32) for name in order}
+
+
+def forward(model, x, amp):
+    """Logits. Compiled, it is one function for every model: autocast is entered inside, so that no graph is cut
+    there."""
+    with autocast(x.device, amp):
+        return model(x)
+
+
+@functools.cache
+def compiled():
+    """`forward` by inductor. Compiling over and over is an error, not a slow run."""
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(forward, dynamic=False)
+
+
+def input_dtype(device, amp):
+    """What the network's input is stored as. On a GPU autocast would narrow it in a pass of its own."""
+    return torch.bfloat16 if amp and device.type == "cuda" else torch.float32
+
+
+class Evaluation:
+    """The logits of `model` over evaluation plans that have the shape of `plan`."""
+
+    def __init__(self, model, pixels, plan, view, *, amp, forward=forward, record=None):
+        self.model, self.pixels, self.view, self.amp, self.forward = model.eval(), pixels, view, amp, forward
+        self.device, self.logits = view["mean"].device, None
+        self.tables = Tables(plan, self.device)
+        self.call = record(self.step) if record else self.step
+
+    @torch.inference_mode()
+    def run(self, plan, rows, pause=lambda: None):
+        """Float32 NumPy array [rows,C]. `pause` is called between batches."""
+        self.model.eval()
+        self.tables.fill(plan)
+        for _ in range(len(plan.index)):
+            self.call()
+            pause()
+        return self.logits.flatten(0, 1)[:rows].cpu().numpy() if len(plan.index) else np.empty((0, 0), np.float32)
+
+    def step(self):
+        x = augment.batch(self.pixels, self.tables.take(), **self.view, dtype=input_dtype(self.device, self.amp))
+        found = self.forward(self.model, x, self.amp).float()
+        if self.logits is None:
+            self.logits = found.new_empty(len(self.tables.packed), *found.shape)
+        self.logits.index_copy_(0, self.tables.at, found[None])
+        self.tables.at.add_(1)
+
+
+def logits(model, pixels, plan, rows, view, *, amp):
+    """Float32 logits [rows,C], a NumPy array, of `model` over an evaluation plan, once and eagerly."""
+    return Evaluation(model, pixels, plan, view, amp=amp).run(plan, rows)
 
 
 class Stepper:
     """The training state of one run and its two steps.
 
-    model: on `device`; pixels: uint8 [N,S,S,3] and labels: int [N] of the whole Store; table: the loss table [5,C]; mean, std:
-    three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none. ranks: who shares the batches.
+    model: on `device`; pixels: uint8 [N,S,S,3] and labels: int [N] of the whole Store; table: the loss table [5,C];
+    mean, std: three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none. compile: the
+    network by inductor. ranks: who shares the batches. record: None, or what makes of a step a function that runs it again, as capture.Captured does.
     """
 
-    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema, amp, ranks):
+    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema,
+                 amp, ranks, compile=False, record=None):
         self.device, self.ranks = device, ranks
-        self.model, self.forward = ranks.wrap(model.to(device, memory_format=torch.channels_last))
+        self.model, self.net = ranks.wrap(model.to(device, memory_format=torch.channels_last))
         self.average = copy.deepcopy(self.model).eval() if ema else None
-        self.optimizer = optimizer(self.model, opt, lr, weight_decay)
+        self.lr = torch.tensor(lr, dtype=torch.float32, device=device)
+        self.optimizer = optimizer(self.model, opt, self.lr, weight_decay)
         self.ema, self.updates = ema, 0
         self.pixels, self.labels, self.table = pixels, labels.to(device), table.to(device)
         self.view, self.amp = view(device, size=size, mean=mean, std=std, border=border), amp
         self.losses = self.right = torch.zeros(0)
+        self.forward, self.record = compiled() if compile else forward, record
+        self.tables, self.call, self.evaluations, self.places = None, None, {}, {}
 
     def begin(self, plan, first=0):
-        """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them."""
-        self.plan, self.waited = self.ranks.columns(plan), 0.0
-        if first == 0:
-            self.losses, self.right = torch.zeros(2, len(plan.index), device=self.device)
+        """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them.
+        RuntimeError if a tensor was exchanged behind a recorded step, which would go on with the old one."""
+        places = self._places() if self.places else {}
+        moved = [name for name, place in self.places.items() if places.get(name) != place]
+        if moved:
+            raise RuntimeError(f"moved since the step was recorded: {', '.join(moved)}; change in place, or forget()")
+        self.waited, steps = 0.0, len(plan.index)
+        done = self.updates + 1 + np.arange(steps) - first
+        keep = np.minimum(self.ema, (1 + done) / (10 + done))  # to forget the initial weights quickly
+        plan = self.ranks.columns(plan)
+        plan = plan._replace(scalars=np.column_stack([plan.scalars, 1 - keep]).astype(np.float32))
+        if self.tables is None or (len(self.tables.packed), *self.tables.row.lam.shape) != plan.lam.shape:
+            self.tables = Tables(plan, self.device)
+            self.forget()
+        if len(self.losses) != steps:
+            self.losses, self.right = torch.zeros(2, steps, device=self.device)
+            self.forget()
+        elif first == 0:
+            self.losses.zero_(), self.right.zero_()
+        self.tables.fill(plan, first)
+
+    def forget(self):
+        """Drops what was recorded, after a change of the tensors that a step works on."""
+        self.call, self.evaluations, self.places = self.record(self.step) if self.record else self.step, {}, {}
 
     def train(self, t):
-        """Step t of the epoch: forward, loss, backward, optimizer, average."""
-        start = time.perf_counter()
-        row = tensors(self.plan, t, self.device)
-        x = augment.batch(self.pixels, row, **self.view)
-        self.waited += time.perf_counter() - start
-        a, b = self.labels[row.index], self.labels[row.partner]
-        self.model.train()
-        self.model.key.copy_(row.key)
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(self.plan.scalars[t, 0])
-        with autocast(self.device, self.amp):
-            logits = self.forward(x)
-        loss = losses.loss(logits, a, b, row.lam, self.table).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.losses[t] = loss.detach()
-        guess = logits.detach().argmax(1)
-        self.right[t] = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
-        self.ranks.mean(self.losses[t], self.right[t], *(b for b in self.model.buffers() if b.is_floating_point()))
-        if self.ema:
-            self.updates += 1
-            keep = min(self.ema, (1 + self.updates) / (10 + self.updates))  # to forget the initial weights quickly
-            torch._foreach_lerp_(floating(self.average), floating(self.model), 1 - keep)
+        """Step t of the epoch, the one after the last."""
+        self.call()
+        if self.record and not self.places:
+            self.places = self._places()
+        self.updates += 1
         if self.device.type == "cpu" or t % 50 == 49 or t == len(self.losses) - 1:  # elsewhere it waits for the device
             wrong = (~self.losses[: t + 1].isfinite()).nonzero()
             if len(wrong):
                 raise NonFinite(int(wrong[0]))
 
+    def step(self):
+        """Forward, loss, backward, optimizer, average: reads nothing of the host's that changes."""
+        start = time.perf_counter()
+        row = self.tables.take()
+        x = augment.batch(self.pixels, row, **self.view, dtype=input_dtype(self.device, self.amp))
+        self.waited += time.perf_counter() - start
+        a, b = self.labels[row.index], self.labels[row.partner]
+        self.model.train()
+        self.model.key.copy_(row.key)
+        self.lr.copy_(row.scalars[0])
+        logits = self.forward(self.net, x, self.amp)
+        loss = losses.loss(logits, a, b, row.lam, self.table).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        guess = logits.detach().argmax(1)
+        right = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
+        self.ranks.mean(loss := loss.detach(), right, *(b for b in self.model.buffers() if b.is_floating_point()))
+        self.losses.index_copy_(0, self.tables.at, loss[None])
+        self.right.index_copy_(0, self.tables.at, right[None])
+        if self.ema:
+            lerp(floating(self.average), floating(self.model), row.scalars[1])
+        self.tables.at.add_(1)
+
+    def _places(self):
+        """Where the tensors lie that a step works on, by name."""
+        held = vars(self) | vars(self.tables) | dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        for i, kept in enumerate(self.optimizer.state.values()):
+            held |= {f"optimizer {i} {k}": v for k, v in kept.items()}
+        held |= {f"average {k}": v for k, v in self.average.state_dict().items()} if self.ema else {}
+        return {k: v.data_ptr() for k, v in held.items() if isinstance(v, torch.Tensor)}
+
     def logits(self, plan, rows, pause=lambda: None):
-        """Logits of the evaluated model: see `logits`."""
+        """Float32 logits [rows,C], a NumPy array, of the evaluated model over an evaluation plan; `pause` is called
+        between batches."""
         mine = self.ranks.batches(plan)
-        found = logits(self.evaluated(), self.pixels, mine, mine.index.size, self.view, amp=self.amp, pause=pause)
-        return self.ranks.gathered(found, plan)[:rows]
+        shape = mine.index.shape
+        if shape not in self.evaluations:
+            self.evaluations[shape] = Evaluation(self.evaluated(), self.pixels, mine, self.view, amp=self.amp,
+                                                 forward=self.forward, record=self.record)
+        return self.ranks.gathered(self.evaluations[shape].run(mine, mine.index.size, pause), plan)[:rows]
 
     def evaluated(self):
         """The model whose predictions count: the average if there is one."""
@@ -142,9 +261,22 @@ class Stepper:
             self.average.load_state_dict(state["average"])
         self.updates = state["updates"]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr  # loading put a copy there
         self.losses, self.right = state["losses"].to(self.device), state["right"].to(self.device)
+        self.forget()
 
 
 def floating(model):
     """The floating-point tensors of a model's state: parameters and batch-norm statistics."""
     return [v for v in model.state_dict().values() if v.is_floating_point()]
+
+
+def lerp(old, new, weight):
+    """old += weight (new - old), lists of tensors in place; weight: a tensor, so that a recorded step reads it anew."""
+    if weight.is_cuda:  # where _foreach_lerp_ launches a kernel for every tensor
+        change = torch._foreach_sub(new, old)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(old, change)
+    else:
+        torch._foreach_lerp_(old, new, [weight] * len(old))

@@ -19,6 +19,7 @@ import metrics
 import model as models
 import plan as plans
 import synthetic
+from capture import Captured
 from ranks import Ranks
 from run import Reader, Run, RunError, Stop, Stopped, environment
 from step import NonFinite, Stepper, native_bf16
@@ -117,10 +118,11 @@ def build(config, pictures, device, ranks=Ranks()):
     table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
                               tau=config.loss_tau)
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
+    fast = config.compile and device.type == "cuda" and ranks.world == 1  # on a CPU neither gains anything
     stepper = Stepper(model, torch.from_numpy(pictures.store.pixels).to(device), torch.from_numpy(pictures.listing.labels), table, device=device,
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
-                      amp=config.amp and native_bf16(device), ranks=ranks)
+                      amp=config.amp and native_bf16(device), ranks=ranks, compile=fast, record=Captured if fast else None)
     recipe = dict(model=shape, config=config.settings(), classes=pictures.listing.classes,
                   counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size,
                   store_size=pictures.store.pixels.shape[1], resize=config.resize,

@@ -1,11 +1,12 @@
-"""The loss and its gradient beside what else computes them: microseconds forward and backward, and errors against float64.
+"""The loss and its gradient beside what else computes them: microseconds forward and backward, and errors against
+float64.
 
     python bench/loss.py [--rows 128] [--classes 50] [--dtype float32] [--json FILE]
 
-Ours is the kernel on a GPU, its twin elsewhere. The composition is the formula as one would write it, under autograd. Cross
-entropy, Liger-Kernel's and torchvision's sigmoid focal loss compute less (no focus, prior, margin or second target; no softmax),
-so they have no errors here. Errors: of values relative, of gradients in the row's largest, the worst of all rows; confident rows
-have hard labels, since smoothing would drown what they lose.
+Ours is the kernel on a GPU, its twin elsewhere. The composition is the formula as one would write it, under autograd.
+Cross entropy, Liger-Kernel's and torchvision's sigmoid focal loss compute less (no focus, prior, margin or second
+target; no softmax), so they have no errors here. Errors: of values relative, of gradients in the row's largest, the
+worst of all rows; confident rows have hard labels, since smoothing would drown what they lose.
 """
 
 import importlib.util
@@ -54,10 +55,11 @@ def measure(args):
     """The record: seconds of every round, errors, and what they depend on."""
     device, load = train.pick_device(args.device), os.getloadavg()[0]
     cases = dict(random=batch(args.rows, args.classes, dtype=getattr(torch, args.dtype)), confident=confident(args))
-    hard, settings = (losses.loss_table(torch.arange(1.0, args.classes + 1), **(SETTINGS | changes)) for changes in (dict(ls=0.0), {}))
+    hard, settings = (losses.loss_table(torch.arange(1.0, args.classes + 1), **(SETTINGS | changes))
+                      for changes in (dict(ls=0.0), {}))
     exact, other = peers(device)
-    errors = {name: {kind: error(function, case, hard if kind == "confident" else settings, device) for kind, case in cases.items()}
-              for name, function in exact.items()}
+    errors = {name: {kind: error(function, case, hard if kind == "confident" else settings, device)
+                     for kind, case in cases.items()} for name, function in exact.items()}
     logits, a, b, lam, upstream = (v.to(device) for v in cases["random"])
     upstream, settings = torch.full_like(upstream, 1 / args.rows), settings.to(device)
     logits.requires_grad_()
@@ -68,9 +70,11 @@ def measure(args):
             torch.autograd.grad(value, logits, upstream if value.ndim else None)
         return call
 
-    spent, uncaptured = rounds.seconds({name: both_ways(f) for name, f in (exact | other).items()}, device, rounds=args.rounds,
+    spent, uncaptured = rounds.seconds({name: both_ways(f) for name, f in (exact | other).items()}, device,
+                                       rounds=args.rounds,
                                        calls=args.calls)
-    return dict(vars(args), **environment(device), load=load, kind=device.type, kernel=kernels.usable(device), settings=SETTINGS, errors=errors,
+    return dict(vars(args), **environment(device), load=load, kind=device.type, kernel=kernels.usable(device),
+                settings=SETTINGS, errors=errors,
                 uncaptured=uncaptured, seconds=spent)
 
 
@@ -107,7 +111,8 @@ def peers(device):
         other["Liger-Kernel"] = lambda z, a, b, lam, t: liger(z.clone(), a.long())  # it writes into its input
     try:
         focal = import_torchvision().ops.sigmoid_focal_loss
-        other["torchvision's focal"] = lambda z, a, b, lam, t: focal(z, F.one_hot(a.long(), z.shape[1]).to(z.dtype), reduction="mean")
+        other["torchvision's focal"] = lambda z, a, b, lam, t: focal(z, F.one_hot(a.long(), z.shape[1]).to(z.dtype),
+                                                                     reduction="mean")
     except ImportError:
         pass
     return exact, other
@@ -128,16 +133,19 @@ def error(function, case, table, device):
 def table(r):
     """The record as Markdown."""
     where = "one CUDA graph" if r["kind"] == "cuda" else "plain calls"
-    said = [f"**The loss, forward and backward, {r['rows']} x {r['classes']} {r['dtype']}; ours is the {'kernel' if r['kernel'] else 'twin'}.**", "",
-            f"n = {r['rounds']} alternating rounds of {r['calls']} calls ({where}): median (min to max). {r['device']}; {r['cpu']}, "
-            f"{r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, commit {r['commit']}. Settings "
+    kind = "kernel" if r["kernel"] else "twin"
+    said = [f"**The loss, forward and backward, {r['rows']} x {r['classes']} {r['dtype']}; ours is the {kind}.**", "",
+            f"n = {r['rounds']} alternating rounds of {r['calls']} calls ({where}): median (min to max). "
+            f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, "
+            f"commit {r['commit']}. Settings "
             f"{' '.join(f'{k} {v}' for k, v in r['settings'].items())}, two targets a row.", "",
-            "| | us | in ours | value error | gradient error | confident rows: value | gradient |", "| --- | --- | --- | --- | --- | --- | --- |"]
+            "| | us | in ours | value error | gradient error | confident rows: value | gradient |",
+            "| --- | --- | --- | --- | --- | --- | --- |"]
     for name, spent in r["seconds"].items():
         errors = [f"{v:.1e}" for kind in r["errors"].get(name, {}).values() for v in kind] or [""] * 4
         late = " (not captured)" if name in r["uncaptured"] else ""
-        said.append(f"| {name}{late} | {rounds.spread([s * 1e6 for s in spent])} | {rounds.ratios(spent, r['seconds']['ours'])} | "
-                    f"{' | '.join(errors)} |")
+        said.append(f"| {name}{late} | {rounds.spread([s * 1e6 for s in spent])} | "
+                    f"{rounds.ratios(spent, r['seconds']['ours'])} | {' | '.join(errors)} |")
     return "\n".join(said)
 
 

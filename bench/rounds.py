@@ -1,7 +1,8 @@
 """Contenders that do the same work, timed in turn, so that a busy machine is busy for all of them.
 
-On a GPU each one's calls are captured in a CUDA graph, so that the host's time does not count, and replayed between two events; one
-that cannot be captured runs as it is, which is said. Elsewhere the clock decides. The first round is thrown away.
+On a GPU each one's calls are captured in a CUDA graph, so that the host's time does not count, and replayed between two
+events; one that cannot be captured runs as it is, which is said. Elsewhere the clock decides. The first round is thrown
+away.
 """
 
 import statistics
@@ -12,8 +13,8 @@ import torch
 
 
 def seconds(contenders, device, *, rounds, calls):
-    """({name: seconds a call of every round that counts}, [names that run uncaptured]) of `contenders`, name -> function of
-    the number of the call."""
+    """({name: seconds a call of every round that counts}, [names that run uncaptured]) of `contenders`, name ->
+    function of the number of the call."""
     uncaptured, ready = [], {}
     for name, call in contenders.items():
         ready[name] = repeated(call, calls, device)

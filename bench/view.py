@@ -1,10 +1,12 @@
-"""The network's input beside what else makes it on the device: microseconds a batch, and bytes against the copy bandwidth.
+"""The network's input beside what else makes it on the device: microseconds a batch, and bytes against the copy
+bandwidth.
 
     python bench/view.py [--batch-size 128] [--img-size 224] [--json FILE]
 
-Random resized crops, flips, brightness, contrast and saturation, drawn for every picture; with two views every row is mixed. Ours
-is the kernel on a GPU, its twin elsewhere. torchvision and kornia also draw as they go; torchvision is there a picture at a
-time, which is the same work, and with one draw for the whole batch, which is less. triton-augment crops without resizing.
+Random resized crops, flips, brightness, contrast and saturation, drawn for every picture; with two views every row is
+mixed. Ours is the kernel on a GPU, its twin elsewhere. torchvision and kornia also draw as they go; torchvision is
+there a picture at a time, which is the same work, and with one draw for the whole batch, which is less. triton-augment
+crops without resizing.
 """
 
 import importlib.util
@@ -66,24 +68,28 @@ def measure(args):
     spent, uncaptured = {}, []
     for views in (1, 2):
         made = contenders(args, device, pixels, rows(args, pixels, means, views, device), views)
-        found, late = rounds.seconds({f"{name}, {views}": call for name, call in made.items()}, device, rounds=args.rounds,
+        found, late = rounds.seconds({f"{name}, {views}": call for name, call in made.items()}, device,
+                                     rounds=args.rounds,
                                      calls=args.calls)
         spent |= found
         uncaptured += late
     size = 4 if args.dtype == "float32" else 2
     out = args.batch_size * args.img_size**2 * 3 * size
     copied, _ = rounds.seconds(dict(copy=copy(out, device)), device, rounds=args.rounds, calls=args.calls)
-    shown = float(np.mean(SCALE)) * side**2 * 3 * args.batch_size  # the crops' mean area: bytes of the Store that a view shows
-    return dict(vars(args), **environment(device), load=load, kernel=kernels.usable(device), seconds=spent, uncaptured=uncaptured,
+    shown = float(np.mean(SCALE)) * side**2 * 3 * args.batch_size  # bytes of the Store: the crops' mean area
+    return dict(vars(args), **environment(device), load=load, kernel=kernels.usable(device), seconds=spent,
+                uncaptured=uncaptured,
                 copy_seconds=copied["copy"], copy_bytes=2 * out, bytes={str(v): out + v * shown for v in (1, 2)})
 
 
 def rows(args, pixels, means, views, device):
     """STEPS rows of a plan on `device`; with two views every picture is mixed."""
     n, count = len(pixels), np.full(1, len(pixels))
-    plan = plans.draw(np.zeros(n, int), means, np.arange(n), count, epoch=0, seed=0, size=args.img_size, store_size=pixels.shape[1],
+    plan = plans.draw(np.zeros(n, int), means, np.arange(n), count, epoch=0, seed=0, size=args.img_size,
+                      store_size=pixels.shape[1],
                       batch_size=args.batch_size, epochs=1, lr=1.0, schedule="constant", warmup=0, balance="none",
-                      mixup_p=float(views - 1), mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0, crop_scale=SCALE, pad=0, flip=True,
+                      mixup_p=float(views - 1), mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0, crop_scale=SCALE, pad=0,
+                      flip=True,
                       rotate=0.0, jitter=JITTER, erase=0.0, tail_crops=(0, 1))
     return [tensors(plan, t, device) for t in range(STEPS)]
 
@@ -113,7 +119,8 @@ def contenders(args, device, pixels, plan, views):
         found["twin, compiled"] = lambda k: compiled(pixels, plan[k % STEPS])
     try:
         v2 = importlib.import_module("torchvision.transforms.v2") if import_torchvision() else None
-        compose = v2.Compose([v2.RandomResizedCrop(args.img_size, scale=SCALE, antialias=False), v2.RandomHorizontalFlip(),
+        compose = v2.Compose([v2.RandomResizedCrop(args.img_size, scale=SCALE, antialias=False),
+                              v2.RandomHorizontalFlip(),
                               v2.ColorJitter(JITTER, JITTER, JITTER), v2.Normalize(MEAN, STD)])
         found["torchvision, a picture at a time"] = mixed(lambda x: torch.stack([compose(p) for p in x]))
         found["torchvision, one draw a batch"] = mixed(compose)
@@ -129,7 +136,8 @@ def contenders(args, device, pixels, plan, views):
         import triton_augment
 
         found["triton-augment, no resizing"] = mixed(triton_augment.TritonFusedAugment(
-            crop_size=args.img_size, horizontal_flip_p=0.5, brightness=JITTER, contrast=JITTER, saturation=JITTER, mean=MEAN, std=STD))
+            crop_size=args.img_size, horizontal_flip_p=0.5, brightness=JITTER, contrast=JITTER, saturation=JITTER,
+            mean=MEAN, std=STD))
     return found
 
 
@@ -147,10 +155,12 @@ def copy(size, device):
 def table(r):
     """The record as Markdown."""
     bandwidth = [r["copy_bytes"] / s / 1e9 for s in r["copy_seconds"]]
-    said = [f"**{r['batch_size']} pictures of {r['img_size']} px to {r['dtype']}; ours is the {'kernel' if r['kernel'] else 'twin'}.**", "",
-            f"n = {r['rounds']} alternating rounds of {r['calls']} calls: median (min to max). {r['device']}; {r['cpu']}, {r['threads']} "
-            f"threads, load {r['load']:.1f} before; torch {r['torch']}, commit {r['commit']}. A copy of the batch reads and writes "
-            f"{rounds.spread(bandwidth)} GB/s; GB/s of a batch count what is written and the share of the Store that is shown.", "",
+    kind = "kernel" if r["kernel"] else "twin"
+    said = [f"**{r['batch_size']} pictures of {r['img_size']} px to {r['dtype']}; ours is the {kind}.**", "",
+            f"n = {r['rounds']} alternating rounds of {r['calls']} calls: median (min to max). {r['device']}; "
+            f"{r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, commit "
+            f"{r['commit']}. A copy of the batch reads and writes {rounds.spread(bandwidth)} GB/s; GB/s of a batch "
+            "count what is written and the share of the Store that is shown.", "",
             "| | views | us | in ours | GB/s |", "| --- | --- | --- | --- | --- |"]
     for name, spent in r["seconds"].items():
         kind, views = name.rsplit(", ", 1)

@@ -4,13 +4,13 @@
     L = lam w_a l(z; a) + (1 - lam) w_b l(z; b),    c_k = (1 - eps_t) 1{k = t} + eps_t / C,
     dl/dz_j = c_j h_j (1 - p_j) - p_j sum_{k != j} c_k h_k,    h = p f'(p) = (1 - p)^gamma (gamma p log p / (1 - p) - 1)
 
-Read: logits [B, C] float32, float16 or bfloat16 of any row stride, a and b [B] of any integer type, lam [B] float32, table
-[5, C] float32 and, backward, the upstream gradient [B] of any stride. Written: losses [B] float32; dlogits [B, C], computed
-in float32 and rounded once to the logits' dtype. No power is negative, and no sum holds both a row's largest term and the
-others, so confident rows keep their precision. An e^x under 2^-126 counts as 0.
+Read: logits [B, C] float32, float16 or bfloat16 of any row stride, a and b [B] of any integer type, lam [B] float32,
+table [5, C] float32 and, backward, the upstream gradient [B] of any stride. Written: losses [B] float32; dlogits [B,
+C], computed in float32 and rounded once to the logits' dtype. No power is negative, and no sum holds both a row's
+largest term and the others, so confident rows keep their precision. An e^x under 2^-126 counts as 0.
 
-Floor: B C itemsize bytes forward, twice that backward, and about 2 B C (1 exponential, 2 logarithms, 60 other operations)
-each way: at 128 x 50 and less a launch costs more than both.
+Floor: B C itemsize bytes forward, twice that backward, and about 2 B C (1 exponential, 2 logarithms, 60 other
+operations) each way: at 128 x 50 and less a launch costs more than both.
 """
 
 import torch
@@ -57,7 +57,8 @@ def _backward(logits, a, b, lam, table, upstream, gradient, rows, classes, strid
     for side in tl.static_range(2):
         target, part = tl.load((a if side == 0 else b) + row, mask=live), share if side == 0 else 1 - share
         weight, eps, gamma, margin = _settings(table, target, live, classes)
-        e, s, others, q, logp, first = _softmax(logits, table, base, z, bias, column, inside, target, margin, live, classes)
+        e, s, others, q, logp, first = _softmax(logits, table, base, z, bias, column, inside, target, margin, live,
+                                                classes)
         c = tl.where(column == target[:, None], 1 - eps[:, None], 0.0) + eps[:, None] / classes
         slope = gamma[:, None] * e * logp / tl.maximum(others, SMALLEST) - 1
         ch = tl.where(inside, c * _power(q, gamma[:, None]) * slope, 0.0)
@@ -94,7 +95,8 @@ def _settings(table, target, live, classes):
 
 @triton.jit
 def _softmax(logits, table, base, z, bias, column, inside, target, margin, live, classes):
-    """e = exp(z - z_max); s = sum e; the sum of the other e's, 1 - p and log p of each cell; which cell is the arg-max."""
+    """e = exp(z - z_max); s = sum e; the sum of the other e's, 1 - p and log p of each cell; which cell is the
+    arg-max."""
     shift = bias - tl.where(column == target[:, None], margin[:, None], 0.0)
     top = tl.argmax(tl.where(inside, z + shift, float("-inf")), 1)
     there = live & (top < classes)  # a row of NaN may have its maximum anywhere
@@ -126,8 +128,8 @@ def _log1p(x):
 
 @triton.jit
 def _power(q, gamma):
-    """q^gamma for 0 <= q <= 1. q = m 2^n, and gamma log2(m) is small: the power of a tiny q is as precise as any. Under 2^-126
-    it is some number up to 1, and what it multiplies is as tiny as q."""
+    """q^gamma for 0 <= q <= 1. q = m 2^n, and gamma log2(m) is small: the power of a tiny q is as precise as any. Under
+    2^-126 it is some number up to 1, and what it multiplies is as tiny as q."""
     bits = q.to(tl.int32, bitcast=True)
     n = (bits + (ONE - SQRT_HALF)) >> 23
     log_m = tl.log2((bits - ((n - 127) << 23)).to(tl.float32, bitcast=True))
@@ -144,9 +146,11 @@ def _two_to(n):
 
 
 @torch.library.custom_op("longtail::loss", mutates_args=())
-def loss(logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Per-row losses float32 [B]: see losses.loss, which is this file's twin and calls it. Gradients reach the logits alone,
-    once. ValueError for other shapes and dtypes than the file's docstring says, and for more than CLASSES classes."""
+def loss(logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor,
+         table: torch.Tensor) -> torch.Tensor:
+    """Per-row losses float32 [B]: see losses.loss, which is this file's twin and calls it. Gradients reach the logits
+    alone, once. ValueError for other shapes and dtypes than the file's docstring says, and for more than CLASSES
+    classes."""
     losses = logits.new_empty(len(logits), dtype=torch.float32)
     _launch(_forward, logits, a, b, lam, table, losses)
     return losses
@@ -188,7 +192,8 @@ def _check(logits, a, b, lam, table):
         raise ValueError(f"logits are [B, C] with C from 1 to {CLASSES}, float32, float16 or bfloat16; got "
                          f"{tuple(logits.shape)} {logits.dtype}")
     rows, classes = logits.shape
-    for name, given, shape in (("a", a, (rows,)), ("b", b, (rows,)), ("lam", lam, (rows,)), ("table", table, (5, classes))):
+    shapes = (("a", a, (rows,)), ("b", b, (rows,)), ("lam", lam, (rows,)), ("table", table, (5, classes)))
+    for name, given, shape in shapes:
         kind = given.dtype == torch.float32 if name in ("lam", "table") else not given.dtype.is_floating_point
         if given.shape != shape or not kind or given.device != logits.device:
             raise ValueError(f"{name} must be {shape} of {'float32' if name in ('lam', 'table') else 'integers'} on "
@@ -211,5 +216,5 @@ def _launch(kernel, logits, a, b, lam, table, *others):
     strides = [v for v in others if not isinstance(v, torch.Tensor)]
     if rows:
         with torch.cuda.device_of(logits):
-            kernel[(triton.cdiv(rows, height),)](logits, a, b, lam, table, *tensors, rows, classes, logits.stride(0), *strides,
-                                                 ROWS=height, COLUMNS=columns, num_warps=warps)
+            kernel[(triton.cdiv(rows, height),)](logits, a, b, lam, table, *tensors, rows, classes, logits.stride(0),
+                                                 *strides, ROWS=height, COLUMNS=columns, num_warps=warps)

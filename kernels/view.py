@@ -1,15 +1,17 @@
 """The network's input in one launch: gather, bilinear sampling, colour, the partner's view, erasing, normalising.
 
-For output pixel (x, y) of row i, with u = geo (x + 1/2, y + 1/2, 1) in Store pixels and P the picture's bilinear interpolant,
+For output pixel (x, y) of row i, with u = geo (x + 1/2, y + 1/2, 1) in Store pixels and P the picture's bilinear
+interpolant,
 
     v = clamp(col (P(u) / 255, 1)),   v += w (v_b - v),   out = (v - mean) / std, 0 within `erase`;
 
-w is 1 - lam, or with a box 1 inside of it and 0 outside; v_b is made only where the row mixes (lam < 1) and, with a box, in
-its rows. Read: Store uint8 [N, S, S, 3 or 4] on the device or in pinned host memory, which the GPU reads by the same address;
-the plan's row as DESIGN.md has it. Written: [B, 3 or 4, size, size] in channels-last order; a fourth channel is 0.
+w is 1 - lam, or with a box 1 inside of it and 0 outside; v_b is made only where the row mixes (lam < 1) and, with a
+box, in its rows. Read: Store uint8 [N, S, S, 3 or 4] on the device or in pinned host memory, which the GPU reads by the
+same address; the plan's row as DESIGN.md has it. Written: [B, 3 or 4, size, size] in channels-last order; a fourth
+channel is 0.
 
-Floor, in bytes: out, and of the Store the pixels that are shown, once (a channels-last bf16 batch of 128 x 224^2 with two
-views of 4-byte pixels: 77 MB). In instructions: see bench/kernels.py, which counts them for every pixel.
+Floor, in bytes: out, and of the Store the pixels that are shown, once (a channels-last bf16 batch of 128 x 224^2 with
+two views of 4-byte pixels: 77 MB). In instructions: see bench/kernels.py, which counts them for every pixel.
 """
 
 import torch
@@ -31,7 +33,8 @@ def _view(pixels, index, partner, lam, box, geo, geo_b, col, col_b, erase, mean,
     own_there, other_there = (picture >= 0) & (picture < pictures), (other >= 0) & (other < pictures)
     own = pixels + tl.where(own_there, picture, 0).to(tl.int64) * (SIDE * SIDE * BYTES)
     others = pixels + tl.where(other_there, other, 0).to(tl.int64) * (SIDE * SIDE * BYTES)
-    map_a, map_b, colour_a, colour_b = _map(geo + row * 6), _map(geo_b + row * 6), _lines(col + row * 12), _lines(col_b + row * 12)
+    map_a, colour_a = _map(geo + row * 6), _lines(col + row * 12)
+    map_b, colour_b = _map(geo_b + row * 6), _lines(col_b + row * 12)
     box_top, box_left, box_height, box_width = _box(box + row * 4)
     boxed = (box_height > 0) & (box_width > 0)
     erase_top, erase_left, erase_height, erase_width = _box(erase + row * 4)
@@ -80,7 +83,8 @@ def _look(picture, geo, col, x, y, SIDE: tl.constexpr, BYTES: tl.constexpr, REFL
 
 @triton.jit
 def _between(u, SIDE: tl.constexpr, REFLECT: tl.constexpr):
-    """The pixel i before the place u, in Store pixels from the edge, and the weights of i and i + 1, both in the picture."""
+    """The pixel i before the place u, in Store pixels from the edge, and the weights of i and i + 1, both in the
+    picture."""
     if REFLECT:
         u = tl.abs(u - 2 * SIDE * tl.floor(u * (0.5 / SIDE) + 0.5))  # a triangle wave: the edge pixel comes twice
         u = tl.minimum(tl.maximum(u - 0.5, 0.0), SIDE - 1.0)
@@ -143,10 +147,12 @@ def _inside(y, x, top, left, height, width, yes, no):
 @torch.library.custom_op("longtail::view", mutates_args=())
 def view(pixels: torch.Tensor, index: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, box: torch.Tensor,
          geo: torch.Tensor, geo_b: torch.Tensor, col: torch.Tensor, col_b: torch.Tensor, erase: torch.Tensor,
-         mean: torch.Tensor, std: torch.Tensor, size: int, border: str, dtype: torch.dtype, channels: int) -> torch.Tensor:
-    """The batch [B, channels, size, size], channels-last, of `dtype` (float32, bfloat16, float16): see augment.batch, its twin,
-    which calls it, for training and for evaluation plans alike. mean, std: float32 [3]. border: 'reflect' or 'constant'.
-    channels: 3 or 4. ValueError for other shapes and dtypes; a row of the Store that is not there gives NaN."""
+         mean: torch.Tensor, std: torch.Tensor, size: int, border: str, dtype: torch.dtype,
+         channels: int) -> torch.Tensor:
+    """The batch [B, channels, size, size], channels-last, of `dtype` (float32, bfloat16, float16): see augment.batch,
+    its twin, which calls it, for training and for evaluation plans alike. mean, std: float32 [3]. border: 'reflect' or
+    'constant'. channels: 3 or 4. ValueError for other shapes and dtypes; a row of the Store that is not there gives
+    NaN."""
     _check(pixels, index, partner, lam, box, geo, geo_b, col, col_b, erase, mean, std, border, dtype, channels)
     out = _empty(geo, size, dtype, channels)
     columns = [v.contiguous() for v in (index, partner, lam, box, geo, geo_b, col, col_b, erase, mean, std)]
@@ -175,8 +181,8 @@ def _check(pixels, index, partner, lam, box, geo, geo_b, col, col_b, erase, mean
         raise ValueError(f"the Store is uint8 [N, S, S, 3 or 4], S > 1; got {pixels.dtype} {tuple(pixels.shape)}")
     if border not in ("reflect", "constant") or channels not in (3, 4) or dtype not in (
             torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"border is reflect or constant, channels 3 or 4, dtype float32, bfloat16 or float16; got {border}, "
-                         f"{channels}, {dtype}")
+        raise ValueError("border is reflect or constant, channels 3 or 4, dtype float32, bfloat16 or float16; got "
+                         f"{border}, {channels}, {dtype}")
     shapes = dict(index=(n,), partner=(n,), lam=(n,), box=(n, 4), geo=(n, 2, 3), geo_b=(n, 2, 3), col=(n, 3, 4),
                   col_b=(n, 3, 4), erase=(n, 4), mean=(3,), std=(3,))
     given = dict(zip(shapes, (index, partner, lam, box, geo, geo_b, col, col_b, erase, mean, std)))
@@ -184,7 +190,7 @@ def _check(pixels, index, partner, lam, box, geo, geo_b, col, col_b, erase, mean
         kinds = (torch.int32, torch.int64) if name in ("index", "partner", "box", "erase") else (torch.float32,)
         v = given[name]
         if v.shape != shape or v.dtype not in kinds or v.device != geo.device:
-            raise ValueError(f"{name} must be {shape} of {' or '.join(map(str, kinds))} on {geo.device}; got {tuple(v.shape)} "
-                             f"{v.dtype} on {v.device}")
+            raise ValueError(f"{name} must be {shape} of {' or '.join(map(str, kinds))} on {geo.device}; got "
+                             f"{tuple(v.shape)} {v.dtype} on {v.device}")
     if pixels.device != geo.device and not pixels.is_pinned():
         raise ValueError(f"the Store must be on {geo.device} or in pinned host memory; it is on {pixels.device}")

@@ -1,5 +1,5 @@
-"""What tests share: the real pictures where they are there, a torchvision that imports beside any build of torch, and kernels
-without a GPU."""
+"""What tests share: the real pictures where they are there, a torchvision that imports beside any build of torch, and
+kernels without a GPU."""
 
 import importlib.util
 import os
@@ -68,7 +68,8 @@ def import_torchvision():
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A small folder to train on: three colours of noise, 12 + 8 + 4 pictures of 40 px, and seven for testing with ids."""
+    """A small folder to train on: three colours of noise, 12 + 8 + 4 pictures of 40 px, and seven for testing with
+    ids."""
     import numpy as np
     from PIL import Image
 

@@ -1,6 +1,7 @@
 """The loss kernel against float64 autograd of the plain formula; what it builds into; how it is reached.
 
-Bounds are the twin's (test_losses.py). The interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp there.
+Bounds are the twin's (test_losses.py). The interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp
+there.
 """
 
 import itertools
@@ -32,7 +33,8 @@ def tall(monkeypatch):
 
 
 def both(device, logits, a, b, lam, upstream, table):
-    """Value and gradient: the kernel's, on a window into a wider matrix of NaN, then the reference's, in float64 on the CPU."""
+    """Value and gradient: the kernel's, on a window into a wider matrix of NaN, then the reference's, in float64 on the
+    CPU."""
     rows, classes = logits.shape
     wide = torch.full((rows, classes + 5), math.nan, dtype=logits.dtype, device=device)
     wide[:, 2 : 2 + classes] = logits
@@ -62,7 +64,8 @@ def check(device, case, table, gamma):
 @on_device
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("ls, two, weights, tau, margin", [
-    (0.0, False, False, 0.0, 0.0), (0.1, True, True, 1.0, 1.5), (1.0, True, False, 1.0, 0.0), (0.0, True, False, 0.0, 1.5),
+    (0.0, False, False, 0.0, 0.0), (0.1, True, True, 1.0, 1.5), (1.0, True, False, 1.0, 0.0),
+    (0.0, True, False, 0.0, 1.5),
     (0.1, False, True, 0.0, 0.0)])
 def test_value_and_gradient(device, gamma, ls, two, weights, tau, margin, tall, poisoned):
     table = loss_table(COUNTS, ls=ls, gamma=gamma, alpha=0.7, weights=weights, tau=tau,
@@ -73,7 +76,8 @@ def test_value_and_gradient(device, gamma, ls, two, weights, tau, margin, tall, 
 
 @on_device
 @pytest.mark.parametrize("rows, classes, dtypes", [
-    (1, 1, DTYPES), (33, 2, DTYPES), (7, 3, DTYPES), (5, 50, DTYPES), (65, 64, DTYPES), (3, 257, DTYPES), (2, 1000, DTYPES),
+    (1, 1, DTYPES), (33, 2, DTYPES), (7, 3, DTYPES), (5, 50, DTYPES), (65, 64, DTYPES), (3, 257, DTYPES),
+    (2, 1000, DTYPES),
     (1, 4095, DTYPES[:1]), (1, 4096, DTYPES[1:2])])
 def test_shapes(device, rows, classes, dtypes, tall, poisoned):
     table = loss_table(torch.arange(1.0, classes + 1), ls=0.1, gamma=0.5, weights=True, tau=1.0)
@@ -120,19 +124,34 @@ def test_settings_by_class(device, tall, poisoned):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("ls", [0.0, 0.1])
 def test_saturated_logits(device, gamma, ls, tall):
-    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1], [0, 0, 1, -1]])
+    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1],
+                          [0, 0, 1, -1]])
     a, b = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 1, 1, 2, 1, 3], dtype=torch.int32)
     table = loss_table(torch.tensor([90.0, 9.0, 1.0, 0.0]), ls=ls, gamma=gamma, tau=1.0)
     for scale in (100.0, 1e4):
-        value, grad, true_value, true_grad = both(device, signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6), table)
+        value, grad, true_value, true_grad = both(device, signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6),
+                                                  table)
         assert ((value - true_value).abs() <= 2e-6 * true_value + 1e-37).all()
         assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad) + 1e-37).all()
 
 
 @on_device
+def test_a_prior_that_outweighs_the_logits(device, tall):
+    """The arg-max is that of logits and bias together: by the logits alone, e^200 would be summed."""
+    table = loss_table(torch.ones(4), ls=0.1, gamma=2.0)
+    table[losses.BIAS] = torch.tensor([-100.0, 0.0, 100.0, 0.0])
+    logits, *others = batch(9, 4)
+    logits[:, 0] += 20
+    value, grad, true_value, true_grad = both(device, logits, *others, table)
+    assert torch.allclose(value, true_value, rtol=2e-6, atol=0)
+    assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+
+
+@on_device
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 0.3, 0.5, 1.0, 2.0, 2.7])
 def test_confident_rows_against_the_closed_form(device, gamma, tall):
-    """Two classes, gap x: 1 - p = 1 / (1 + e^x), far under float32's epsilon, and under 2^-126 at 90. Errors do not grow with x."""
+    """Two classes, gap x: 1 - p = 1 / (1 + e^x), far under float32's epsilon, and under 2^-126 at 90. Errors do not
+    grow with x."""
     gaps = [5.0, 15.0, *torch.linspace(20, 60, 60).tolist(), 90.0]
     logits = torch.tensor([[x, 0.0] for x in gaps], device=device, requires_grad=True)
     zero = torch.zeros(len(gaps), dtype=torch.int32, device=device)
@@ -211,7 +230,8 @@ def test_losses_loss_comes_here(device, tall, monkeypatch):
     table = loss_table(COUNTS, ls=0.1, gamma=2.0).to(device)
     assert torch.equal(losses.loss(logits, a, b, lam, table), kernel.loss(logits, a, b, lam, table)) and not calls
     losses.loss(logits.double(), a, b, lam, table)
-    losses.loss(torch.zeros(6, kernel.CLASSES + 1, device=device), a, b, lam, torch.zeros(5, kernel.CLASSES + 1, device=device))
+    losses.loss(torch.zeros(6, kernel.CLASSES + 1, device=device), a, b, lam,
+                torch.zeros(5, kernel.CLASSES + 1, device=device))
     assert len(calls) == 2
 
 
@@ -223,7 +243,8 @@ def refused(**changes):
 @pytest.mark.parametrize("changes, word", [
     (dict(logits=torch.zeros(4, 8, dtype=torch.float64)), "float64"), (dict(logits=torch.zeros(4)), "logits"),
     (dict(logits=torch.zeros(4, 4097)), "4097"), (dict(a=torch.zeros(3, dtype=torch.int32)), "a must"),
-    (dict(b=torch.zeros(4)), "b must"), (dict(lam=torch.ones(4).half()), "lam must"), (dict(table=torch.zeros(5, 7)), "table must")])
+    (dict(b=torch.zeros(4)), "b must"), (dict(lam=torch.ones(4).half()), "lam must"),
+    (dict(table=torch.zeros(5, 7)), "table must")])
 def test_other_inputs_are_refused(changes, word):
     with pytest.raises(ValueError, match=word):
         kernel.loss(*refused(**changes))
@@ -253,7 +274,8 @@ def test_where_kernels_run(monkeypatch, capsys):
     try:
         assert at(triton=lambda name: Works) == ([True, True], "")
         for said, options in (("7.0", dict(capability=(7, 0), triton=lambda name: Works)),
-                              ("ROCm", dict(hip="6.2", triton=lambda name: Works)), ("No module named", dict(triton=missing))):
+                              ("ROCm", dict(hip="6.2", triton=lambda name: Works)),
+                              ("No module named", dict(triton=missing))):
             found, err = at(**options)
             assert found == [False, False] and err.count("plain PyTorch") == 1 and said in err
         assert not kernels.usable(torch.device("cpu")) and capsys.readouterr().err == ""
@@ -282,7 +304,7 @@ def test_a_spill_is_seen(monkeypatch, tmp_path):
 
 
 def test_under_the_interpreter():
-    pass_under_the_interpreter(__file__, 55)
+    pass_under_the_interpreter(__file__, 56)
 
 
 # On a GPU only

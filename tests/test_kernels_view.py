@@ -1,7 +1,7 @@
 """The input kernel against NumPy in float64, against its twin, and what it builds into; what it must not read.
 
-`sampled` (test_augment.py) is the float64 view. Coordinates are float32 in the kernel: PIXEL, as for the twin. The interpreter
-cuts float32 to bfloat16 off instead of rounding it: one ulp there.
+`sampled` (test_augment.py) is the float64 view. Coordinates are float32 in the kernel: PIXEL, as for the twin. The
+interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp there.
 """
 
 import itertools
@@ -36,7 +36,8 @@ def large(monkeypatch):
 
 def arguments(device, pixels, columns, size, border="reflect", dtype=torch.float32, channels=3, mean=MEAN, std=STD):
     moments = (torch.tensor(v, device=device) for v in (mean, std))
-    return pixels.to(device), *(getattr(columns, k).to(device) for k in COLUMNS), *moments, size, border, dtype, channels
+    columns = (getattr(columns, k).to(device) for k in COLUMNS)
+    return pixels.to(device), *columns, *moments, size, border, dtype, channels
 
 
 def shown(*args, **options):
@@ -53,7 +54,8 @@ def mixed(n, side, size, border, seed=0):
     rng = np.random.default_rng(seed)
 
     def geometry(k):
-        geo = augment.draw_geometry(np.random.default_rng(seed + k), (n,), size=size, store_size=side, crop_scale=(0.3, 1.0),
+        geo = augment.draw_geometry(np.random.default_rng(seed + k), (n,), size=size, store_size=side,
+                                    crop_scale=(0.3, 1.0),
                                     pad=4 if border == "constant" else 0, flip=True, rotate=45.0)
         geo[-1] *= 3
         geo[0, :, 2] -= side
@@ -76,7 +78,8 @@ def reference(pixels, c, size, border):
     """The batch in float64."""
     def looks(index, geo, col):
         rgb = torch.stack([sampled(pixels[i].numpy(), g, size, border) for i, g in zip(index.tolist(), geo.numpy())])
-        return (torch.einsum("bij,bjyx->biyx", col[:, :, :3].double(), rgb) + col[:, :, 3, None, None].double()).clamp(0, 1)
+        col = col.double()
+        return (torch.einsum("bij,bjyx->biyx", col[:, :, :3], rgb) + col[:, :, 3, None, None]).clamp(0, 1)
 
     out, other = looks(c.index, c.geo, c.col), looks(c.partner, c.geo_b, c.col_b)
     for i, (lam, (y0, x0, y1, x1), (t, l, b, r)) in enumerate(zip(c.lam.tolist(), c.box.tolist(), c.erase.tolist())):
@@ -98,13 +101,15 @@ def test_against_float64(device, border, n, side, size, poisoned, monkeypatch):
     pixels, columns = noise(n, side, seed=n), mixed(n, side, size, border)
     expected = reference(pixels, columns, size, border)
     assert expected.abs().max() > 1.5 and (expected == 0).any()
-    for dtype, channels, store in ((torch.float32, 3, pixels), (torch.bfloat16, 4, pixels), (torch.float16, 3, four(pixels)),
+    for dtype, channels, store in ((torch.float32, 3, pixels), (torch.bfloat16, 4, pixels),
+                                   (torch.float16, 3, four(pixels)),
                                    (torch.float32, 4, four(pixels))):
         found = shown(device, store, columns, size, border, dtype, channels)
         assert found.shape == (n, channels, size, size) and found.dtype == dtype
         assert found.is_contiguous(memory_format=torch.channels_last)
         ulps = 0 if dtype == torch.float32 else 1 if (device, dtype) == ("cpu", torch.bfloat16) else 0.5
-        bound = 6 * PIXEL + ulps * torch.finfo(dtype).eps * expected.abs()  # colours stretch and std shrinks a pixel's error
+        # Colours and std stretch a pixel's error.
+        bound = 6 * PIXEL + ulps * torch.finfo(dtype).eps * expected.abs()
         assert ((found[:, :3].double() - expected).abs() <= bound).all()
         assert (found[:, 3:] == 0).all()
         assert (found[:, :3][expected == 0] == 0).all()
@@ -123,7 +128,8 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
     pixels, rows = noise(3, 24), np.array([2, 0, 1])
     for columns in plans.evaluation(rows, size=17, store_size=24, batch_size=2, views="crops"):
         for t in range(2):
-            step = SimpleNamespace(**{k: torch.from_numpy(np.ascontiguousarray(getattr(columns, k)[t])) for k in COLUMNS})
+            step = SimpleNamespace(**{k: torch.from_numpy(np.ascontiguousarray(getattr(columns, k)[t]))
+                                      for k in COLUMNS})
             found = shown(device, pixels, step, 17, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             for picture, i, geo in zip(found, step.index.tolist(), step.geo.tolist()):
                 left, top, mirrored = int(geo[0][2]), int(geo[1][2]), geo[0][0] < 0
@@ -135,9 +141,12 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
 @on_device
 def test_equals_its_twin_for_a_plan_that_was_drawn(device):
     labels, means = np.arange(20) % 4, np.random.default_rng(0).random((20, 3)).astype(np.float32)
-    drawn = plans.draw(labels, means, np.arange(20), np.full(4, 5), epoch=3, seed=1, size=32, store_size=37, batch_size=20, epochs=5,
-                       lr=1.0, schedule="cosine", warmup=0, balance="none", mixup_p=0.5, mixup_alpha=1.0, mixup_by="row",
-                       cutmix_p=0.3, crop_scale=(0.35, 1.0), pad=0, flip=True, rotate=15.0, jitter=0.2, erase=0.3, tail_crops=(0, 1))
+    drawn = plans.draw(labels, means, np.arange(20), np.full(4, 5), epoch=3, seed=1, size=32, store_size=37,
+                       batch_size=20, epochs=5,
+                       lr=1.0, schedule="cosine", warmup=0, balance="none", mixup_p=0.5, mixup_alpha=1.0,
+                       mixup_by="row",
+                       cutmix_p=0.3, crop_scale=(0.35, 1.0), pad=0, flip=True, rotate=15.0, jitter=0.2, erase=0.3,
+                       tail_crops=(0, 1))
     step = SimpleNamespace(**{k: torch.from_numpy(getattr(drawn, k)[0]) for k in COLUMNS})
     assert step.box.any() and step.erase.any() and (step.lam < 1).any() and (step.lam == 1).any()
     pixels, moments = noise(20, 37), dict(mean=torch.tensor(MEAN), std=torch.tensor(STD))
@@ -201,16 +210,19 @@ def test_augment_batch_comes_here(device, monkeypatch):
 def test_the_twin_gives_the_dtype_that_is_asked_for():
     pixels, columns = noise(4, 12), mixed(4, 12, 9, "reflect")
     moments = dict(size=9, mean=torch.tensor(MEAN), std=torch.tensor(STD))
-    wide, narrow = augment.batch(pixels, columns, **moments), augment.batch(pixels, columns, **moments, dtype=torch.bfloat16)
+    wide = augment.batch(pixels, columns, **moments)
+    narrow = augment.batch(pixels, columns, **moments, dtype=torch.bfloat16)
     assert wide.dtype == torch.float32 and torch.equal(narrow, wide.bfloat16())
     assert narrow.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("changes, word", [
-    (dict(pixels=torch.zeros(4, 12, 11, 3, dtype=torch.uint8)), "Store"), (dict(pixels=torch.zeros(4, 12, 12, 3)), "Store"),
+    (dict(pixels=torch.zeros(4, 12, 11, 3, dtype=torch.uint8)), "Store"),
+    (dict(pixels=torch.zeros(4, 12, 12, 3)), "Store"),
     (dict(pixels=torch.zeros(4, 12, 12, 2, dtype=torch.uint8)), "Store"), (dict(border="wrap"), "border"),
     (dict(dtype=torch.float64), "dtype"), (dict(channels=2), "channels"), (dict(lam=torch.ones(4).half()), "lam must"),
-    (dict(box=torch.zeros(4, 4)), "box must"), (dict(geo_b=torch.zeros(4, 3, 2)), "geo_b must"), (dict(std=torch.ones(1)), "std must")])
+    (dict(box=torch.zeros(4, 4)), "box must"), (dict(geo_b=torch.zeros(4, 3, 2)), "geo_b must"),
+    (dict(std=torch.ones(1)), "std must")])
 def test_other_inputs_are_refused(changes, word):
     names = ("pixels", *COLUMNS, "mean", "std", "size", "border", "dtype", "channels")
     given = dict(zip(names, arguments("cpu", noise(4, 12), row(4, 9), 9))) | changes
@@ -223,12 +235,14 @@ def test_other_inputs_are_refused(changes, word):
 
 
 def test_a_store_on_the_host_must_be_pinned():
-    """The columns lie elsewhere, on the meta device here; a Store that the device cannot read is refused, a pinned one is not."""
+    """The columns lie elsewhere, on the meta device here; a Store that the device cannot read is refused, a pinned one
+    is not."""
     pixels, *rest = arguments("meta", noise(4, 12), row(4, 9), 9)
     store = noise(4, 12)
     with pytest.raises(ValueError, match="pinned"):
         kernel._check(store, *rest[:11], *rest[12:])
-    kernel._check(SimpleNamespace(ndim=4, shape=store.shape, dtype=store.dtype, device=store.device, is_pinned=lambda: True),
+    kernel._check(SimpleNamespace(ndim=4, shape=store.shape, dtype=store.dtype, device=store.device,
+                                  is_pinned=lambda: True),
                   *rest[:11], *rest[12:])
 
 
@@ -255,7 +269,8 @@ def test_under_the_interpreter():
 def test_capture_and_replay_equal_eager(device):
     """Every replay reads the columns that lie there then."""
     pixels = noise(16, 64).to(device)
-    steps = [arguments(device, pixels, mixed(16, 64, 56, "reflect", seed=seed), 56, dtype=torch.bfloat16) for seed in range(4)]
+    steps = [arguments(device, pixels, mixed(16, 64, 56, "reflect", seed=seed), 56, dtype=torch.bfloat16)
+             for seed in range(4)]
     static = [v.clone() for v in steps[0][1:10]]
     with torch.cuda.stream(torch.cuda.Stream()):
         kernel.view(pixels, *static, *steps[0][10:])

@@ -41,7 +41,7 @@ draw, evaluation = train.tables(config, pictures)
 losses, gradients = [], []
 for epoch in range(4):
     stepper.begin(draw(epoch))
-    for t in range(len(stepper.plan.index)):
+    for t in range(len(stepper.losses)):
         stepper.train(t)
         gradients.append({k: p.grad.clone() for k, p in stepper.model.named_parameters()})
     losses.append(stepper.losses.clone())

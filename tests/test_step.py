@@ -1,0 +1,315 @@
+"""A recorded step equals the eager one: graphs on a GPU, and on the CPU a tape that runs a step's operations again.
+
+On the CPU the step goes through the kernels, under Triton's interpreter, as on a GPU: no size in it depends on the
+data.
+"""
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import capture
+import kernels
+import plan as plans
+import step as steps
+import train
+from config import Config
+from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
+
+pytest.importorskip("triton")
+
+from kernels import loss as loss_kernel  # noqa: E402
+from kernels import view as view_kernel  # noqa: E402
+
+EVERYTHING = dict(mixup_p=0.5, cutmix_p=0.3, ls=0.1, gamma=0.5, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0),
+                  erase=0.3,
+                  weight_decay=0.1, warmup=2.0, amp=False)
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    if INTERPRETED:
+        monkeypatch.setattr(kernels, "usable", lambda device: True)
+        power = loss_kernel.triton.next_power_of_2
+        monkeypatch.setattr(loss_kernel, "tile", lambda rows, classes: (8, power(classes), 4))
+        monkeypatch.setattr(view_kernel, "BLOCK", 1024)
+        monkeypatch.setattr(view_kernel, "TILES", 1)
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph is, on the CPU: after a warm-up one call notes every operation on tensors, and later calls run
+    these again, on the same tensors and with the same numbers, without the Python around them. Looking into a tensor is
+    refused."""
+
+    WARM = 1
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.left, self.notes, self.replays = step, self.WARM, None, 0
+
+    def __call__(self):
+        if self.left:
+            self.left -= 1
+            return self.step()
+        if self.notes is None:
+            self.notes = []
+            with self:
+                return self.step()
+        self.replays += 1
+        with torch.no_grad():
+            for function, args, kwargs, noted in self.notes:
+                if not function._schema.is_mutable and any(r.alias_info for r in function._schema.returns):
+                    continue  # a view stays where it is
+                for old, new in zip(tree_leaves(noted), tree_leaves(function(*args, **kwargs))):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            raise RuntimeError("the step looks into a tensor")
+        noted = function(*args, **(kwargs or {}))
+        self.notes.append((function, args, kwargs or {}, noted))
+        return noted
+
+
+def recorder(device):
+    return Tape if device == "cpu" else capture.Captured
+
+
+def made(settings, device, record=None, **more):
+    """A Stepper of a small run, the function epoch -> Plan, and its evaluation plan."""
+    config = Config(**{**settings, **EVERYTHING, "device": device, "compile": False, "batch_size": 4, **more})
+    pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
+    stepper = train.build(config, pictures, torch.device(device))[0]
+    stepper.record = record
+    stepper.forget()
+    draw, _ = train.tables(config, pictures)
+    return stepper, draw, plans.evaluation(pictures.val, size=32, store_size=37, batch_size=3)[0]
+
+
+def everything(stepper):
+    """All tensors of a stepper's state, by name."""
+    state = stepper.state()
+    found = {f"{part} {k}": v for part in ("model", "average") for k, v in state[part].items()}
+    found |= {f"optimizer {i} {k}": v for i, held in state["optimizer"]["state"].items() for k, v in held.items()}
+    found |= dict(losses=state["losses"], right=state["right"])
+    return {k: torch.as_tensor(v).clone() for k, v in found.items()}
+
+
+def assert_same(one, other, device):
+    assert one.keys() == other.keys()
+    for k in one:
+        if device == "cpu":
+            assert torch.equal(one[k], other[k]), k
+        else:  # cuDNN may choose another algorithm
+            torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
+
+
+def run(stepper, draw, evaluation, epochs):
+    """Trains; the state and the validation logits after each epoch."""
+    found = []
+    for epoch in range(epochs):
+        plan = draw(epoch)
+        stepper.begin(plan)
+        for t in range(len(plan.index)):
+            stepper.train(t)
+        found.append(everything(stepper) | dict(logits=torch.from_numpy(stepper.logits(evaluation, 5))))
+    return found
+
+
+@on_device
+@pytest.mark.parametrize("opt, epochs", [("adamw", 2), ("sgd", 1)])
+def test_recorded_steps_equal_eager_ones(device, settings, opt, epochs):
+    """Five steps an epoch; the learning rate, lambda, boxes, dropout's key and the average's weight change at each."""
+    lr = 3e-3 if opt == "adamw" else 1e-2
+    eager, recorded = (made(settings, device, record, opt=opt, lr=lr) for record in (None, recorder(device)))
+    seen = [eager[1](e) for e in range(epochs)]
+    assert len(np.unique([p.scalars[:, 0] for p in seen])) == sum(len(p.index) for p in seen) == 5 * epochs
+    assert all((p.lam < 1).any() for p in seen)
+    for one, other in zip(run(*eager, epochs), run(*recorded, epochs)):
+        assert_same(one, other, device)
+    if device == "cpu":
+        assert recorded[0].call.replays == sum(len(p.index) for p in seen) - 2
+        assert eager[0].call == eager[0].step
+
+
+@on_device
+def test_a_table_changed_in_place_is_seen_and_an_exchanged_one_is_caught(device, settings):
+    pairs = [made(settings, device, record) for record in (None, recorder(device))]
+    for stepper, draw, _ in pairs:
+        stepper.begin(draw(0))
+        for t in range(3):
+            stepper.train(t)
+        stepper.table[2] += 0.3
+        for t in range(3, len(draw(0).index)):
+            stepper.train(t)
+    assert_same(*(everything(p[0]) for p in pairs), device)
+    for stepper, draw, _ in pairs:
+        stepper.table = stepper.table + 0.1  # a new tensor
+    with pytest.raises(RuntimeError, match="moved since the step was recorded: table"):
+        pairs[1][0].begin(pairs[1][1](1))
+    pairs[1][0].places = {}  # without that check, the recorded step goes on with the old table
+    for stepper, draw, _ in pairs:
+        stepper.begin(draw(1))
+        stepper.train(0)
+    with pytest.raises(AssertionError):
+        assert_same(*(everything(p[0]) for p in pairs), device)
+
+
+@on_device
+def test_a_number_frozen_by_the_recording_is_caught(device, settings, monkeypatch):
+    """A learning rate that is a Python number stays what it was at the recording."""
+    pairs = [made(settings, device, record, warmup=3.0) for record in (None, recorder(device))]
+    for stepper, draw, evaluation in pairs:
+        take = stepper.optimizer.step
+
+        def step(stepper=stepper, take=take):
+            for group in stepper.optimizer.param_groups:
+                group["lr"] = float(stepper.rate)
+            take()
+
+        stepper.optimizer.step = step
+        plan = draw(0)
+        stepper.begin(plan)
+        for t in range(4):
+            stepper.rate = plan.scalars[t, 0]
+            stepper.train(t)
+    with pytest.raises(AssertionError):
+        assert_same(*(everything(p[0]) for p in pairs), device)
+
+
+@on_device
+def test_a_look_into_a_tensor_is_refused(device, settings):
+    stepper, draw, _ = made(settings, device, recorder(device))
+    step = stepper.step
+    stepper.step = lambda: step() if stepper.lr.item() >= 0 else None
+    stepper.forget()
+    stepper.begin(draw(0))
+    with pytest.raises(RuntimeError):
+        for t in range(len(draw(0).index)):
+            stepper.train(t)
+        stepper.begin(draw(1))
+        stepper.train(0)
+
+
+@on_device
+def test_resumes_into_a_recorded_run(device, settings, tmp_path):
+    """Saved in the middle of an epoch, loaded by a fresh Stepper that records anew; and two are alive at once."""
+    whole, draw, evaluation = made(settings, device, recorder(device))
+    expected = run(whole, draw, evaluation, 1)[0]
+    first, again = (made(settings, device, recorder(device))[0] for _ in range(2))
+    plan = draw(0)
+    first.begin(plan)
+    first.train(0)
+    torch.save(first.state(), tmp_path / "state.pt")
+    again.load(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
+    again.begin(plan, first=1)
+    for t in range(1, len(plan.index)):
+        again.train(t)
+    assert again.call is not first.call
+    assert_same(everything(again), {k: v for k, v in expected.items() if k != "logits"}, device)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
+def test_tables_hold_a_plan(settings):
+    draw = made(settings, "cpu")[1]
+    first, second = draw(0), draw(1)
+    tables = steps.Tables(first, torch.device("cpu"))
+    row = tables.row
+    for plan, begin in ((first, 0), (second, 1)):
+        tables.fill(plan, begin)
+        for t in range(begin, len(plan.index)):
+            assert tables.take() is row
+            for name, column in row._asdict().items():
+                table = getattr(plan, name)
+                assert column.numpy().dtype == table.dtype and np.array_equal(column.numpy(), table[t]), name
+            tables.at.add_(1)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
+@pytest.mark.parametrize("fits, hidden", [(True, False), (False, False), (False, True)])
+def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, capsys):
+    """The order of calls, with CUDA played by stand-ins. `hidden`: closing the failed capture raises an error of its
+    own."""
+    calls = []
+
+    @contextlib.contextmanager
+    def graph(made, stream):
+        calls.append("capture")
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            calls.append("failed")
+            if hidden:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            raise
+        calls.append("end")
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, stand_in in dict(Stream=lambda: stream, current_stream=lambda: stream,
+                               stream=lambda s: contextlib.nullcontext(), graph=graph,
+                               CUDAGraph=lambda: SimpleNamespace(replay=lambda: calls.append("replay"))).items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def step():
+        if not fits and calls[-1:] == ["capture"]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        calls.append("step")
+
+    call = capture.Captured(step)
+    for _ in range(6):
+        call()
+    said = capsys.readouterr().err
+    if fits:
+        assert calls == ["step"] * 3 + ["capture", "step", "end"] + ["replay"] * 3 and not said
+    else:
+        assert calls == ["step"] * 3 + ["capture", "failed"] + ["step"] * 3 and said.count("runs eagerly") == 1
+    failing = capture.Captured(lambda: calls.index("nothing"))
+    failing.calls = failing.WARM
+    with pytest.raises(ValueError):
+        failing()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
+def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(settings, monkeypatch):
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: real(function, backend="aot_eager", **kwargs))
+    limit = torch._dynamo.config.fail_on_recompile_limit_hit
+    steps.compiled.cache_clear()
+    try:
+        (eager, draw, evaluation), (traced, _, _) = made(settings, "cpu"), made(settings, "cpu")
+        traced.forward = steps.compiled()
+        assert traced.forward is steps.compiled() is not steps.forward
+        for one, other in zip(run(eager, draw, evaluation, 2), run(traced, draw, evaluation, 2)):
+            for k in one:
+                torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for dropout in (0.1, 0.2, 0.4):  # other trials of a process: another network, another value
+            traced.forward(made(settings, "cpu", dropout=dropout)[0].model.train(), torch.rand(4, 3, 32, 32), False)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs + 1  # one for the batch's memory layout
+        assert torch._dynamo.config.fail_on_recompile_limit_hit
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            for classes in range(2, 40):
+                traced.forward(torch.nn.Linear(4, classes), torch.zeros(2, 4), False)
+    finally:
+        torch._dynamo.config.fail_on_recompile_limit_hit = limit
+        steps.compiled.cache_clear()
+        torch._dynamo.reset()
+
+
+def test_under_the_interpreter():
+    pass_under_the_interpreter(__file__, 6)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+def test_compiled_and_captured_equals_eager(device, settings):
+    eager, fast = made(settings, device), made(settings, device, capture.Captured)
+    fast[0].forward = steps.compiled()
+    for one, other in zip(run(*eager, 5), run(*fast, 5)):
+        for k in ("losses", "right"):
+            torch.testing.assert_close(one[k], other[k], rtol=2e-2, atol=2e-2, msg=k)
