@@ -157,7 +157,7 @@ def test_schemes_are_compared_never_ranked(settings):
     """A split and three folds over the same four points: the scheme of the smaller error chooses; agreement by hand."""
     scores = {0.0: 0.50, 0.1: 0.52, 0.2: 0.60, 0.3: 0.70}
     split = {0.0: 0.61, 0.1: 0.90, 0.2: 0.55, 0.3: 0.58}  # ranks 3 4 1 2 against 1 2 3 4: Spearman's is 1 - 6 * 16 / 60 = -0.6
-    study = begun(settings, [dict(ls=v, folds=f) for v in scores for f in (0, 3)])
+    study = begun(settings, [dict(ls=v, folds=f) for v in scores for f in (0, 3)], n=2)
     fill(study, lambda c: scores[c.ls] + 0.01 * (c.fold - 1) if c.folds else split[c.ls])
     groups = ranking.points(study)
     assert sorted(groups) == ["folds 3", "val_split 0.2"] and all(len(g) == 4 for g in groups.values())
