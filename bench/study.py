@@ -3,8 +3,8 @@
     python bench/study.py                       overhead, packing and --status; about five minutes on two idle cores
     python bench/study.py --kills 30            30 kill -9 over one study, each at a random moment
 
-Trains small networks on the CPU, one thread each. Times are of the wall; CPU seconds beside them, since other processes on the machine
-move those less. Prints a table; --kills exits 1 if the killed study's table differs from that of one that was left alone.
+Trains small networks on the CPU, one thread each. Beside wall times it gives CPU seconds, which other processes on the machine
+move less. Prints Markdown; --kills exits 1 if the killed study's table differs from that of one that was left alone.
 """
 
 import json
@@ -79,8 +79,8 @@ def timed(*command):
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"bench/study.py: exit {done.returncode} of {command}\n{done.stderr}")
-    after = os.times()
-    return time.perf_counter() - start, after.children_user + after.children_system - before.children_user - before.children_system, done.stdout
+    wall, after = time.perf_counter() - start, os.times()
+    return wall, sum(after[2:4]) - sum(before[2:4]), done.stdout
 
 
 # overhead ----------------------------------------------------------------------------------------------------------------------
@@ -120,7 +120,8 @@ def startup(folder, _):
 def supervise(folder, count):
     """What sweep.py does between its timing and its report."""
     study = studies.Study(folder)
-    workers.fill(study, workers=count, device="cpu", pack=1, shard=(0, 1), devices=[], stop=runs.Stop().listen(), seen=lambda row: None)
+    stop = runs.Stop().listen()
+    workers.fill(study, workers=count, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
     study.write_results()
     return 0
 
@@ -133,12 +134,13 @@ def overhead(args, root):
         trials += map(float, out.split())
         *all_, _ = timed(__file__, "--do", "supervise", study.folder, "--workers", 1)
         found.append([f"{b - a:+.1f} s ({b / a - 1:+.1%})" for a, b in zip(one, all_)])
-    begins = sorted(map(float, timed(__file__, "--do", "startup", begun(args, root, "startup", min(args.trials, 10)).folder)[2].split()[1:]))
+    study = begun(args, root, "startup", min(args.trials, 10))
+    begins = sorted(map(float, timed(__file__, "--do", "startup", study.folder)[2].split()[1:]))
     wall, cpu = zip(*found)
-    print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against `train.train` on the same "
-          f"settings one after another, both as whole commands, {args.rounds} rounds in turns: wall {', '.join(wall)}; CPU "
-          f"{', '.join(cpu)}, of which each process that imports torch takes its part. From a trial's row to the first step of the next: median {statistics.median(begins):.2f} s, at most "
-          f"{begins[-1]:.2f} s (n {len(begins)}).\n")
+    print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against `train.train` "
+          f"on the same settings one after another, both as whole commands, {args.rounds} rounds in turns: wall {', '.join(wall)}; "
+          f"CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the first step of the next: "
+          f"median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
 
 
 # packing -----------------------------------------------------------------------------------------------------------------------
@@ -150,8 +152,8 @@ def packing(args, root):
         one, many = (workers._rate(config, "cpu", n, 1, 1) for n in (1, args.workers))
         found.append((one, many, many / (args.workers * one)))
     rates = ", ".join(f"{one:.0f} → {many:.0f} ({share:.0%})" for one, many, share in found)
-    print(f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of {args.workers} times one, "
-          f"{args.rounds} rounds in turns: {rates}.\n")
+    print(f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of {args.workers} times "
+          f"one, {args.rounds} rounds in turns: {rates}.\n")
 
 
 # a thousand rows ---------------------------------------------------------------------------------------------------------------
@@ -161,14 +163,14 @@ def status(args, root):
     study, rng = begun(args, root, "sweep", args.rows), random.Random(args.seed)
     for i in range(args.rows):
         scores = dict.fromkeys(("macro_f1", "val_acc", "val_loss", "ece"), rng.random())
-        row = dict(trial=i, until=args.epochs, fold=0, seed=i, status="ok", reason="", epoch=args.epochs, seconds=5.0, train_loss=0.1,
-                   macro_f1_se=0.02, val_pictures=100, **scores)
+        row = dict(trial=i, until=args.epochs, fold=0, seed=i, status="ok", reason="", epoch=args.epochs, seconds=5.0,
+                   train_loss=0.1, macro_f1_se=0.02, val_pictures=100, **scores)
         (study.folder / "rows" / f"{i:04d}-{args.epochs}.json").write_text(json.dumps(row))
     found = [timed("sweep.py", "--project", root, "--name", "sweep", "--status")[:2] for _ in range(5)]
     floor = [timed("-c", "import torch")[:2] for _ in range(5)]
-    said = [f"{statistics.median(t for t, _ in times):.2f} s wall, {statistics.median(t for _, t in times):.2f} s CPU" for times in (found, floor)]
-    print(f"**`sweep.py --status` of {args.rows} finished trials**, start of Python included: {said[0]} (median of 5); `import torch` "
-          f"alone: {said[1]}.")
+    said = ["{:.2f} s wall, {:.2f} s CPU".format(*map(statistics.median, zip(*times))) for times in (found, floor)]
+    print(f"**`sweep.py --status` of {args.rows} finished trials**, start of Python included: {said[0]} (median of 5); "
+          f"`import torch` alone: {said[1]}.")
 
 
 # kills -------------------------------------------------------------------------------------------------------------------------
@@ -211,9 +213,10 @@ def kills(args, root):
     tables = [table(s.folder) for s in (calm, study)]
     twice = sum((study.run(i) / "train.log").read_text().count("last epoch: macro F1") - 1 for i in range(len(study.trials)))
     same = tables[0] == tables[1]
-    print(f"**Killed at {args.kills} random moments, a study ends with the table of an undisturbed one: {'yes' if same else 'NO'}**, byte for byte "
-          f"but for its seconds. {struck['supervisor']} kill -9 of the supervisor, {struck['worker']} of one of its {args.workers} workers, seed "
-          f"{args.seed}; {len(study.trials)} trials, of which {twice} had to write their last tables twice.")
+    print(f"**Killed at {args.kills} random moments, a study ends with the table of an undisturbed one: "
+          f"{'yes' if same else 'NO'}**, byte for byte but for its seconds. {struck['supervisor']} kill -9 of the supervisor, "
+          f"{struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} trials, of which {twice} "
+          f"wrote their last tables twice.")
     return 0 if same else 1
 
 
