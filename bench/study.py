@@ -137,9 +137,9 @@ def overhead(args, root):
     study = begun(args, root, "startup", min(args.trials, 10))
     begins = sorted(map(float, timed(__file__, "--do", "startup", study.folder)[2].split()[1:]))
     wall, cpu = zip(*found)
-    print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against `train.train` "
-          f"on the same settings one after another, both as whole commands, {args.rounds} rounds in turns: wall {', '.join(wall)}; "
-          f"CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the first step of the next: "
+    print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
+          f"`train.train` on the same settings one after another, whole commands, {args.rounds} rounds in turns: wall "
+          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the first step of the next: "
           f"median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
 
 
@@ -215,8 +215,8 @@ def kills(args, root):
     same = tables[0] == tables[1]
     print(f"**Killed at {args.kills} random moments, a study ends with the table of an undisturbed one: "
           f"{'yes' if same else 'NO'}**, byte for byte but for its seconds. {struck['supervisor']} kill -9 of the supervisor, "
-          f"{struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} trials, of which {twice} "
-          f"wrote their last tables twice.")
+          f"{struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} trials, of which "
+          f"{twice} wrote their last tables twice.")
     return 0 if same else 1
 
 
