@@ -139,8 +139,8 @@ def overhead(args, root):
     wall, cpu = zip(*found)
     print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
           f"`train.train` on the same settings one after another, whole commands, {args.rounds} rounds in turns: wall "
-          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the first step of the next: "
-          f"median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
+          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the first "
+          f"step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
 
 
 # packing -----------------------------------------------------------------------------------------------------------------------
