@@ -139,8 +139,8 @@ def overhead(args, root):
     wall, cpu = zip(*found)
     print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
           f"`train.train` on the same settings one after another, whole commands, {args.rounds} rounds in turns: wall "
-          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the first "
-          f"step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
+          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the "
+          f"first step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
 
 
 # packing -----------------------------------------------------------------------------------------------------------------------
@@ -191,14 +191,14 @@ def kills(args, root):
     command = [sys.executable, __file__, "--do", "supervise", str(study.folder), "--workers", str(args.workers)]
     while sum(struck.values()) < args.kills:
         if supervisor is None or supervisor.poll() is not None:
-            if supervisor and supervisor.returncode == 0:  # it was through before the last blow fell: a trial more
+            if not study.jobs():  # it was through before the last blow fell: more trials
                 study = begun(args, root, "killed", len(study.trials) + 2)
             supervisor = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0, span / 2))
         victims = children(supervisor.pid)
         what = rng.choice(["supervisor", "worker"])
         pid = supervisor.pid if what == "supervisor" else rng.choice(victims) if victims else None
-        if pid and supervisor.poll() is None:
+        if pid and supervisor.poll() is None and study.jobs():
             os.kill(pid, signal.SIGKILL)
             struck[what] += 1
             print(f"{sum(struck.values())}: {what}, {len(study.rows())} of {len(study.trials)} trials done", file=sys.stderr)
