@@ -155,8 +155,7 @@ class Study:
         settings = [self.config(i).settings() for i in range(len(self.trials))]
         varied = [k for k in settings[0] if any(s[k] != settings[0][k] for s in settings)]
         known = ("trial", "until", "fold", "seed", "status", "reason", "seconds")
-        with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # else a process that read fewer rows could replace a fuller table
+        with locked(self.folder):  # else a process that read fewer rows could replace a fuller table
             latest = self.latest()
             scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in known))
             header = ["trial", "status", "reason", "seconds", *varied, *scores, *(k for k in settings[0] if k not in varied)]

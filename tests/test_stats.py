@@ -89,7 +89,8 @@ def by_sum_coding(y, blocks, factors):
     for name in factors:
         named, coding, start = spans[name]
         at = slice(start, start + len(named) - 1)
-        effects[name] = {level: (row @ fitted[at], math.sqrt(row @ covariance[at, at] @ row)) for level, row in zip(named, coding)}
+        errors = [math.sqrt(row @ covariance[at, at] @ row) for row in coding]
+        effects[name] = dict(zip(named, zip(coding @ fitted[at], errors)))
     return effects, residuals, sd
 
 
