@@ -1,4 +1,4 @@
-"""Geometry, colour and erasing: drawn as small matrices on the host, applied in plain PyTorch.
+"""Geometry, colour and erasing: drawn as small matrices on the host, applied in plain PyTorch or by a kernel.
 
 `draw_*` make a plan's columns from a NumPy generator; `batch` turns a row of the plan into the network's input and draws
 nothing. Store pixels in, normalised float32 out; no picture file is ever opened here.
@@ -7,6 +7,8 @@ nothing. Store pixels in, normalised float32 out; no picture file is ever opened
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+import kernels
 
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as Pillow's and torchvision's greyscale
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of random resized crops (Szegedy et al. 2015)
@@ -68,13 +70,23 @@ def draw_erase(rng, shape, *, size, erase):
     return np.where(hit[..., None], np.concatenate([corner, corner + sides], -1), 0).astype(np.int32)
 
 
-def batch(pixels, row, *, size, mean, std, border="reflect"):
-    """The network's input float32 [B,3,size,size], channels-last, for `row`, one step's columns of a plan as tensors.
+def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32):
+    """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step's columns of a plan as tensors.
 
     pixels: the Store, uint8 [N,S,S,3]. mean, std: tensors [3] of RGB in [0,1]. Each view is sampled bilinearly, coloured and
     clamped to [0,1]; then mixed or boxed with its partner's, erased to the mean, and normalised. border: 'reflect' (the edge
-    pixel repeats once) or 'constant' (black).
+    pixel repeats once) or 'constant' (black). On a GPU that takes it kernels/view.py's one launch does it all.
     """
+    if kernels.usable(mean.device):
+        from kernels import view as kernel
+
+        return kernel.view(pixels, row.index, row.partner, row.lam, row.box, row.geo, row.geo_b, row.col, row.col_b, row.erase,
+                           mean, std, size, border, dtype, 3)
+    return plain(pixels, row, size=size, mean=mean, std=std, border=border).to(dtype)
+
+
+def plain(pixels, row, *, size, mean, std, border="reflect"):
+    """`batch` in float32 and plain PyTorch, on any device."""
     x = views(pixels, row.index, row.geo, row.col, size, border)
     mixing = (row.lam < 1).nonzero()[:, 0]
     if len(mixing):

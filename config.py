@@ -7,6 +7,7 @@ This file knows nothing of pictures or models: it never imports another file of 
 import argparse
 import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -50,7 +51,7 @@ class Config:
     width: float = knob(1.0, "model", "multiplies the channels", low=0.125, high=8)
     stem: str = knob("auto", "model", "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
                      choices=("auto", "imagenet", "cifar"))
-    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: the stem's own", low=3, high=7,
+    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: 3 up to 128 px, else the stem's own", low=3, high=7,
                             auto="auto")
     dropout: float = knob(0.0, "model", "dropout before the head", low=0, high=0.95)
     pretrained: bool = knob(False, "model", "start from torchvision's ImageNet weights in its cache")
@@ -133,8 +134,12 @@ class Config:
 
     def pick(self, function):
         """The fields that `function` names among its keyword-only parameters: how plain arguments reach library files."""
-        named = [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
-        return {n: getattr(self, n) for n in named if n in Config.__dataclass_fields__}
+        return {n: getattr(self, n) for n in _named(function) if n in Config.__dataclass_fields__}
+
+
+@functools.cache
+def _named(function):
+    return [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
 def flag(name):
@@ -160,16 +165,14 @@ def checked(f, value):
         return value
     items = value.split(":") if isinstance(value, str) else list(value) if isinstance(value, (tuple, list)) else [value]
     allowed = m["parts"] if isinstance(m["parts"], tuple) else (m["parts"],)
-    want = f"{flag(f.name)} takes {bounds(f)}, not {value!r}"
-    if len(items) not in allowed or any(isinstance(v, bool) for v in items):
-        raise ConfigError(want)
     try:
         numbers = tuple(kind(v) for v in items)
         exact = kind is float or all(float(v) == n for v, n in zip(items, numbers))
     except (TypeError, ValueError):
-        raise ConfigError(want) from None
-    if not exact or not all(m["low"] <= n <= m["high"] for n in numbers):
-        raise ConfigError(want)
+        exact = False
+    if (not exact or len(items) not in allowed or any(isinstance(v, bool) for v in items)
+            or not all(m["low"] <= n <= m["high"] for n in numbers)):
+        raise ConfigError(f"{flag(f.name)} takes {bounds(f)}, not {value!r}")
     if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
         raise ConfigError(f"{flag(f.name)} {text(numbers)}: the low end comes first")
     return numbers if len(numbers) > 1 else numbers[0]

@@ -1,4 +1,4 @@
-"""The loss in plain PyTorch: focal cross-entropy with smoothing, class weights, a prior, margins and two targets a row.
+"""The loss, in plain PyTorch or by a kernel: focal cross-entropy with smoothing, class weights, a prior, margins and two targets a row.
 
 What a method changes is a row of a small table that lives beside the logits, so a schedule or a new trial changes
 numbers, never code. Reduces nothing (the caller takes the mean), draws nothing, and keeps nothing for backward but its
@@ -7,6 +7,8 @@ own inputs.
 
 import torch
 from torch.autograd.function import once_differentiable
+
+import kernels
 
 BIAS, WEIGHT, EPS, GAMMA, MARGIN = range(5)  # the rows of the table
 
@@ -53,7 +55,17 @@ def loss(logits, a, b, lam, table):
 
     logits [B, C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to
     their dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5, C]: see `loss_table`. Gradients
-    reach the logits alone, and only once. A row with a logit that is not finite has a loss that is not finite."""
+    reach the logits alone, and only once. A row with a logit that is not finite has a loss that is not finite. On a GPU
+    that takes them kernels/loss.py's two launches do it, up to 4096 classes, and a target that is no class gives NaN."""
+    if kernels.usable(logits.device) and logits.dtype != torch.float64 and logits.shape[1] <= 4096:
+        from kernels import loss as kernel
+
+        return kernel.loss(logits, a, b, lam, table)
+    return plain(logits, a, b, lam, table)
+
+
+def plain(logits, a, b, lam, table):
+    """`loss` in plain PyTorch, on any device."""
     return _Loss.apply(logits, torch.stack((a, b)).long(), torch.stack((lam, 1 - lam)), table)
 
 

@@ -39,6 +39,7 @@ def build(
         model = _ours(name, classes, width, stem, stem_kernel, dropout, pretrained)
     else:
         model = _torchvision(name, classes, width, stem, stem_kernel, dropout, pretrained)
+    model.first, model.apart = 0, 1  # row i of a batch is hashed as row first + i * apart: a rank's share of it
     model.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
     for layer, module in enumerate(m for m in model.modules() if isinstance(m, Dropout)):
         module.layer, module.owner = layer, (model,)  # in a tuple, so that the owner is no submodule of its own part
@@ -62,19 +63,20 @@ class Dropout(nn.Module):
             return x
         ones = [1] * (x.ndim - 1)
         shape = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}[self.share]
-        bits = _hash(self.owner[0].key, self.layer, shape[0], math.prod(shape[1:])).view(shape)
+        bits = _hash(self.owner[0], self.layer, shape[0], math.prod(shape[1:])).view(shape)
         return x * (bits >= round(self.p * 2**32)) * (1 / (1 - self.p))
 
     def extra_repr(self):
         return f"p={self.p}, share={self.share}"
 
 
-def _hash(key, layer, rows, units):
+def _hash(model, layer, rows, units):
     """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
     mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
-    state = _mix(_mix(key) + layer)
-    state = _mix(state + torch.arange(rows, device=key.device))
-    state = _mix(state[:, None] + torch.arange(units, device=key.device))
+    device = model.key.device
+    state = _mix(_mix(model.key) + layer)
+    state = _mix(state + torch.arange(rows, device=device) * model.apart + model.first)
+    state = _mix(state[:, None] + torch.arange(units, device=device))
     return _shift(state, 32)
 
 

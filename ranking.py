@@ -102,8 +102,9 @@ def methods(point):
 
 def choose(study):
     """(scheme, Point, reason): the winner under the scheme whose scores have the smallest standard error; None if there is none."""
-    won = {name: winner(group) for name, group in points(study).items()}
-    spread = {name: np.mean([p.se for p in group if not p.wanting]) for name, group in points(study).items() if won[name]}
+    groups = points(study)
+    won = {name: winner(group) for name, group in groups.items()}
+    spread = {name: np.mean([p.se for p in group if not p.wanting]) for name, group in groups.items() if won[name]}
     if not spread:
         return None
     name = min(spread, key=lambda n: (math.isnan(spread[n]), spread[n]))

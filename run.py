@@ -51,10 +51,15 @@ class Stop:
         self.number = number
 
 
+def beside(path):
+    """A hidden path beside `path` of this process's own: hosts that share a file system often share process ids too."""
+    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         yield temporary
         with open(temporary, "rb") as f:
@@ -112,8 +117,11 @@ class Run:
             self.guard()
 
     def write_json(self, name, value):
+        self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+    def write_text(self, name, text):
         with self.replacing(name) as path:
-            path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
 
     def read_json(self, name):
         """The value in file `name`, None if there is none."""
@@ -150,6 +158,18 @@ class Run:
         """What `save` wrote, on the CPU; None if there is none."""
         path = self.folder / name
         return load(path) if path.exists() else None
+
+
+class Reader(Run):
+    """The folder of a run that another process writes: what is written here goes nowhere."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def nothing(self, *written):
+        pass
+
+    close = say = write_json = write_text = write_rows = results = append = save = nothing
 
 
 def load(path):

@@ -134,6 +134,7 @@ def run(space, stop):
     recipes = {str(space.config or "default settings"): base} | ({space.compare: other(space, base)} if space.compare else {})
     trials = [[{**{k: v for k, v in c.settings().items() if v != getattr(base, k)}, "seed": base.seed + k} for k in range(count)]
               for c in recipes.values()]
+    workers.check_flags(space, base)
     name = getattr(space, "name", f"seeds-{base.key('')[:8]}")
     folder = Path(project) / name
     study = studies.begin(folder, base, [t for pair in zip(*trials) for t in pair])
@@ -183,7 +184,6 @@ def main(args=None):
     configs.add_flags(parser)
     space = parser.parse_args(args)
     stop = runs.Stop().listen()
-    stop.held = True  # a signal is passed on to the workers, which save
     try:
         return run(space, stop)
     except runs.Stopped as e:

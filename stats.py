@@ -27,7 +27,7 @@ def _t_below(t, df):
     angle = math.atan(t / math.sqrt(df))
     sine, square = math.sin(angle), math.cos(angle) ** 2
     term = total = 1.0 if df % 2 == 0 else math.cos(angle)
-    for k in range(2 - df % 2, df - 2, 2):
+    for k in range(1 + df % 2, df - 2, 2):
         term *= k / (k + 1) * square
         total += term
     if df % 2 == 0:

@@ -64,19 +64,19 @@ def logits(model, pixels, plan, rows, view, *, amp, pause=lambda: None):
         with autocast(device, amp):
             found.append(model(augment.batch(pixels, tensors(plan, t, device), **view)).float().cpu())
         pause()
-    return torch.cat(found)[:rows].numpy()
+    return torch.cat(found)[:rows].numpy() if found else np.empty((0, 0), np.float32)
 
 
 class Stepper:
     """The training state of one run and its two steps.
 
     model: on `device`; pixels: uint8 [N,S,S,3] and labels: int [N] of the whole Store; table: the loss table [5,C]; mean, std:
-    three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none.
+    three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none. ranks: who shares the batches.
     """
 
-    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema, amp):
-        self.device = device
-        self.model = model.to(device, memory_format=torch.channels_last)
+    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema, amp, ranks):
+        self.device, self.ranks = device, ranks
+        self.model, self.forward = ranks.wrap(model.to(device, memory_format=torch.channels_last))
         self.average = copy.deepcopy(self.model).eval() if ema else None
         self.optimizer = optimizer(self.model, opt, lr, weight_decay)
         self.ema, self.updates = ema, 0
@@ -86,7 +86,7 @@ class Stepper:
 
     def begin(self, plan, first=0):
         """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them."""
-        self.plan, self.waited = plan, 0.0
+        self.plan, self.waited = self.ranks.columns(plan), 0.0
         if first == 0:
             self.losses, self.right = torch.zeros(2, len(plan.index), device=self.device)
 
@@ -102,7 +102,7 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.plan.scalars[t, 0])
         with autocast(self.device, self.amp):
-            logits = self.model(x)
+            logits = self.forward(x)
         loss = losses.loss(logits, a, b, row.lam, self.table).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -110,6 +110,7 @@ class Stepper:
         self.losses[t] = loss.detach()
         guess = logits.detach().argmax(1)
         self.right[t] = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
+        self.ranks.mean(self.losses[t], self.right[t], *(b for b in self.model.buffers() if b.is_floating_point()))
         if self.ema:
             self.updates += 1
             keep = min(self.ema, (1 + self.updates) / (10 + self.updates))  # to forget the initial weights quickly
@@ -121,7 +122,9 @@ class Stepper:
 
     def logits(self, plan, rows, pause=lambda: None):
         """Logits of the evaluated model: see `logits`."""
-        return logits(self.evaluated(), self.pixels, plan, rows, self.view, amp=self.amp, pause=pause)
+        mine = self.ranks.batches(plan)
+        found = logits(self.evaluated(), self.pixels, mine, mine.index.size, self.view, amp=self.amp, pause=pause)
+        return self.ranks.gathered(found, plan)[:rows]
 
     def evaluated(self):
         """The model whose predictions count: the average if there is one."""

@@ -26,7 +26,6 @@ import synthetic
 import train
 
 
-
 class StudyError(RuntimeError):
     """A study that cannot be begun or gone on with; one line that says why and the mend."""
 
@@ -50,13 +49,14 @@ class Study:
             text = path.read_text(encoding="utf-8")
             if text == self._text:
                 return
-            self._text, self.spec = text, json.loads(text)
+            spec = json.loads(text)
+            base, trials = spec["base"], spec["trials"]
         except FileNotFoundError:
             raise StudyError(f"{self.folder}: no study there (no study.json)") from None
-        except ValueError as e:
+        except (ValueError, KeyError, TypeError) as e:
             raise StudyError(f"{path}: damaged ({e})") from None
-        self.trials = self.spec["trials"]
-        self.base = configs.from_dict(self.spec["base"], str(path))
+        self._text, self.spec, self.trials = text, spec, trials
+        self.base = configs.from_dict(base, str(path))
         self._configs = [configs.from_dict(t, f"{path}, trial {i}", self.base) for i, t in enumerate(self.trials)]
 
     def config(self, i):
@@ -76,7 +76,10 @@ class Study:
         """Every published row: (trial, epoch) -> dict, in order."""
         for entry in os.scandir(self.folder / "rows"):
             if entry.name.endswith(".json") and entry.name not in self._rows:
-                self._rows[entry.name] = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                try:
+                    self._rows[entry.name] = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                except ValueError as e:
+                    raise StudyError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
         found = {(row["trial"], int(name[:-5].split("-")[1])): row for name, row in self._rows.items()}
         return dict(sorted(found.items()))
 
@@ -119,11 +122,11 @@ class Study:
     def publish(self, lease, row):
         """Makes `row` the result of the lease's trial, unless there is one. Raises LeaseLost."""
         path = self.folder / "rows" / f"{lease.job}.json"
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps(row), encoding="utf-8")
-        with open(draft) as f:
-            os.fsync(f.fileno())
+        draft = runs.beside(path)
         try:
+            draft.write_text(json.dumps(row), encoding="utf-8")
+            with open(draft) as f:
+                os.fsync(f.fileno())
             lease.check()
             os.link(draft, path)
         except FileExistsError:
@@ -133,13 +136,19 @@ class Study:
 
     def retry(self):
         """Forgets the failed trials, so that they run again from their start. Returns how many."""
-        failed = [i for i, row in self.latest().items() if row["status"] != "ok"]
-        for i in failed:
-            for path in (self.folder / "rows").glob(f"{i:04d}-*.json"):
-                path.unlink()
-                self._rows.pop(path.name, None)
-            shutil.rmtree(self.run(i), ignore_errors=True)
+        with locked(self.folder):  # of several processes that are told to, one does it
+            self._rows.clear()
+            failed = [i for i, row in self.latest().items() if row["status"] != "ok"]
+            for i in failed:
+                shutil.rmtree(self.run(i), ignore_errors=True)
+                for path in (self.folder / "rows").glob(f"{i:04d}-*.json"):
+                    path.unlink()
+            self._rows.clear()
         return len(failed)
+
+    def over(self, row):
+        """Whether no later row of its trial can follow."""
+        return row["status"] != "ok" or row["until"] == self.rungs(row["trial"])[-1]
 
     def write_results(self):
         """results.csv: a line a trial; what varies first, then scores, then the settings that all share."""
@@ -170,18 +179,19 @@ def begin(folder, base, trials, halving=0):
     """Makes the study in `folder`, or adds to it those of `trials` (dicts of changed settings) that it lacks. Returns it.
 
     A trial keeps its number for ever. Raises one of train.ERRORS for settings that cannot be, before anything is written, and
-    StudyError where the folder holds a study of another base, of other pictures or of another halving.
+    StudyError where the folder holds a run, or a study of another base, of other pictures or of another halving.
     """
     folder, root = Path(folder), synthetic.folder(base.data).resolve()
     checked = [configs.from_dict(t, "study", base) for t in trials]
-    key = _check(root, checked)
+    key = _check(root, checked, halving)
+    if (folder / "args.json").exists():
+        raise StudyError(f"{folder} is a run's folder: choose another --name")
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     settings = dict(base.settings(), data=str(root))
     spec = dict(base=settings, data_key=key, halving=halving, threads=None, trials=[])
     path = folder / "study.json"
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder):
         if path.exists():
             old = Study(folder).spec
             changed = [f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}" for k, v in old["base"].items()
@@ -191,6 +201,8 @@ def begin(folder, base, trials, halving=0):
             if changed:
                 raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
             spec = old
+            if not Path(old["base"]["data"]).exists():  # the folder was moved: the pictures are the same
+                spec["base"]["data"] = str(root)
         known = {json.dumps(configs.from_dict(t, "study", base).settings()) for t in spec["trials"]}
         for trial, c in zip(trials, checked):
             settled = json.dumps(c.settings())
@@ -201,7 +213,15 @@ def begin(folder, base, trials, halving=0):
     return Study(folder)
 
 
-def _check(root, checked):
+@contextlib.contextmanager
+def locked(folder):
+    """Holds the lock of study.json."""
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check(root, checked, halving):
     """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns the pictures' key."""
     pictures = {}
     for c in checked:
@@ -211,6 +231,8 @@ def _check(root, checked):
     for c in {json.dumps(c.pick(models.build) | dict(size=c.img_size)): c for c in checked}.values():
         with torch.device("meta"):
             train.network(c, pictures[json.dumps(c.pick(data.prepare))])
+    if halving and not all(len(p.val) for p in pictures.values()):
+        raise StudyError("--halving ranks trials on validation pictures, and there are none: give --val-split or --folds")
     return next(iter(pictures.values())).store.key
 
 
@@ -222,7 +244,8 @@ def write_spec(path, spec):
 class Lease:
     """The right to write a trial: file leases/JOB.G, G the number of times it was taken over. The highest G holds it.
 
-    Locked from birth to the end of its holder's process, and touched every few seconds by it: who holds no lock, on the same
+    G starts anew once a holder gives the trial back, so a lease is known by its inode too, which lives as long as it is open. The file
+    is locked from birth to the end of its holder's process, and touched every few seconds by it: who holds no lock, on the same
     machine, or is silent for TTL seconds, on another, is dead. Only link(2), which never replaces a file, makes one.
     """
 
@@ -243,7 +266,7 @@ class Lease:
         if held and not cls(study, i, until, held).dead():
             return None
         lease = cls(study, i, until, held + 1)
-        draft = folder / f".{lease.path.name}.{os.getpid()}"
+        draft = runs.beside(lease.path)
         lease.file = open(draft, "w")
         fcntl.flock(lease.file, fcntl.LOCK_EX)
         json.dump(dict(host=cls.HOST, pid=os.getpid()), lease.file)
@@ -271,23 +294,29 @@ class Lease:
                     return True
         except BlockingIOError:
             pass  # alive, or stopped: then it is silent too
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             return False  # released just now
-        return self._now() - self.path.stat().st_mtime > self.TTL if self.path.exists() else False
+        except ValueError:
+            pass  # cut short by a crash of its host: nobody will touch it
+        with contextlib.suppress(FileNotFoundError):
+            return self._now() - self.path.stat().st_mtime > self.TTL
+        return False
 
     def _now(self):
         """The clock of the file system, which all machines see alike."""
-        probe = self.path.with_name(f".clock.{os.getpid()}")
+        probe = runs.beside(self.path.with_name("clock"))
         probe.touch()
-        return probe.stat().st_mtime
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink()
 
     def check(self):
-        """Raises LeaseLost once another worker has taken over, even if it is done and another holds a lease of the same name."""
-        try:
-            ours = os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
-        except FileNotFoundError:
-            ours = False
-        if self.next.exists() or not ours:
+        """Raises LeaseLost once another worker has taken over."""
+        mine = False
+        with contextlib.suppress(FileNotFoundError):  # in this order: who takes over removes `path` only after making `next`
+            mine = not self.next.exists() and os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
+        if not mine:
             raise LeaseLost(self.job)
 
     def touch(self):
@@ -295,9 +324,9 @@ class Lease:
             os.utime(self.path)
 
     def release(self):
-        """Removes this lease and those it took over, unless it was itself taken over: they are all of them dead."""
+        """Gives the trial back, unless it was lost."""
         with contextlib.suppress(LeaseLost):
             self.check()
-            for generation in range(1, self.generation + 1):
-                self.path.with_name(f"{self.job}.{generation}").unlink(missing_ok=True)
+            for generation in range(1, self.generation + 1):  # the own one last: until then nobody else takes the trial
+                self.path.with_suffix(f".{generation}").unlink(missing_ok=True)
         self.file.close()

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 import sys
 import zlib
 from pathlib import Path
@@ -145,7 +146,7 @@ def report(study):
     yield f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, last epoch's macro F1 on validation pictures ± its standard error:\n"
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
     for p in group[:12]:
-        mark = "**" if p is won else ""
+        mark = "**" if p.trials == won.trials else ""
         yield (f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('val_acc'):.4f} | "
                f"{p.average('val_loss'):.3f} | {p.average('ece'):.4f} |")
     yield (f"\n{len(group) - 12} more in results.csv\n" if len(group) > 12 else "") + f"\nwinner: {won.label()}: {reason}."
@@ -241,10 +242,11 @@ def conclude(study, choosing):
     with runs.replacing(path) as draft:
         settings = dict(best.settings(), data=study.spec["base"]["data"])
         draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    flags = [f"{configs.flag(k)} {configs.text(v)}" if not isinstance(v, bool) else configs.flag(k) if v else f"--no-{k.replace('_', '-')}"
-             for k, v in best.settings().items() if v != getattr(configs.Config(), k)]
-    print(f"the winner is {path}: python train.py --data {study.spec['base']['data']} {' '.join(flags)}\n"
-          f"Next: python seeds.py -c {path} --n 10", file=sys.stderr)
+    words = [["--data", study.spec["base"]["data"]]]
+    words += [[configs.flag(k), configs.text(v)] if not isinstance(v, bool) else [configs.flag(k) if v else f"--no-{configs.flag(k)[2:]}"]
+              for k, v in best.settings().items() if v != getattr(configs.Config(), k)]
+    print(f"the winner is {path}: python train.py {shlex.join(itertools.chain(*words))}\n"
+          f"Next: python seeds.py -c {shlex.quote(str(path))} --n 10", file=sys.stderr)
     return 0
 
 
@@ -302,6 +304,7 @@ def sweep(space, stop):
         print(f"{folder}: {len(study.trials)} trials, {len(done) - failed} done, {failed} failed, {len(study.jobs())} to run now", file=sys.stderr)
         print(*report(study), sep="\n")
         return 0
+    workers.check_flags(space, base)
     study = studies.begin(folder, base, trials(base, points, workers.number("--seeds", space.seeds, 1, 1000)), halving)
     if not workers.execute(study, space, base, stop):
         print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. Next: the same command, or --status", file=sys.stderr)
@@ -312,7 +315,6 @@ def sweep(space, stop):
 def main(args=None):
     space = arguments().parse_args(args)
     stop = runs.Stop().listen()
-    stop.held = True  # a signal is passed on to the workers, which save
     try:
         return sweep(space, stop)
     except runs.Stopped as e:

@@ -19,11 +19,13 @@ import metrics
 import model as models
 import plan as plans
 import synthetic
-from run import Run, RunError, Stop, Stopped, environment
+from ranks import Ranks
+from run import Reader, Run, RunError, Stop, Stopped, environment
 from step import NonFinite, Stepper, native_bf16
 from store import StoreError
 
 THREADS = torch.get_num_threads()
+SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
 
@@ -35,14 +37,16 @@ def trial(config, stop=None, guard=lambda: None):
     stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. guard: called before every write
     to the folder, which does not happen where it raises. Raises one of ERRORS otherwise; the last checkpoint stays as it was.
     """
-    stop = stop or Stop()
-    device = pick_device(config.device)
+    stop, ranks = stop or Stop(), Ranks()
+    device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
     pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
-    run = Run(config.project, config.name, config.resume, guard)
+    run = Run(config.project, config.name, config.resume or ranks.restarted, guard) if ranks.rank == 0 else None
+    folder = ranks.told(run and run.folder)
+    run = run or Reader(folder)
     try:
-        stepper, bias, recipe = build(config, pictures, device)
-        state = begin(run, config, pictures, stepper, recipe)
+        stepper, bias, recipe = build(config, pictures, device, ranks)
+        state = begin(run, config, pictures, stepper, ranks)
         draw, evaluation = tables(config, pictures)
         end = min(config.until or config.epochs, config.epochs)
 
@@ -52,9 +56,9 @@ def trial(config, stop=None, guard=lambda: None):
             run.save("last.pt", dict(state, stepper=stepper.state()))
 
         def pause():
-            if stop.number:
+            if number := ranks.any(stop.number):
                 save()
-                raise Stopped(stop.number)
+                raise Stopped(number)
 
         stop.held, saved = True, time.monotonic()
         while state["epoch"] < end and not stale(state, config):
@@ -65,7 +69,7 @@ def trial(config, stop=None, guard=lambda: None):
                 state["step"] = t + 1
                 pause()
             seconds = time.perf_counter() - start
-            logits = [stepper.logits(e, len(pictures.val), pause) + bias for e in evaluation]
+            logits = [stepper.logits(e, len(pictures.val), pause if ranks.world == 1 else int) + bias for e in evaluation]
             if not np.isfinite(logits).all():
                 raise NonFinite(len(plan.index) - 1)
             row = judge(state, config, pictures, stepper, logits, float(plan.scalars[-1, 0]))
@@ -78,13 +82,15 @@ def trial(config, stop=None, guard=lambda: None):
                 saved = time.monotonic()
             yield row
         stop.held = False
-        finish(run, config, pictures, state)
+        if ranks.rank == 0:
+            finish(run, config, pictures, state)
     except NonFinite as e:
         raise RunError(f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a lower --lr, "
                        f"some --warmup, or --no-amp") from e
     finally:
         stop.held = False
         run.close()
+        ranks.end()
 
 
 def train(config, stop=None):
@@ -102,7 +108,7 @@ def pick_device(name):
     return torch.device(name)
 
 
-def build(config, pictures, device):
+def build(config, pictures, device, ranks=Ranks()):
     """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -114,7 +120,7 @@ def build(config, pictures, device):
     stepper = Stepper(model, torch.from_numpy(pictures.store.pixels).to(device), torch.from_numpy(pictures.listing.labels), table, device=device,
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
-                      amp=config.amp and native_bf16(device))
+                      amp=config.amp and native_bf16(device), ranks=ranks)
     recipe = dict(model=shape, config=config.settings(), classes=pictures.listing.classes,
                   counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size,
                   store_size=pictures.store.pixels.shape[1], resize=config.resize,
@@ -128,6 +134,8 @@ def network(config, pictures):
     if stem == "auto":
         stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
     kernel = None if config.stem_kernel == "auto" else config.stem_kernel
+    if kernel is None and config.model == "resnet18" and stem == "imagenet" and pictures.size <= SMALL and not config.pretrained:
+        kernel = 3
     shape = dict(name=config.model, classes=len(pictures.listing.classes), width=config.width, stem=stem, stem_kernel=kernel,
                  dropout=config.dropout)
     return models.build(**shape, pretrained=config.pretrained), shape
@@ -144,16 +152,18 @@ def tables(config, pictures):
     return draw, plans.evaluation(pictures.val, batch_size=128, **view) if len(pictures.val) else []
 
 
-def begin(run, config, pictures, stepper, recipe):
+def begin(run, config, pictures, stepper, ranks):
     """Writes what the folder says from its first moment, or checks it against what is asked, and returns the state to go on from."""
     env = dict(environment(stepper.device), precision="bf16" if stepper.amp else "fp32", data_key=pictures.store.key,
-               key=config.key(pictures.store.key))
+               key=config.key(pictures.store.key), ranks=ranks.world)
+    if ranks.rank:
+        ranks.wait()  # rank 0 has the folder to itself until then
     old, old_env = run.read_json("args.json"), run.read_json("env.json")
     if old is not None:
         old = configs.from_dict(old, str(run.folder / "args.json")).settings()
         changed = [f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}" for k, v in config.settings().items() if v != old[k]]
         if old_env:
-            changed += [f"{k} {old_env[k]} -> {env[k]}" for k in ("data_key", "device", "threads", "precision") if env[k] != old_env[k]]
+            changed += [f"{k} {old_env[k]} -> {env[k]}" for k in ("data_key", "device", "threads", "precision", "ranks") if env[k] != old_env[k]]
         if changed:
             raise RunError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
     for note in pictures.notes:
@@ -161,7 +171,7 @@ def begin(run, config, pictures, stepper, recipe):
     if old_env is None:
         files = pictures.listing
         run.write_json("args.json", {k: getattr(config, k) for k in config.__dataclass_fields__})
-        (run.folder / "classes.txt").write_text("\n".join(files.classes) + "\n", encoding="utf-8")
+        run.write_text("classes.txt", "\n".join(files.classes) + "\n")
         parts = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
         run.write_rows("split.csv", ["path", "class", "part"], [[files.paths[i], files.classes[files.labels[i]], parts.get(i, "bad")]
                                                                 for i in range(len(files.paths))])
@@ -176,6 +186,8 @@ def begin(run, config, pictures, stepper, recipe):
         run.say(f"{run.folder}: {len(pictures.train)} pictures to train on, {len(pictures.val)} to validate, "
                 f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}")
     run.results(state["rows"])
+    if not ranks.rank:
+        ranks.wait()
     return state
 
 

@@ -6,8 +6,8 @@ one process, each on its own stream. A trial that fails is a row with its reason
 
 import contextlib
 import csv
-import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,7 +26,7 @@ import metrics
 import ranking
 import run as runs
 import train
-from study import Lease, LeaseLost, Study, StudyError, write_spec
+from study import Lease, LeaseLost, Study, StudyError, locked, write_spec
 
 DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
 LONG = 60  # minutes from which a study is told how to become smaller
@@ -39,6 +39,18 @@ def add_flags(parser):
     how.add_argument("--devices", default="", metavar="0,1", help="CUDA devices, a worker each")
     how.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th trial, from the I-th on: for arrays of jobs")
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+
+
+def check_flags(space, base):
+    """Turns the words of `add_flags` into values, before anything is written; ConfigError names one that cannot be."""
+    space.pack = space.pack if space.pack == "auto" else number("--pack", space.pack, 1, 256)
+    shard, slash, of = space.shard.partition("/")
+    if not (slash and shard.isdecimal() and of.isdecimal() and int(shard) < int(of)):
+        raise configs.ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
+    space.shard = int(shard), int(of)
+    space.devices = [number("--devices", d, 0) for d in space.devices.split(",")] if space.devices else []
+    if train.pick_device(base.device).type != "cuda" and space.devices:
+        raise configs.ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
 
 
 def _minutes(study, rate):
@@ -70,32 +82,36 @@ def execute(study, space, base, stop):
     True if every trial of the study then has its row."""
     from tqdm import tqdm
 
-    shard, devices = _shard(space.shard), [d for d in space.devices.split(",") if d]
-    pack = space.pack if space.pack == "auto" else number("--pack", space.pack, 1, 256)
     if space.retry_failed:
         print(f"{study.retry()} failed trials forgotten", file=sys.stderr)
+    for i, row in study.latest().items():
+        if study.over(row):  # a kill may have come between the row and this
+            (study.run(i) / "last.pt").unlink(missing_ok=True)
+    study.write_results()
     if not study.jobs():
         return True
-    workers, interleaved, rate = pace(study, base.device, pack, base.threads)
+    workers, interleaved, rate = pace(study, base.device, space.pack, base.threads)
     shape = f"{workers} at a time, {study.spec['threads']} threads each" if workers > 1 or interleaved == 1 else f"{interleaved} in turns"
-    expected = _minutes(study, rate) / max(1, len(devices)) / shard[1]
+    expected = _minutes(study, rate) / max(1, len(space.devices)) / space.shard[1]
     print(f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: about {expected:.0f} minutes",
           file=sys.stderr)
     if expected > LONG:
         print("to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or --random N of the grid",
               file=sys.stderr)
-    best = [-1.0, ""]
+    best, written = [-1.0, ""], [0.0]
     with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
         def seen(row):
             done = len(study.latest())
             tqdm.write(_tell(study, row, done), file=sys.stderr)
-            if row.get("macro_f1", -1) > best[0]:
+            if row["status"] == "ok" and row.get("macro_f1", -1) > best[0]:
                 best[:] = row["macro_f1"], f"best so far {row['macro_f1']:.4f}, trial {row['trial']}"
             bar.n = done
             bar.set_postfix_str(best[1])
-            study.write_results()
+            if time.monotonic() - written[0] > 5:  # of a thousand trials it takes a fifth of a second
+                study.write_results()
+                written[0] = time.monotonic()
 
-        fill(study, workers=workers, device=base.device, pack=interleaved, shard=shard, devices=devices, stop=stop, seen=seen)
+        fill(study, workers=workers, device=base.device, pack=interleaved, shard=space.shard, devices=space.devices, stop=stop, seen=seen)
     study.write_results()
     return not study.jobs()
 
@@ -105,13 +121,6 @@ def number(flag, word, low, high=10**6):
     if not str(word).isdecimal() or not low <= int(word) <= high:
         raise configs.ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")
     return int(word)
-
-
-def _shard(word):
-    shard, slash, of = word.partition("/")
-    if not (slash and shard.isdecimal() and of.isdecimal() and int(shard) < int(of)):
-        raise configs.ConfigError(f"--shard {word}: give I/N with I from 0 to N - 1")
-    return int(shard), int(of)
 
 
 def work(folder, device, pack, shard, parent, stop):
@@ -128,13 +137,17 @@ def work(folder, device, pack, shard, parent, stop):
         while len(running) < pack and (lease := study.claim(shard)):
             running.append(_Job(study, lease, device, stop))
         if not running:
-            left = [i % shard[1] == shard[0] for i, _ in study.jobs()]
-            if not (left if study.spec["halving"] else any(left)):  # the next rung needs the other shards
+            if not _left(study, shard):
                 return
             time.sleep(0.3)
         _advance(running)
     _advance(running)  # each saves and stops
     raise runs.Stopped(stop.number)
+
+
+def _left(study, shard):
+    """Whether this shard has trials to wait for. With halving the others' too: the next rung needs them."""
+    return any(study.spec["halving"] or i % shard[1] == shard[0] for i, _ in study.jobs())
 
 
 def _advance(running):
@@ -166,7 +179,7 @@ class _Job:
         base = study.config(lease.i)
         self.config = replace(base, project=str(study.folder / "trials"), name=f"{lease.i:04d}", resume=True, until=lease.until,
                               threads=study.spec["threads"], device=device)
-        self.stream = torch.cuda.Stream() if device == "cuda" else None
+        self.stream = torch.cuda.Stream() if train.pick_device(device).type == "cuda" else None
         self.epochs = train.trial(self.config, stop, lease.check)
 
     def advance(self):
@@ -186,7 +199,7 @@ class _Job:
         with contextlib.suppress(LeaseLost):
             row = dict(trial=self.lease.i, until=self.lease.until, fold=self.config.fold, seed=self.config.seed)
             self.study.publish(self.lease, row | outcome | _scores(self.config))
-            if outcome["status"] == "failed" or self.lease.until == self.study.rungs(self.lease.i)[-1]:
+            if self.study.over(row | outcome):
                 (Path(self.config.project) / self.config.name / "last.pt").unlink(missing_ok=True)
         return True
 
@@ -208,7 +221,8 @@ def _scores(config):
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
     if not rows:
         return {}
-    scores = {k: v for k, v in rows[-1].items() if k not in ("seconds", "data_wait", "images_per_s")}
+    aside = ("lr", "seconds", "data_wait", "images_per_s")  # lr is the name of a setting
+    scores = {k: v for k, v in rows[-1].items() if k not in aside}
     scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))
     if (folder / "val_predictions.csv").exists():
         classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
@@ -228,25 +242,31 @@ def fill(study, *, workers, device, pack, shard, devices, stop, seen):
     workers have saved.
     """
     command = [sys.executable, __file__, "work", str(study.folder), device, str(pack), *map(str, shard), str(os.getpid())]
-    places = [dict(os.environ, CUDA_VISIBLE_DEVICES=d) for d in devices] or [dict(os.environ)]
+    places = [dict(os.environ, CUDA_VISIBLE_DEVICES=str(d)) for d in devices] or [dict(os.environ)]
 
     def spawn(n):
         with open(study.folder / "workers.log", "a") as log:
             return subprocess.Popen(command, env=dict(places[n % len(places)], PYTHONUNBUFFERED="1"), stdin=subprocess.DEVNULL,
                                     stdout=log, stderr=log, start_new_session=True)
 
-    children, deaths, known = [spawn(n) for n in range(workers * len(places))], {}, set(study.rows())
+    stop.held = True  # from here on a signal is passed on to the workers, which save
+    children, deaths, known, late = [spawn(n) for n in range(workers * len(places))], {}, set(study.rows()), math.inf
     try:
         while True:
             time.sleep(0.2)
             fresh = {k: row for k, row in study.rows().items() if k not in known}
             known |= set(fresh)
+            if fresh:
+                study.refresh()  # another process may have added the trial
+                deaths.pop(None, None)
+                if not _left(study, shard):
+                    late = time.monotonic() + Lease.TTL
             for row in fresh.values():
                 seen(row)
             if stop.number:
                 raise runs.Stopped(stop.number)
             codes = [child.poll() for child in children]
-            if all(code == 0 for code in codes):
+            if all(code == 0 for code in codes) or time.monotonic() > late:  # a stopped worker, whose trial went to another
                 break
             for n, code in enumerate(codes):
                 if code not in (None, 0):
@@ -259,7 +279,12 @@ def fill(study, *, workers, device, pack, shard, devices, stop, seen):
             if child.poll() is None:
                 child.terminate()
         for child in children:
-            child.wait()
+            try:
+                child.wait(Lease.TTL)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        stop.held = False
     for k, row in study.rows().items():
         if k not in known:
             seen(row)
@@ -306,8 +331,7 @@ def pace(study, device, pack="auto", threads=0):
         if tried[shape] < max(tried.values()):
             break
     workers, threads, interleaved = max(tried, key=tried.get)
-    with open(study.folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(study.folder):
         study.refresh()
         if study.spec["threads"] is None:
             write_spec(study.folder / "study.json", dict(study.spec, threads=threads))
@@ -321,7 +345,8 @@ def _rate(config, device, workers, threads, pack):
     """Images a second of `workers` processes that train together for a moment."""
     settings = json.dumps(dict(config.settings(), data=config.data))
     command = [sys.executable, __file__, "time", settings, device, str(threads), str(pack)]
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+                for _ in range(workers)]
     try:
         ready = [child.stdout.readline() for child in children]
         for child in children if all(ready) else []:

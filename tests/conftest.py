@@ -1,7 +1,10 @@
-"""What tests share: the real pictures where they are there, and a torchvision that imports beside any build of torch."""
+"""What tests share: the real pictures where they are there, a torchvision that imports beside any build of torch, and kernels
+without a GPU."""
 
-import importlib
+import importlib.util
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,3 +101,44 @@ PLAIN = dict(width=0.125, img_size=32, epochs=3, batch_size=8, threads=1, device
 def settings(pictures, tmp_path):
     """Config arguments of a small run in a folder of the test's own."""
     return dict(PLAIN, data=str(pictures), project=str(tmp_path / "runs"))
+
+
+# Kernels: the same tests run on a GPU and, in a process of their own, under Triton's interpreter.
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+GPU = [pytest.mark.gpu, pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA device")]
+on_device = pytest.mark.parametrize("device", ["cpu"] if INTERPRETED else [pytest.param("cuda", marks=GPU)])
+
+
+def pass_under_the_interpreter(file, least):
+    """Runs the `on_device` tests of `file` on the CPU; at least `least` must have passed, and none failed."""
+    if INTERPRETED:
+        pytest.skip("this is the interpreter")
+    env = dict(os.environ, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cpu", file]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= least, done.stdout
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """What new_empty gives is NaN, so that a cell that no kernel wrote is seen."""
+    plain = torch.Tensor.new_empty
+
+    def new_empty(self, *args, **kwargs):
+        made = plain(self, *args, **kwargs)
+        return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    assert torch.ones(1).new_empty(2).isnan().all()
+
+
+def kernel_builds(monkeypatch, cache):
+    """bench/kernels.py as a module, building into the folder `cache`."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location("bench_kernels", ROOT / "bench" / "kernels.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

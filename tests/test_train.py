@@ -206,6 +206,20 @@ def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
     assert sign * best["metrics"][column] == max(sign * r[column] for r in rows)
 
 
+@pytest.mark.parametrize("size, given, kernel", [(48, "auto", 3), (128, "auto", 3), (160, "auto", 7), (48, 7, 7), (32, "auto", 3)])
+def test_small_pictures_get_a_small_first_convolution(settings, size, given, kernel):
+    _, pictures, stepper = stepper_of(settings, img_size=size, stem_kernel=given)
+    assert stepper.model.conv1.kernel_size == (kernel, kernel) and stepper.model.conv1.stride == ((1, 1) if size == 32 else (2, 2))
+
+
+def test_monitor_last_keeps_the_last_epoch(settings):
+    rows = train.train(made(settings, monitor="last"))
+    saved = torch.load(Path(settings["project"]) / "run" / "best.pt", weights_only=True)
+    assert saved["epoch"] == 3 and saved["metrics"]["macro_f1"] == rows[-1]["macro_f1"]
+    with pytest.raises(configs.ConfigError, match="--patience waits"):
+        made(settings, monitor="last", patience=2)
+
+
 def test_patience_stops_early(settings):
     rows = train.train(made(settings, epochs=50, lr=1e-8, patience=2))
     best = max(range(len(rows)), key=lambda i: rows[i]["macro_f1"])  # the first of equals

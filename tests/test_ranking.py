@@ -1,0 +1,328 @@
+"""What a table says: points, the winner, schemes, effects, on studies whose rows are written by hand; nothing is trained."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import config as configs
+import ranking
+import seeds
+import study as studies
+import sweep
+import workers
+from conftest import PLAIN
+from test_train import made
+
+
+def begun(settings, points, halving=0, n=1, **base):
+    """A study of every point on every fold and seed, as sweep.py lays it out."""
+    c = made(settings, **{"monitor": "last", **base})
+    folder = Path(settings["project"]) / "s"
+    return studies.begin(folder, c, sweep.trials(c, points, n), halving)
+
+
+def write(study, i, score, until=None, status="ok", **more):
+    """The row of trial i; `score` None where it was never scored."""
+    c = study.config(i)
+    until = until or c.epochs
+    row = dict(trial=i, until=until, fold=c.fold, seed=c.seed, status=status, reason="" if status == "ok" else "it blew up", epoch=until,
+               seconds=1.0, train_loss=0.5)
+    if score is not None:
+        row |= dict(macro_f1=score, val_acc=score + 0.1, val_loss=1 - score, ece=0.05, macro_f1_se=0.04, val_pictures=5)
+    (study.folder / "rows" / f"{i:04d}-{until}.json").write_text(json.dumps(row | more))
+
+
+def fill(study, score):
+    """Rows of all trials by score(config)."""
+    for i in range(len(study.trials)):
+        write(study, i, score(study.config(i)))
+    return study
+
+
+def only_group(study):
+    (group,) = ranking.points(study).values()
+    return group
+
+
+def test_a_point_is_its_folds_and_seeds(settings):
+    """Means over seeds first, then over folds; the standard error is over folds, against NumPy on a table folds x seeds."""
+    study = begun(settings, [dict(ls=0.0), dict(ls=0.3)], n=2, folds=3)
+    assert len(study.trials) == 12
+    rng = np.random.default_rng(0)
+    scores = {ls: rng.random((3, 2)) for ls in (0.0, 0.3)}
+    fill(study, lambda c: scores[c.ls][c.fold, c.seed])
+    for p in only_group(study):
+        found = scores[p.settings["ls"]]
+        assert list(p.settings) == ["ls"] and len(p.trials) == len(p.rows) == 6 and p.wanting == ""
+        assert p.mean == pytest.approx(found.mean(), abs=1e-12)
+        assert p.se == pytest.approx(np.std(found.mean(1), ddof=1) / math.sqrt(3), abs=1e-12)
+        assert p.average("val_acc") == pytest.approx(found.mean() + 0.1)
+    assert list(ranking.points(study)) == ["folds 3"]
+
+
+def test_on_one_split_the_error_is_the_bootstraps(settings):
+    study = begun(settings, [{}], n=3)
+    for i in range(3):
+        write(study, i, [0.4, 0.5, 0.9][i], macro_f1_se=[0.01, 0.02, 0.06][i])
+    (p,) = only_group(study)
+    assert p.mean == pytest.approx(0.6) and p.se == pytest.approx(0.03) and p.label() == "the base settings"
+
+
+def test_why_a_point_is_not_ranked(settings):
+    study = begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2, 0.3, 0.4)], n=2)
+    at = {(study.config(i).ls, study.config(i).seed): i for i in range(10)}
+    write(study, at[0.0, 0], 0.5), write(study, at[0.0, 1], 0.7)
+    write(study, at[0.1, 0], 0.9)  # the other is to do
+    write(study, at[0.2, 0], 0.9), write(study, at[0.2, 1], 0.95, status="failed")  # with the scores of its last good epoch
+    write(study, at[0.3, 0], None), write(study, at[0.3, 1], None)
+    group = {p.settings["ls"]: p for p in only_group(study)}
+    assert {ls: p.wanting for ls, p in group.items()} == {
+        0.0: "", 0.1: "to do", 0.2: f"trial {at[0.2, 1]} failed: it blew up", 0.3: "no validation pictures", 0.4: "to do"}
+    assert math.isnan(group[0.2].mean) and math.isnan(group[0.4].mean)
+    scheme, won, reason = ranking.choose(study)
+    assert (scheme, won.settings, won.mean) == ("val_split 0.2", dict(ls=0.0), pytest.approx(0.6)) and "no other point" in reason
+
+
+def test_halving_ranks_only_who_ran_to_the_end(settings):
+    study = begun(settings, [dict(ls=v, gamma=g) for v in (0.0, 0.1) for g in (0.0, 1.0)], halving=2, epochs=4)
+    for i, score in enumerate((0.8, 0.9, 0.2, 0.1)):
+        write(study, i, score, until=1)
+    assert study.jobs() == [(0, 2), (1, 2)]
+    write(study, 0, 0.6, until=2), write(study, 1, 0.5, until=2)
+    assert study.jobs() == [(0, 4)]
+    assert ranking.choose(study) is None
+    write(study, 0, 0.3, until=4)
+    assert not study.jobs() and [r["macro_f1"] for r in study.latest().values()] == [0.3, 0.5, 0.2, 0.1]
+    assert [p.wanting for p in only_group(study)] == ["", *(f"stopped at epoch {e} by halving" for e in (2, 1, 1))]
+    assert ranking.choose(study)[1].mean == 0.3
+
+
+def test_halving_passes_over_points_with_a_failed_trial_and_breaks_ties_by_number(settings):
+    study = begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2, 0.3, 0.4)], halving=3, n=2, epochs=9)
+    for i in range(10):
+        ls = study.config(i).ls
+        write(study, i, 0.9 if ls == 0.1 else 0.5, until=1, status="failed" if (ls, study.config(i).seed) == (0.1, 1) else "ok")
+    on = study.jobs()  # ceil(4 / 3) = 2 points, the first of equals
+    assert {study.config(i).ls for i, _ in on} == {0.0, 0.2} and len(on) == 4 and {until for _, until in on} == {3}
+
+
+def test_halving_ends_where_every_trial_failed(settings):
+    study = begun(settings, [dict(ls=0.0), dict(ls=0.1)], halving=2, epochs=4)
+    for i in range(2):
+        write(study, i, None, until=1, status="failed")
+    assert study.jobs() == [] and ranking.choose(study) is None
+
+
+def point(mean, se=0.05, wanting="", **settings):
+    return ranking.Point([0], settings, [], wanting, mean, se)
+
+
+OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
+
+
+@pytest.mark.parametrize("group, won, said", [
+    ([point(0.70, ls=0.1), point(0.80, ls=0.2)], 1, "no other point is within one standard error (0.0500)"),
+    ([point(0.76, ls=0.0), point(0.80, ls=0.2)], 0, "of 2 points within one standard error (0.0500) of the best, 0.8000 (ls 0.2), it is the "
+                                                    "simplest (0 methods switched on)"),
+    ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "none of the 1 others within one standard error"),
+    ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
+    ([point(0.78, **{**OFF, "ls": 0.1}), point(0.79, **{**OFF, "ls": 0.1, "mixup_p": 0.2}), point(0.77, **{**OFF, "balance": "sampler"}),
+      point(0.80, **{**OFF, "ls": 0.1, "mixup_p": 0.4})], 0, "of 4 points"),  # of two with one method each the better
+    ([point(0.76, lr=1e-3), point(0.80, lr=1e-2)], 1, "none of the 1 others"),  # a learning rate is no method
+    ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other"),
+    ([point(0.80, se=math.nan, ls=0.2), point(0.80, se=math.nan, ls=0.0)], 1, "simplest"),  # without an error only equals are near
+    ([point(0.79, se=math.nan, ls=0.0), point(0.80, se=math.nan, ls=0.2)], 1, "no other"),
+])
+def test_the_one_standard_error_rule(group, won, said):
+    found, reason = ranking.winner(group)
+    assert found is group[won] and said in reason
+
+
+def test_no_winner_where_nothing_is_ranked():
+    assert ranking.winner([point(0.5, wanting="to do")]) is None and ranking.winner([]) is None
+
+
+def test_off_is_what_config_calls_off():
+    """Every method that can be left out, at a value that Config takes; with all of them off no point uses a method."""
+    off = configs.Config(**ranking.OFF)
+    assert ranking.methods(ranking.Point([], {k: getattr(off, k) for k in ranking.OFF}, [], "", 0, 0)) == 0
+    on = {k: getattr(configs.Config(), k) for k in ranking.OFF}
+    assert ranking.methods(ranking.Point([], on, [], "", 0, 0)) == sum(getattr(configs.Config(), k) != v for k, v in ranking.OFF.items()) > 5
+
+
+def test_schemes_are_compared_never_ranked(settings):
+    """A split and three folds over the same four points: the scheme of the smaller error chooses; agreement by hand."""
+    scores = {0.0: 0.50, 0.1: 0.52, 0.2: 0.60, 0.3: 0.70}
+    split = {0.0: 0.61, 0.1: 0.90, 0.2: 0.55, 0.3: 0.58}  # ranks 3 4 1 2 against 1 2 3 4: Spearman's is 1 - 6 * 16 / 60 = -0.6
+    study = begun(settings, [dict(ls=v, folds=f) for v in scores for f in (0, 3)])
+    fill(study, lambda c: scores[c.ls] + 0.01 * (c.fold - 1) if c.folds else split[c.ls])
+    groups = ranking.points(study)
+    assert sorted(groups) == ["folds 3", "val_split 0.2"] and all(len(g) == 4 for g in groups.values())
+    scheme, won, _ = ranking.choose(study)
+    assert scheme == "folds 3" and won.mean == pytest.approx(0.7) and won.settings == dict(ls=0.3)
+    lines = {name: rest for name, *rest in ranking.schemes(study)}
+    assert lines["folds 3"] == [15, pytest.approx(0.01 / math.sqrt(3)), pytest.approx(1.0)]
+    assert lines["val_split 0.2"] == [5, pytest.approx(0.04), pytest.approx(-0.6)]
+
+
+def test_val_split_and_split_seed_are_schemes_too(settings):
+    study = begun(settings, [dict(val_split=v, split_seed=s) for v in (0.1, 0.2) for s in (0, 7)])
+    assert sorted(ranking.points(study)) == ["val_split 0.1", "val_split 0.1, split_seed 7", "val_split 0.2", "val_split 0.2, split_seed 7"]
+    assert ranking.varied(study) == []
+    assert ranking.choose(study) is None
+
+
+def test_main_effects_of_a_study(settings):
+    """A planted additive score: the table says the planted differences, folds and seeds are blocks, no error is left."""
+    effect = dict(none=0.0, sampler=0.06)
+    study = begun(settings, [dict(ls=v, balance=b) for v in (0.0, 0.1, 0.2) for b in effect], n=2, folds=2)
+    fill(study, lambda c: 0.5 + c.ls + effect[c.balance] + 0.1 * c.fold - 0.03 * c.seed)
+    scores, blocks, levels = ranking.factors(study, only_group(study))
+    assert len(scores) == 24 and sorted(set(blocks)) == ["0/0", "0/1", "1/0", "1/1"] and {k: set(v) for k, v in levels.items()} == {
+        "ls": {"0.0", "0.1", "0.2"}, "balance": {"none", "sampler"}}
+    effects, _, sd = ranking.stats.additive(scores, blocks, levels)
+    assert {k: v for k, (v, _) in effects["ls"].items()} == pytest.approx({"0.0": -0.1, "0.1": 0.0, "0.2": 0.1})
+    assert {k: v for k, (v, _) in effects["balance"].items()} == pytest.approx({"none": -0.03, "sampler": 0.03}) and sd < 1e-9
+
+
+def test_a_setting_of_many_values_is_cut_in_thirds(settings):
+    values = [0.001 * 2**k for k in range(9)]
+    study = fill(begun(settings, [dict(lr=v) for v in values]), lambda c: 0.5)
+    _, _, levels = ranking.factors(study, only_group(study))
+    assert [levels["lr"].count(x) for x in dict.fromkeys(levels["lr"])] == [3, 3, 3]
+    assert list(dict.fromkeys(levels["lr"])) == ["0.001 to 0.008", "0.008 to 0.064", "0.064 to 0.256"]
+
+
+def test_against_base_pairs_by_fold_and_seed(settings):
+    study = begun(settings, [{}, dict(ls=0.1), dict(gamma=1.0)], n=2, folds=2)
+    noise = {(0, 0): 0.0, (0, 1): 0.2, (1, 0): -0.1, (1, 1): 0.3}  # of the fold and seed: pairing takes it out
+    gain = {(0, 0): 0.01, (0, 1): 0.02, (1, 0): 0.03, (1, 1): 0.04}
+    fill(study, lambda c: 0.5 + noise[c.fold, c.seed] + (gain[c.fold, c.seed] if c.ls else 0) - (0.05 if c.gamma else 0))
+    found = {p.label(): rest for p, *rest in ranking.against_base(study, only_group(study))}
+    t, sd = 3.182446, np.std([0.01, 0.02, 0.03, 0.04], ddof=1)
+    assert found["ls 0.1, gamma 0.0"] == [pytest.approx(0.025), pytest.approx(t * sd / 2, rel=1e-5), 4]
+    assert found["ls 0.0, gamma 1.0"] == [pytest.approx(-0.05), pytest.approx(0, abs=1e-12), 4]
+    (next((study.folder / "rows").glob("0000-*.json"))).unlink()
+    assert ranking.against_base(studies.Study(study.folder), only_group(studies.Study(study.folder))) == []
+
+
+# what the command makes of it --------------------------------------------------------------------------------------------------
+
+
+def flags(settings, *more, name="s"):
+    given = [x for k, v in settings.items() for x in (configs.flag(k), configs.text(v))]
+    return [*given, "--name", name, *more]
+
+
+def test_the_same_command_on_a_finished_study_only_concludes(settings, capsys, monkeypatch):
+    """Killed between the last row and the table: the table, the recipe and the picture are written, nothing is timed or trained."""
+    monkeypatch.setattr(workers, "pace", None)
+    study = begun(settings, [dict(ls=0.0), dict(ls=0.1), dict(ls=0.2)], n=2)
+    fill(study, lambda c: {0.0: 0.3, 0.1: 0.9, 0.2: 0.89}[c.ls] + c.seed * 1e-3)
+    study.run(0).mkdir()
+    (study.run(0) / "last.pt").touch()
+    assert sweep.main(flags(settings, "--grid", "ls=0,0.1,0.2", "--seeds", "2")) == 0
+    said = capsys.readouterr()
+    assert "**ls 0.1** | 0.9005 ± 0.0400 | 2 |" in said.out and "winner: ls 0.1" in said.out and "--n 10" in said.err
+    assert len((study.folder / "results.csv").read_text().splitlines()) == 7 and (study.folder / "effects.png").exists()
+    assert not (study.run(0) / "last.pt").exists()
+    best = configs.read(study.folder / "best.json")
+    assert (best.ls, best.seed, best.fold, best.data) == (0.1, 0, 0, str(Path(settings["data"]).resolve()))
+    line = next(x for x in said.err.splitlines() if "python train.py" in x).split("train.py ")[1].split()
+    space = configs.Parser()
+    configs.add_flags(space)
+    assert configs.from_args(space.parse_args(line)).settings() == best.settings()
+
+
+def test_status_of_an_unfinished_study(settings, capsys):
+    study = begun(settings, [dict(ls=0.0), dict(ls=0.1), dict(ls=0.2)])
+    write(study, 0, 0.5), write(study, 1, None, status="failed")
+    before = sorted(p.relative_to(study.folder) for p in study.folder.rglob("*"))
+    assert sweep.main(flags(settings, "--status")) == 0
+    said = capsys.readouterr()
+    assert "3 trials, 1 done, 1 failed, 1 to run now" in said.err and "trial 1 failed: it blew up" in said.out and "Not ranked: 2" in said.out
+    assert sorted(p.relative_to(study.folder) for p in study.folder.rglob("*")) == before
+    assert sweep.main(flags(settings, "--status", name="none")) == 1 and "no study there" in capsys.readouterr().err
+
+
+def test_without_validation_pictures_nothing_is_ranked(settings, capsys, monkeypatch):
+    monkeypatch.setattr(workers, "pace", None)
+    study = begun(settings, [{}], n=2, val_split=0)
+    for i in range(2):
+        write(study, i, None)
+    assert sweep.main(flags({**settings, "val_split": 0}, "--seeds", "2")) == 0
+    assert "no point to rank: no validation pictures" in capsys.readouterr().out and not (study.folder / "best.json").exists()
+
+
+TYPOS = [
+    (["--grid", "lss=0.1"], "did you mean ls"), (["--grid", "data=a"], "no setting that a study can vary"),
+    (["--grid", "ls=2"], "--ls takes a number"), (["--grid", "ls=0.1,"], "give SETTING=VALUE"), (["--grid", "ls"], "give SETTING=VALUE"),
+    (["--grid", "ls=nan"], "--ls takes a number"), (["--grid", "flip=maybe"], "true or false"), (["--grid", "model="], "give SETTING"),
+    (["--grid", "mixup_p=0.1:0.5"], "--mixup-by class"), (["--grid", "balance=sample"], "sampler"), (["--gird", "ls=0"], "--grid"),
+    (["--random", "lr=0.1..1"], "--random lr"), (["--random", "4"], "give the settings"), (["--sobol", "0", "lr=0.1..1"], "whole number"),
+    (["--sobol", "4", "lr=0..1:log"], "a number from 1e-08"), (["--sobol", "4", "ls=0..0.5:log"], "above 0"),
+    (["--sobol", "4", "lr=0.1..x"], "--lr"), (["--sobol", "4", "lr=0.1..1:lin"], "LOW..HIGH"), (["--random", "4", "lr=0.1..1,2"], "LOW..HIGH"),
+    (["--random", "2", "balance=none..sampler"], "plain numbers"), (["--random", "2", "--sobol", "2"], "choose one of"),
+    (["--around", "nowhere.json", "lr=x2"], "nowhere.json"), (["--ablate", "nowhere.json"], "nowhere.json"),
+    (["--halving", "1"], "--halving 1"), (["--seeds", "0"], "--seeds 0"), (["--seeds", "two"], "--seeds"), (["--lr", "fast"], "--lr"),
+    (["--pack", "many"], "--pack many"), (["--pack", "0"], "--pack 0"), (["--shard", "2/2"], "--shard 2/2"), (["--shard", "1"], "--shard 1"),
+    (["--devices", "0,x"], "--devices x"), (["--devices", "0"], "drop it"), (["--name", "a/b"], "plain folder name"),
+]
+
+
+@pytest.mark.parametrize("words, said", TYPOS)
+def test_a_typo_costs_nothing(settings, tmp_path, capsys, words, said):
+    try:
+        code = sweep.main(flags(settings) + words)
+    except SystemExit as e:
+        code = e.code
+    err = capsys.readouterr().err
+    assert code == 2 and said in err and err.count("\n") == 1 and err.startswith("sweep.py: ")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words, said", [(["--n", "0"], "--n 0"), (["--pack", "x"], "--pack x"), (["--shard", "x"], "--shard x"),
+                                         (["--run", "a", "-c", "b"], "give one"), (["--run", "nowhere"], "nowhere")])
+def test_a_typo_of_seeds_costs_nothing(settings, tmp_path, capsys, words, said):
+    assert seeds.main(flags(settings) + words) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+# what is tried -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_every_combination():
+    assert sweep.grid(["ls=0,0.1", "--mixup-p=0.2", "label-smoothing=0.3"]) == [dict(ls=0.3, mixup_p=0.2)] * 2
+    assert sweep.grid(["balance=none,sampler", "flip=on,off"]) == [
+        dict(balance=b, flip=f) for b in ("none", "sampler") for f in (True, False)]
+    assert sweep.grid([]) == [{}]
+
+
+@pytest.mark.parametrize("kind", ["random", "sobol"])
+def test_a_search_depends_on_its_name_and_number_alone(kind):
+    specs = ["lr=1e-4..1e-2:log", "batch_size=8..64", "ls=0,0.1"]
+    few, many = (sweep.search(specs, n, sweep.uniforms(kind, "a", n, 3)) for n in (8, 64))
+    assert many[:8] == few and few != sweep.search(specs, 8, sweep.uniforms(kind, "b", 8, 3))
+    lr = np.log10([p["lr"] for p in many])
+    assert all(-4 <= v <= -2 for v in lr) and all(isinstance(p["batch_size"], int) and 8 <= p["batch_size"] <= 64 for p in many)
+    assert {p["ls"] for p in many} == {0.0, 0.1}
+    counts = np.histogram(lr, 4, (-4, -2))[0]
+    assert counts.min() >= (14 if kind == "sobol" else 6)
+
+
+def test_one_at_a_time_and_ablations():
+    base = configs.Config(**{**PLAIN, "ls": 0.1, "flip": False})
+    assert sweep.around(base, ["lr=x0.5,x2,0.1", "batch_size=x2", "opt=sgd"]) == [
+        {}, dict(lr=0.0015), dict(lr=0.006), dict(lr=0.1), dict(batch_size=16), dict(opt="sgd")]
+    assert sweep.ablations(base) == [{}, dict(ls=0.0), dict(weight_decay=0.0), dict(schedule="constant")]
+
+
+def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():
+    base = configs.Config(**PLAIN)
+    found = sweep.trials(base, [dict(ls=0.1), dict(folds=2, val_split=0.3), dict(folds=2, val_split=0.1)], 2)
+    assert found == [dict(ls=0.1), dict(folds=2), dict(folds=2), dict(folds=2, fold=1), dict(folds=2, fold=1),
+                     dict(ls=0.1, seed=1), dict(folds=2, seed=1), dict(folds=2, seed=1), dict(folds=2, fold=1, seed=1),
+                     dict(folds=2, fold=1, seed=1)]

@@ -1,0 +1,540 @@
+"""The study: its folder, leases, halving, and that whatever is killed, stopped or broken, the table is that of an undisturbed one."""
+
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import config as configs
+import run as runs
+import study as studies
+import sweep
+import train
+import workers
+from conftest import PLAIN
+from study import Lease, LeaseLost, Study, StudyError
+from test_train import FULL, assert_same_state, made, results
+
+ROOT = Path(__file__).resolve().parent.parent
+RICH = {**FULL, "monitor": "last"}
+WILD = dict(opt="sgd", lr=100, schedule="constant", epochs=30)  # it diverges
+POINTS = [{}, dict(ls=0.2), dict(lr=1e-3, seed=1), dict(val_split=0.3)]
+
+
+def begun(settings, trials, halving=0, name="s", **more):
+    """A study of PLAIN settings that is ready for workers on one thread."""
+    folder = Path(settings["project"]) / name
+    study = studies.begin(folder, made(settings, **{"monitor": "last", **more}), trials, halving)
+    studies.write_spec(folder / "study.json", dict(study.spec, threads=1))
+    study.refresh()
+    return study
+
+
+def work(study, pack=1, shard=(0, 1)):
+    workers.work(study.folder, "cpu", pack, shard, os.getppid(), runs.Stop())
+
+
+def table(study):
+    """results.csv as rows, without its time column."""
+    study.write_results()
+    with open(study.folder / "results.csv", newline="", encoding="utf-8") as f:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(f)]
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+def wait(happened, seconds=300):
+    """The first true value of `happened()`."""
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(pictures, tmp_path_factory):
+    """Function: the folder of a trial of RICH settings that train.train ran by itself."""
+    project, kept = tmp_path_factory.mktemp("alone"), {}
+
+    def folder(trial):
+        key = json.dumps(trial)
+        if key not in kept:
+            kept[key] = project / str(len(kept))
+            train.train(made(PLAIN, **{**RICH, **trial}, data=str(pictures), project=str(project), name=kept[key].name))
+        return kept[key]
+
+    return folder
+
+
+def assert_as_alone(study, i, alone):
+    mine, theirs = study.run(i), alone(study.trials[i])
+    assert_same_state(mine / "best.pt", theirs / "best.pt")
+    assert results(mine) == results(theirs)
+    for name in ("val_logits.npy", "val_predictions.csv", "per_class.csv"):
+        assert (mine / name).read_bytes() == (theirs / name).read_bytes()
+
+
+# the folder --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_grows_and_never_renumbers(settings):
+    first = [dict(ls=0.1), dict(ls=0.2), dict(ls=0.1)]
+    study = begun(settings, first)
+    assert study.trials == [dict(ls=0.1), dict(ls=0.2)]
+    more = [dict(ls=0.3), dict(ls=0.2), {}, dict(ls=0.0), dict(gamma=1.0, ls=0.1)]  # {} is ls=0.0, spelled otherwise
+    study = begun(settings, more)
+    assert study.trials == [dict(ls=0.1), dict(ls=0.2), dict(ls=0.3), {}, dict(gamma=1.0, ls=0.1)]
+    assert [study.config(i).ls for i in range(5)] == [0.1, 0.2, 0.3, 0.0, 0.1] and study.config(4).gamma == 1.0
+    assert study.spec["threads"] == 1
+
+
+def test_another_base_halving_or_other_pictures_are_refused_by_name(settings, pictures, tmp_path):
+    study = begun(settings, POINTS)
+    before = (study.folder / "study.json").read_bytes()
+    with pytest.raises(StudyError, match=r"--lr 0.003, not 0.5: choose another --name"):
+        begun(settings, POINTS, lr=0.5)
+    with pytest.raises(StudyError, match="--halving 0, not 3"):
+        begun(settings, POINTS, halving=3)
+    shutil.copytree(pictures, tmp_path / "other")
+    shutil.copy(tmp_path / "other/train/red/0.png", tmp_path / "other/train/red/new.png")
+    with pytest.raises(StudyError, match="the pictures [0-9a-f]+, not"):
+        begun(settings, POINTS, data=str(tmp_path / "other"))
+    assert (study.folder / "study.json").read_bytes() == before
+
+
+def test_pictures_that_moved_are_found_at_their_new_place(settings, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "here")
+    begun(settings, [{}], data=str(tmp_path / "here"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    study = begun(settings, [{}], data=str(tmp_path / "there"))
+    assert len(study.trials) == 1 and study.config(0).data == str(tmp_path / "there")
+    shutil.copytree(tmp_path / "there", tmp_path / "copy")
+    assert begun(settings, [{}], data=str(tmp_path / "copy")).config(0).data == str(tmp_path / "there"), "it is still there"
+
+
+def test_the_folder_of_a_run_is_refused(settings):
+    train.train(made(settings, epochs=1, name="s"))
+    before = files(Path(settings["project"]) / "s")
+    with pytest.raises(StudyError, match="s is a run's folder"):
+        begun(settings, [{}])
+    assert files(Path(settings["project"]) / "s") == before
+
+
+@pytest.mark.parametrize("more, said", [(dict(model="resnet19"), "resnet19"), (dict(data="/nowhere"), "/nowhere"),
+                                        (dict(halving=3, val_split=0), "--halving ranks .* validation pictures")])
+def test_what_cannot_run_leaves_no_folder(settings, tmp_path, more, said):
+    with pytest.raises((StudyError, *train.ERRORS), match=said):
+        begun(settings, [{}], **more)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"base": {}}', "null"])
+def test_a_damaged_study_or_row_is_named(settings, text):
+    study = begun(settings, [{}])
+    (study.folder / "rows" / "0000-3.json").write_text("{")
+    with pytest.raises(StudyError, match="0000-3.json: damaged"):
+        study.rows()
+    (study.folder / "study.json").write_text(text)
+    with pytest.raises(StudyError, match="study.json: damaged"):
+        Study(study.folder)
+    with pytest.raises(StudyError, match="study.json: damaged"):
+        study.refresh()
+    assert study.trials == [{}]
+    with pytest.raises(StudyError, match="no study there"):
+        Study(study.folder.parent)
+
+
+def test_results_say_every_setting_and_the_last_epochs_scores(settings):
+    study = begun(settings, [dict(lr=1e-3), dict(lr=2e-3), dict(lr=1e-3, crop_scale=(0.5, 1.0))])
+    work(study, shard=(0, 2))  # trials 0 and 2
+    rows = table(study)
+    header = (study.folder / "results.csv").read_text().splitlines()[0].split(",")
+    assert header[:6] == ["trial", "status", "reason", "seconds", "lr", "crop_scale"] and len(set(header)) == len(header)
+    assert [(r["trial"], r["status"], r["lr"], r["crop_scale"]) for r in rows] == [
+        ("0", "ok", "0.001", "1.0:1.0"), ("1", "to do", "0.002", "1.0:1.0"), ("2", "ok", "0.001", "0.5:1.0")]
+    for i in (0, 2):
+        last = results(study.run(i))[-1]
+        assert {k: float(rows[i][k]) for k in last if k != "lr"} == pytest.approx({k: float(v) for k, v in last.items() if k != "lr"},
+                                                                                   nan_ok=True)
+    assert rows[1]["macro_f1"] == "" and set(header) >= set(study.base.settings())
+
+
+# leases ------------------------------------------------------------------------------------------------------------------------
+
+
+def _contend(barrier, found, folder, jobs):
+    study, held = Study(folder), []
+    for i in range(jobs):
+        barrier.wait()
+        held.append(Lease.take(study, i, 3))
+        found.put((i, held[-1] is not None))
+    barrier.wait()
+
+
+def test_of_many_takers_one_wins(settings):
+    study, fork, takers = begun(settings, [dict(seed=i) for i in range(8)]), multiprocessing.get_context("fork"), 4
+    barrier, found = fork.Barrier(takers), fork.Queue()
+    children = [fork.Process(target=_contend, args=(barrier, found, study.folder, 8)) for _ in range(takers)]
+    for child in children:
+        child.start()
+    won = [found.get(timeout=60) for _ in range(takers * 8)]
+    for child in children:
+        child.join()
+    assert sorted(i for i, took in won if took) == list(range(8))
+    assert not [p.name for p in (study.folder / "leases").iterdir() if p.name.startswith(".")], "drafts stay behind"
+
+
+def test_a_dead_holder_on_this_machine_is_replaced_at_once(settings):
+    study = begun(settings, [{}])
+    pid = os.fork()
+    if pid == 0:
+        held = Lease.take(study, 0, 3)
+        while held:
+            time.sleep(1)
+        os._exit(0)
+    wait(lambda: (study.folder / "leases" / "0000-3.1").exists())
+    assert Lease.take(study, 0, 3) is None and study.claim() is None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    lease = study.claim()
+    assert (lease.i, lease.until, lease.generation) == (0, 3, 2)
+    lease.release()
+    assert not list((study.folder / "leases").iterdir())
+
+
+@pytest.mark.parametrize("text", [json.dumps(dict(host="elsewhere", pid=1)), ""])  # "": its host crashed as it wrote
+def test_a_holder_elsewhere_is_replaced_once_it_is_silent(settings, text):
+    study = begun(settings, [{}])
+    path = study.folder / "leases" / "0000-3.1"
+    path.write_text(text)
+    assert Lease.take(study, 0, 3) is None
+    os.utime(path, (time.time() - Lease.TTL + 20,) * 2)
+    assert Lease.take(study, 0, 3) is None
+    os.utime(path, (time.time() - Lease.TTL - 20,) * 2)
+    assert Lease.take(study, 0, 3).generation == 2
+
+
+def test_a_touched_lease_is_kept_and_a_finished_trial_is_not_taken(settings):
+    study = begun(settings, [{}])
+    lease = Lease.take(study, 0, 3)
+    os.utime(lease.path, (0, 0))
+    lease.touch()
+    assert Lease.take(study, 0, 3) is None
+    study.publish(lease, dict(trial=0, until=3, status="ok"))
+    lease.release()
+    assert Lease.take(study, 0, 3) is None and not list((study.folder / "leases").iterdir())
+
+
+def expired(lease):
+    """The lease of who takes over from `lease`, whose holder fell silent."""
+    os.utime(lease.path, (0, 0))
+    return Lease.take(lease.study, lease.i, lease.until)
+
+
+def test_who_lost_its_lease_writes_nothing_more(settings):
+    """Taken over at the n-th write, for every n: the exception comes and the files stay."""
+    study = begun(settings, [dict(epochs=1)])
+    for n in range(1, 100):
+        shutil.rmtree(study.run(0), ignore_errors=True)
+        lease, calls, before = Lease.take(study, 0, 1), [], None
+
+        def guard():
+            nonlocal before
+            calls.append(1)
+            if len(calls) == n:
+                assert expired(lease)
+                before = files(study.run(0))
+            lease.check()
+
+        try:
+            list(train.trial(made(settings, epochs=1, project=str(study.folder / "trials"), name="0000"), guard=guard))
+            break
+        except LeaseLost:
+            assert len(calls) == n and files(study.run(0)) == before
+        for path in (study.folder / "leases").iterdir():
+            path.unlink()
+    assert n == len(calls) + 1 > 10  # each of its writes was once the first that did not happen
+
+
+@pytest.mark.parametrize("then", ["holds it", "gave it back", "gave it back and a third holds it"])
+def test_a_lost_lease_stays_lost(settings, then):
+    """Whoever comes later and however far: the first holder notices, and what it gives back is not the others'."""
+    study = begun(settings, [{}])
+    first = Lease.take(study, 0, 3)
+    trial = train.trial(made(settings, project=str(study.folder / "trials"), name="0000", resume=True), guard=first.check)
+    next(trial)
+    second = expired(first)
+    if then != "holds it":
+        second.release()
+    third = Lease.take(study, 0, 3) if "third" in then else None
+    before = files(study.run(0))
+    with pytest.raises(LeaseLost):
+        next(trial)
+    with pytest.raises(LeaseLost):
+        study.publish(first, dict(trial=0, until=3, status="ok"))
+    assert files(study.run(0)) == before and not study.rows() and not list((study.folder / "rows").iterdir())
+    first.release()
+    for holder in {"holds it": [second], "gave it back": []}.get(then, [third]):
+        holder.check()
+
+
+def test_a_row_is_published_once(settings):
+    study = begun(settings, [{}])
+    lease = Lease.take(study, 0, 3)
+    study.publish(lease, dict(trial=0, until=3, status="ok", macro_f1=0.5))
+    with pytest.raises(LeaseLost):
+        study.publish(lease, dict(trial=0, until=3, status="failed"))
+    assert study.rows() == {(0, 3): dict(trial=0, until=3, status="ok", macro_f1=0.5)} == Study(study.folder).rows()
+    assert [p.name for p in (study.folder / "rows").iterdir()] == ["0000-3.json"]
+
+
+# trials in one worker ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [1, 2, 3])
+def test_trials_are_what_they_are_alone_however_packed(settings, alone, pack):
+    study = begun(settings, POINTS, **RICH)
+    work(study, pack)
+    for i in range(len(POINTS)):
+        assert_as_alone(study, i, alone)
+    assert all(r["status"] == "ok" for r in table(study)) and not study.jobs()
+    assert not [p for i in range(4) for p in study.run(i).glob("last.pt")] and not list((study.folder / "leases").iterdir())
+
+
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_failing_trial_is_a_row_and_its_neighbours_do_not_notice(settings, alone, pack):
+    study = begun(settings, [{}, WILD, dict(ls=0.2)], **RICH)
+    work(study, pack)
+    rows = table(study)
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"] and "the loss is not finite at epoch" in rows[1]["reason"]
+    assert_as_alone(study, 0, alone)
+    assert_as_alone(study, 2, alone)
+    assert not (study.run(1) / "last.pt").exists()
+
+    other = Study(study.folder)  # another process that was told --retry-failed, a moment later
+    assert other.latest()[1]["status"] == "failed"
+    ok = files(study.folder / "rows")
+    assert study.retry() == 1 and study.jobs() == [(1, 30)] and not study.run(1).exists()
+    lease = study.claim()
+    study.publish(lease, dict(trial=1, until=30, status="ok", macro_f1=0.1))
+    lease.release()
+    assert other.retry() == 0 and not other.jobs()
+    assert {k: v for k, v in files(study.folder / "rows").items() if k != "0001-30.json"} == {
+        k: v for k, v in ok.items() if k != "0001-30.json"}
+
+
+def test_shards_share_the_trials_out(settings):
+    study = begun(settings, [dict(seed=i, epochs=1) for i in range(5)])
+    work(study, shard=(1, 2))
+    assert set(study.latest()) == {1, 3}
+    work(study, shard=(0, 2))
+    assert set(study.latest()) == {0, 1, 2, 3, 4}
+
+
+def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
+    """Four points on two seeds, rungs at 1, 2 and 4 of 4 epochs: who goes on follows from what the trials are alone."""
+    points = [dict(ls=0.2), {}, dict(lr=1e-2), dict(lr=1e-8)]
+    trials = [dict(p, **({"seed": 1} if seed else {}), epochs=4) for seed in (0, 1) for p in points]
+    study = begun(settings, trials, halving=2, **{**RICH, "epochs": 4})
+    assert study.rungs(0) == [1, 2, 4] and study.jobs() == [(i, 1) for i in range(8)]
+    wanted, alive = {}, list(range(4))
+    for until, keep in ((1, 2), (2, 1), (4, 0)):
+        for p in alive:
+            for i in (p, p + 4):
+                wanted[i, until] = float(results(alone(trials[i]))[until - 1]["macro_f1"])
+        alive = sorted(sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep])
+    for i in range(7):  # all but one of the first rung, and nobody may go on
+        lease = study.claim()
+        job = workers._Job(study, lease, "cpu", runs.Stop())
+        while not job.advance():
+            pass
+        lease.release()
+    assert study.jobs() == [(7, 1)]
+    work(study, pack=2)
+    assert {k: row["macro_f1"] for k, row in study.rows().items()} == wanted
+    assert {until: sum(u == until for _, u in wanted) for until in (1, 2, 4)} == {1: 8, 2: 4, 4: 2}
+    for i in (i for i, until in wanted if until == 4):
+        assert_as_alone(study, i, alone)
+        assert [r["epoch"] for r in results(study.run(i))] == list("1234")
+        log = (study.run(i) / "train.log").read_text()
+        assert [log.count(f"epoch   {e}/4") for e in range(1, 5)] == [1, 1, 1, 1] and log.count("resuming") == 2
+    out = next(i for i in range(8) if (i, 2) not in wanted)
+    assert (study.run(out) / "last.pt").exists(), "a larger study may want it again"
+
+
+# processes ---------------------------------------------------------------------------------------------------------------------
+
+SUPERVISE = """
+import sys, run, study, workers
+s = study.Study(sys.argv[1])
+workers.fill(s, workers=int(sys.argv[2]), device="cpu", pack=1, shard=(0, 1), devices=[], stop=run.Stop().listen(), seen=lambda row: None)
+s.write_results()
+"""
+SIX = [{"seed": i, "epochs": 2, **(WILD if i == 2 else {})} for i in range(6)]
+
+
+def supervise(study, n):
+    return subprocess.Popen([sys.executable, "-c", SUPERVISE, str(study.folder), str(n)], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def fill(study, n, seen=lambda row: None):
+    workers.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=runs.Stop(), seen=seen)
+
+
+def holders(study):
+    """{path of a lease: pid of its holder}."""
+    found = {}
+    for path in (study.folder / "leases").glob("[0-9]*"):
+        try:
+            found[path] = json.loads(path.read_text())["pid"]
+        except (FileNotFoundError, ValueError):
+            pass
+    return found
+
+
+def running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def six(pictures, tmp_path_factory):
+    """The table of SIX, filled by one worker that nobody disturbed."""
+    study = begun(dict(PLAIN, data=str(pictures), project=str(tmp_path_factory.mktemp("six"))), SIX)
+    work(study)
+    return [{**row, "reason": row["reason"].partition(": ")[2]} for row in table(study)]
+
+
+def assert_undisturbed(study, six):
+    """Equal tables; a reason begins with the path of its run, which is another here."""
+    rows = table(study)
+    assert [{**row, "reason": row["reason"].partition(": ")[2]} for row in rows] == six
+    assert rows[2]["reason"].startswith(str(study.run(2))) and len(list((study.folder / "rows").iterdir())) == 6
+
+
+def test_two_supervisors_share_a_study_and_a_kill_hurts_neither_it_nor_the_other(settings, six):
+    """kill -9 of one: its orphan saves and ends by itself, the other supervisor goes on; every trial is run to its end once."""
+    study = begun(settings, SIX)
+    both = [supervise(study, 1) for _ in range(2)]
+    try:
+        wait(lambda: len(set(holders(study).values())) == 2)
+        victim, orphan = next((s, pid) for s in both for pid in holders(study).values() if str(pid) in Path(
+            f"/proc/{s.pid}/task/{s.pid}/children").read_text().split())
+        victim.kill()
+        wait(lambda: not running(orphan))
+        assert both[both[0] is victim].wait(600) == 0
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+    assert_undisturbed(study, six)
+    ends = [(study.run(i) / "train.log").read_text().count("last epoch: macro F1") for i in range(6)]
+    assert ends == [1, 1, 0, 1, 1, 1] and not list((study.folder / "leases").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch):
+    """One worker is stopped for longer than its lease lasts, the other killed, and trials come in meanwhile."""
+    monkeypatch.setattr(Lease, "TTL", 1.0)  # of the supervisor alone: how long it waits for the stopped worker in the end
+    study, rows, stopped = begun(settings, SIX[:5]), [], []
+
+    def stop():
+        path, pid = wait(lambda: list(holders(study).items()))[0]
+        os.kill(pid, signal.SIGSTOP)
+        stopped.append(pid)
+        os.utime(path, (0, 0))
+
+    def seen(row):
+        rows.append(row["trial"])
+        assert study.config(row["trial"])
+        if len(rows) == 1:
+            studies.begin(study.folder, made(settings, monitor="last"), SIX)
+        if len(rows) == 2:
+            os.kill(wait(lambda: [pid for pid in holders(study).values() if pid not in stopped])[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    fill(study, 2, seen)
+    thread.join()
+    assert sorted(rows) == [0, 1, 2, 3, 4, 5] and not running(stopped[0])
+    assert_undisturbed(study, six)
+
+
+def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
+    wrapper = tmp_path / "wrapper.py"
+    wrapper.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, train, workers\nplain = train.trial\n"
+                       "train.trial = lambda c, *rest: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *rest)\n"
+                       "sys.exit(workers.main())\n")
+    monkeypatch.setattr(workers, "__file__", str(wrapper))
+    monkeypatch.setattr(workers, "DEATHS", 2)
+    study = begun(settings, [dict(seed=i, epochs=1) for i in range(3)])
+    fill(study, 1)
+    rows = table(study)
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
+    assert "its worker died 2 times (SIGKILL)" in rows[1]["reason"] and not list((study.folder / "leases").iterdir())
+
+
+def test_workers_that_cannot_start_end_the_study_with_the_reason(settings, monkeypatch, tmp_path):
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(workers, "__file__", str(tmp_path / "broken.py"))
+    with pytest.raises(StudyError, match="workers.log says why"):
+        fill(begun(settings, [{}]), 1)
+
+
+def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
+    """sweep.py is stopped while it times, while it trains, then ends; its table is an undisturbed one's; seeds.py takes its winner."""
+    place = tmp_path / "runs of $HOME [1] ü"
+    settings = dict(settings, project=str(place), epochs=2, flip=None)
+    words = [x for k, v in settings.items() for x in ([configs.flag(k), configs.text(v)] if v is not None else [])]
+    line = [sys.executable, str(ROOT / "sweep.py"), *words, "--grid", "ls=0,0.1", "--seeds", "3", "--pack", "1"]
+    folder = place / "sweep"
+
+    def command():
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    process = command()
+    wait(lambda: (folder / "results.csv").exists())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(600) == 130 and process.communicate() == ("", "")
+    process = command()
+    wait(lambda: any((folder / "rows").glob("[0-9]*.json")))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 143 and "sweep.py: stopped by SIGTERM; state saved; the same command continues" in err and not out
+    finished = files(folder / "rows")
+    assert 0 < len(finished) < 6
+    process = command()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert "winner: ls" in out and f"seeds.py -c '{folder}/best.json' --n 10" in err and f"6 trials, {len(finished)} done" in err
+    assert finished.items() <= files(folder / "rows").items()
+    calm = begun(dict(settings, flip=True, project=str(tmp_path / "calm")), [dict(ls=v, seed=s) for s in range(3) for v in (0.0, 0.1)])
+    work(calm)
+    assert table(calm) == table(Study(folder))
+
+    line = [sys.executable, str(ROOT / "seeds.py"), "--project", str(place), "--n", "2", "--threads", "1", "--pack", "1", "--name", "n",
+            "--device", "cpu", "--compare", str(folder / "trials" / "0000")]
+    process = command()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    assert f"settings: {folder}/best.json" in err and "no p: an exact sign-flip test takes 6 to 20 pairs, not 2" in out
+    with open(place / "n" / "seeds.csv", newline="", encoding="utf-8") as f:
+        said = list(csv.DictReader(f))
+    ls = configs.read(folder / "best.json").ls
+    again = {(float(r["ls"]), r["seed"]): r["macro_f1"] for r in table(calm)}
+    assert [(r["seed"], r["macro_f1"]) for r in said] == [(s, again[v, s]) for v in (ls, 0.0) for s in "01"]
+    assert {p.name for p in (place / "n").iterdir()} >= {"summary.json", "per_class.csv", "results.csv"}
