@@ -1,7 +1,7 @@
 # make sweep          a grid of settings, their ranking, what moves the score
 # make study          all of it: sweep, tune, sensitivity, seeds, final, submission; each also by its own name, each goes on where
 #                     it stopped, each runs those before it where they are not done
-# make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds sbatch's flags
+# make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make test           the tests;  make bench  every measurement of README (an hour)
 # make test-slurm     make slurm on a Slurm of one node that it starts and ends

@@ -35,10 +35,10 @@ class Stopped(Exception):
 
 class Stop:
     """Notes SIGINT and SIGTERM once `listen` was called: remembered while `held`, so that a step is never cut in two;
-    an immediate exit with 130 or 143 otherwise, or the second time."""
+    an immediate exit with 130 or 143 otherwise, or the second time, unless `patient`."""
 
-    def __init__(self):
-        self.number, self.held = None, False
+    def __init__(self, patient=False):
+        self.number, self.held, self.patient = None, False, patient
 
     def listen(self):
         signal.signal(signal.SIGINT, self._note)
@@ -46,7 +46,7 @@ class Stop:
         return self
 
     def _note(self, number, frame):
-        if not self.held or self.number:
+        if not self.held or (self.number and not self.patient):
             raise SystemExit(128 + number)
         self.number = number
 

@@ -397,7 +397,7 @@ def main():
         _time(json.loads(settings), device, int(threads), int(pack))
         return 0
     folder, device, pack, shard, of, parent = args
-    stop = runs.Stop().listen()
+    stop = runs.Stop(patient=True).listen()  # Slurm signals a whole task, and then the supervisor does, while this one saves
     try:
         work(folder, device, int(pack), (int(shard), int(of)), int(parent), stop)
     except runs.Stopped as e:

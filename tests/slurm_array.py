@@ -1,9 +1,9 @@
-"""make slurm on a real Slurm of one node, which this starts in a temporary folder and ends: `make test-slurm`, not part of make test.
+"""make slurm on a real Slurm of one node, started and ended here: `make test-slurm`, not part of make test.
 
-Submits a sweep as an array of three tasks and disturbs each while it trains: one is requeued by an operator, one is told that its
-time is nearly up, one loses all its processes to SIGKILL and is requeued. The table must equal that of an undisturbed `make sweep`
-but for its time columns. Then a cancelled task must not come back. Needs Debian's slurm-wlm and munge; uses no configuration of the
-machine's own, no system service and no cgroups. Exit 1 on any difference.
+Submits a sweep as an array of three tasks and disturbs each while it trains: one is requeued by an operator, one is told that
+its time is nearly up, one loses all its processes to SIGKILL and is requeued. The table must equal that of an undisturbed
+`make sweep` but for its time column. Then a cancelled task must not come back. Needs Debian's slurm-wlm and munge; touches no
+configuration of the machine's own, no system service, no cgroup. Exit 1 on any difference.
 """
 
 import contextlib
@@ -211,11 +211,13 @@ def undisturbed_and_array(root):
     good = all([
         check(f"every task ran twice by its own count, {starts}, and by Slurm's", all(
             s == ["0", "1"] and array.field(t, "Restarts") == "1" for t, s in enumerate(starts))),
-        check("the task that was told its time saved and requeued itself", "state saved" in logs[1] and "back to the queue" in logs[1]),
+        check("the task that was told its time saved and requeued itself",
+              "state saved" in logs[1] and "back to the queue" in logs[1]),
         check(f"{len(rows)} rows, one a trial, no lease left", rows == [f"{i:04d}-3.json" for i in range(24)]
               and not any((array.folder / "leases").iterdir())),
         check("results.csv is that of an undisturbed sweep", table(array.folder) == table(alone)),
-        check("best.json too", json.loads((array.folder / "best.json").read_text()) == json.loads((alone / "best.json").read_text())),
+        check("best.json too", json.loads((array.folder / "best.json").read_text())
+              == json.loads((alone / "best.json").read_text())),
         check("a task printed the ranking", any("winner:" in log for log in logs))])
     if not good:
         print(*logs, sep="\n")
