@@ -36,8 +36,8 @@ def large(monkeypatch):
 
 def arguments(device, pixels, columns, size, border="reflect", dtype=torch.float32, channels=3, mean=MEAN, std=STD):
     moments = (torch.tensor(v, device=device) for v in (mean, std))
-    columns = (getattr(columns, k).to(device) for k in COLUMNS)
-    return pixels.to(device), *columns, *moments, size, border, dtype, channels
+    there = (getattr(columns, k).to(device) for k in COLUMNS)
+    return pixels.to(device), *there, *moments, size, border, dtype, channels
 
 
 def shown(*args, **options):
