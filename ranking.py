@@ -90,7 +90,7 @@ def winner(group):
         return won, f"no other point is within one standard error ({best.se:.4f}) of it"
     used = f"{methods(won)} method{'' if methods(won) == 1 else 's'} switched on"
     if won is best:
-        return won, f"it scores best, and none of the {len(near) - 1} others within one standard error ({best.se:.4f}) is simpler ({used})"
+        return won, f"of {len(near)} points within one standard error ({best.se:.4f}) it scores best, and none is simpler ({used})"
     return won, (f"of {len(near)} points within one standard error ({best.se:.4f}) of the best, {best.mean:.4f} ({best.label()}), it is the "
                  f"simplest ({used})")
 

@@ -128,7 +128,7 @@ class Evaluation:
         for _ in range(len(plan.index)):
             self.call()
             pause()
-        return self.logits.flatten(0, 1)[:rows].cpu().numpy() if len(plan.index) else np.empty((0, 0), np.float32)
+        return self.logits.flatten(0, 1)[:rows].cpu().numpy()
 
     def step(self):
         x = augment.batch(self.pixels, self.tables.take(), **self.view, dtype=input_dtype(self.device, self.amp))
@@ -239,11 +239,13 @@ class Stepper:
         """Float32 logits [rows,C], a NumPy array, of the evaluated model over an evaluation plan; `pause` is called
         between batches."""
         mine = self.ranks.batches(plan)
-        shape = mine.index.shape
-        if shape not in self.evaluations:
+        shape, found = mine.index.shape, np.empty((0, 0), np.float32)  # a rank may have no batch
+        if shape not in self.evaluations and len(mine.index):
             self.evaluations[shape] = Evaluation(self.evaluated(), self.pixels, mine, self.view, amp=self.amp,
                                                  forward=self.forward, record=self.record)
-        return self.ranks.gathered(self.evaluations[shape].run(mine, mine.index.size, pause), plan)[:rows]
+        if len(mine.index):
+            found = self.evaluations[shape].run(mine, mine.index.size, pause)
+        return self.ranks.gathered(found, plan)[:rows]
 
     def evaluated(self):
         """The model whose predictions count: the average if there is one."""

@@ -127,7 +127,7 @@ OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
     ([point(0.70, ls=0.1), point(0.80, ls=0.2)], 1, "no other point is within one standard error (0.0500)"),
     ([point(0.76, ls=0.0), point(0.80, ls=0.2)], 0,
      "of 2 points within one standard error (0.0500) of the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on)"),
-    ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "none of the 1 others within one standard error"),
+    ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "of 2 points within one standard error"),
     ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
     ([point(0.78, **OFF | dict(ls=0.1)), point(0.79, **OFF | dict(ls=0.1, mixup_p=0.2)),
       point(0.77, **OFF | dict(balance="sampler")), point(0.80, **OFF | dict(ls=0.1, mixup_p=0.4))],
