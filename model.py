@@ -74,7 +74,8 @@ class Dropout(nn.Module):
             return x
         ones = [1] * (x.ndim - 1)
         shape = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}[self.share]
-        bits = _hash(self.owner[0], self.layer, shape[0], math.prod(shape[1:])).view(shape)
+        model = self.owner[0]
+        bits = _hash(model.key, self.layer, shape[0], math.prod(shape[1:]), model.first, model.apart).view(shape)
         bound, scale = self.held
         return x * (bits >= bound) * scale
 
@@ -82,13 +83,12 @@ class Dropout(nn.Module):
         return f"p={self.p}, share={self.share}"
 
 
-def _hash(model, layer, rows, units):
+def _hash(key, layer, rows, units, first=0, apart=1):
     """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
     mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
-    device = model.key.device
-    state = _mix(_mix(model.key) + layer)
-    state = _mix(state + torch.arange(rows, device=device) * model.apart + model.first)
-    state = _mix(state[:, None] + torch.arange(units, device=device))
+    state = _mix(_mix(key) + layer)
+    state = _mix(state + torch.arange(rows, device=key.device) * apart + first)
+    state = _mix(state[:, None] + torch.arange(units, device=key.device))
     return _shift(state, 32)
 
 

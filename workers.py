@@ -373,10 +373,10 @@ def _time(settings, device, threads, pack, seconds=1.0):
     def turn(t):
         for stepper, stream in zip(steppers, streams):
             with torch.cuda.stream(stream):
+                if t % len(plan.index) == 0:
+                    stepper.begin(plan)
                 stepper.train(t % len(plan.index))
 
-    for stepper in steppers:
-        stepper.begin(plan)
     turn(0)
     print("ready", flush=True)
     sys.stdin.readline()
