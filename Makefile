@@ -121,3 +121,7 @@ bench: $(TEST_SETUP)
 	$(PY) bench/start.py
 	$(PY) bench/kill.py
 	$(PY) bench/synthetic.py
+	$(PY) bench/study.py
+	$(PY) bench/loss.py
+	$(PY) bench/view.py
+	$(PY) bench/kernels.py
