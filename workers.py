@@ -379,7 +379,8 @@ def _time(settings, device, threads, pack, seconds=1.0):
 
     turn(0)
     print("ready", flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        return  # nobody waits for the answer
     start, t = time.perf_counter(), 0
     while time.perf_counter() - start < seconds or t < 3:
         t += 1
@@ -394,7 +395,10 @@ def main():
     what, *args = sys.argv[1:]
     if what == "time":
         settings, device, threads, pack = args
-        _time(json.loads(settings), device, int(threads), int(pack))
+        try:
+            _time(json.loads(settings), device, int(threads), int(pack))
+        except BrokenPipeError:  # who asked was stopped
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     folder, device, pack, shard, of, parent = args
     stop = runs.Stop(patient=True).listen()  # Slurm signals a whole task, and then the supervisor does, while this one saves
