@@ -8,7 +8,6 @@ its validation score; `best` is the best epoch's macro F1, as the study reported
 """
 
 import csv
-import math
 import sys
 from pathlib import Path
 
@@ -16,18 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config as configs
 import run as runs
+import stats
 import train
-
-T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # by n, n - 1 degrees of freedom
 
 
 def interval(values):
     """'mean ± half width' of the 95% Student-t interval."""
-    n, mean = len(values), sum(values) / len(values)
-    if n < 2:
-        return f"{mean:.3f}"
-    sd = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    return f"{mean:.3f} ± {T975[n] * sd / math.sqrt(n):.3f}"
+    mean, half = stats.interval(values)
+    return f"{mean:.3f}" + (f" ± {half:.3f}" if len(values) > 1 else "")
 
 
 def rows_of(config, stop):
