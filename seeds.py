@@ -24,7 +24,6 @@ import metrics
 import run as runs
 import stats
 import study as studies
-import train
 import workers
 
 SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
@@ -183,18 +182,7 @@ def main(args=None):
     workers.add_flags(parser)
     configs.add_flags(parser)
     space = parser.parse_args(args)
-    stop = runs.Stop().listen()
-    try:
-        return run(space, stop)
-    except runs.Stopped as e:
-        print(f"seeds.py: {e}; the same command continues", file=sys.stderr)
-        return 128 + e.number
-    except configs.ConfigError as e:
-        print(f"seeds.py: {e}", file=sys.stderr)
-        return 2
-    except (*train.ERRORS, studies.StudyError, OSError) as e:
-        print(f"seeds.py: {e}", file=sys.stderr)
-        return 1
+    return workers.command("seeds.py", lambda stop: run(space, stop))
 
 
 if __name__ == "__main__":

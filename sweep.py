@@ -25,7 +25,6 @@ import config as configs
 import ranking
 import run as runs
 import study as studies
-import train
 import workers
 
 KNOBS = {f.name: f for f in dataclasses.fields(configs.Config) if f.metadata["keyed"]}
@@ -314,18 +313,7 @@ def sweep(space, stop):
 
 def main(args=None):
     space = arguments().parse_args(args)
-    stop = runs.Stop().listen()
-    try:
-        return sweep(space, stop)
-    except runs.Stopped as e:
-        print(f"sweep.py: {e}; the same command continues", file=sys.stderr)
-        return 128 + e.number
-    except configs.ConfigError as e:
-        print(f"sweep.py: {e}", file=sys.stderr)
-        return 2
-    except (*train.ERRORS, studies.StudyError, OSError) as e:
-        print(f"sweep.py: {e}", file=sys.stderr)
-        return 1
+    return workers.command("sweep.py", lambda stop: sweep(space, stop))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,21 @@ def add_flags(parser):
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
 
 
+def command(name, function):
+    """Exit code of a command that fills a study: function(stop) gives it, or what stopped it does, said in a line."""
+    try:
+        return function(runs.Stop().listen())
+    except runs.Stopped as e:
+        print(f"{name}: {e}; the same command continues", file=sys.stderr)
+        return 128 + e.number
+    except configs.ConfigError as e:
+        print(f"{name}: {e}", file=sys.stderr)
+        return 2
+    except (*train.ERRORS, StudyError, OSError) as e:
+        print(f"{name}: {e}", file=sys.stderr)
+        return 1
+
+
 def check_flags(space, base):
     """Turns the words of `add_flags` into values, before anything is written; ConfigError names one that cannot be."""
     space.pack = space.pack if space.pack == "auto" else number("--pack", space.pack, 1, 256)
