@@ -373,3 +373,32 @@ def test_compiled_and_captured_equals_eager(device, settings):
     for one, other in zip(run(*eager, 5), run(*fast, 5)):
         for k in ("losses", "right"):
             torch.testing.assert_close(one[k], other[k], rtol=2e-2, atol=2e-2, msg=k)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+def test_twenty_trials_compile_once(device, settings):
+    """What differs between the trials of a study is data to the kernels and to the compiled network."""
+    found = []
+    for i in range(20):
+        stepper, draw, evaluation = made(
+            settings, device, capture.Captured, lr=1e-3 * (1 + i), weight_decay=0.01 * i, dropout=0.02 * (1 + i), gamma=0.1 * i,
+            ls=0.02 * i, mixup_alpha=0.5 + 0.1 * i, balance=("none", "weights")[i % 2], seed=i, amp=True)
+        stepper.forward = steps.compiled()
+        run(stepper, draw, evaluation, 1)
+        kernel_caches = [cache[0] for kernel in (loss_kernel._forward, loss_kernel._backward, view_kernel._view)
+                         for cache in kernel.device_caches.values()]
+        found.append((torch._dynamo.utils.counters["stats"]["unique_graphs"], sum(map(len, kernel_caches))))
+    assert min(found[0]) > 0 and found == found[:1] * 20
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_compiled_and_captured_in_float16(device, settings, opt):
+    """As on a GPU without bfloat16: overflows halve the scale inside of the graph, and the losses stay near float32's."""
+    plain, fast = made(settings, device, opt=opt), made(settings, device, capture.Captured, opt=opt)
+    fast[0].forward, fast[0].dtype = steps.compiled(), torch.float16
+    fast[0].scaler = torch.amp.GradScaler(device, init_scale=2.0**40)
+    found = [run(*one, 8) for one in (plain, fast)]
+    assert fast[0].scaler.get_scale() < 2.0**39
+    torch.testing.assert_close(found[0][0]["losses"], found[1][0]["losses"], rtol=0.2, atol=0.2)
+    assert found[1][-1]["losses"].isfinite().all()

@@ -253,6 +253,21 @@ def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_a_cpu(sett
         assert torch.equal(v, weights[1][k]) and torch.equal(v, weights[2][k]), k
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [True, False])
+def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path, compile):
+    asked = made(settings, **FULL, device="cuda", deterministic=True, compile=compile)
+    for name in ("one", "two"):
+        train.train(dataclasses.replace(asked, name=name))
+    with pytest.raises(runs.Stopped):
+        train.train(dataclasses.replace(asked, name="three"), StopAfter(5))
+    train.train(dataclasses.replace(asked, name="three", resume=True))
+    for name in ("two", "three"):
+        for file in ("last.pt", "best.pt"):
+            assert_same_state(tmp_path / "runs" / "one" / file, tmp_path / "runs" / name / file)
+
+
 def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
