@@ -115,6 +115,9 @@ def contenders(args, device, pixels, plan, views):
     compiled = torch.compile(twin)
     found = dict(ours=lambda k: augment.batch(pixels, plan[k % STEPS], **shape, dtype=dtype),
                  twin=lambda k: twin(pixels, plan[k % STEPS]))
+    if kernels.usable(device):
+        host = pixels.cpu().pin_memory()
+        found["ours, the Store in pinned host memory"] = lambda k: augment.batch(host, plan[k % STEPS], **shape, dtype=dtype)
     if device.type != "cuda" or importlib.util.find_spec("triton"):
         found["twin, compiled"] = lambda k: compiled(pixels, plan[k % STEPS])
     try:
