@@ -25,7 +25,8 @@ import run as runs
 import store as stores
 import study as studies
 import train
-from step import logits, precision, view
+from numerics import precision
+from step import logits, view
 
 
 def probabilities(checkpoint, files, *, device, tta="none"):

@@ -8,15 +8,14 @@ runs eagerly.
 
 import copy
 import functools
-import os
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 import augment
 import losses
+from numerics import autocast, input_dtype
 from plan import Plan, level
 
 
@@ -26,26 +25,6 @@ class NonFinite(ArithmeticError):
     def __init__(self, step):
         super().__init__(f"loss not finite at step {step}")
         self.step = step
-
-
-def precision(device, amp):
-    """The dtype that convolutions compute in: with `amp` the one whose arithmetic the hardware has, so that it gains
-    speed. bfloat16, on older GPUs float16, else float32."""
-    native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    if not amp or not (native or device.type == "cuda"):
-        return torch.float32
-    return torch.bfloat16 if native else torch.float16
-
-
-def repeatable(wanted):
-    """Sets, for the process, whether a GPU takes algorithms that give the same bits every time, or the fastest."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    torch.backends.cudnn.benchmark = not wanted
-    torch.utils.deterministic.fill_uninitialized_memory = False  # every cell is written before it is read
-    torch.use_deterministic_algorithms(wanted)  # turns inductor's autotuning off too
 
 
 def optimizer(model, opt, lr, weight_decay):
@@ -60,10 +39,6 @@ def optimizer(model, opt, lr, weight_decay):
             made.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return made
     return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
-
-
-def autocast(device, dtype):
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def view(device, *, size, mean, std, border):
@@ -123,11 +98,6 @@ def compiled():
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(forward, dynamic=False)
-
-
-def input_dtype(device, dtype):
-    """What the network's input is stored as. On a GPU autocast would narrow it in a pass of its own."""
-    return dtype if device.type == "cuda" else torch.float32
 
 
 class Evaluation:

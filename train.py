@@ -22,9 +22,10 @@ import plan as plans
 import resident
 import synthetic
 from capture import Captured
+from numerics import precision, repeatable
 from ranks import Ranks
 from run import Reader, Run, RunError, Stop, Stopped, environment
-from step import NonFinite, Stepper, precision, repeatable
+from step import NonFinite, Stepper
 from store import StoreError
 
 THREADS = torch.get_num_threads()

@@ -27,6 +27,7 @@ sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # and no longer bench/, whose s
 import augment
 import data
 import model as models
+import numerics
 import step as steps
 import train
 from config import Config, Parser, read
@@ -69,7 +70,7 @@ def measure(args, folder):
                  batch_size=args.batch_size, threads=args.threads, device=args.device)
     base = dataclasses.replace(read(STUDY), **asked)
     pictures = data.prepare(base.data, **base.pick(data.prepare))
-    native, torchvision = steps.precision(device, True) == torch.bfloat16, import_torchvision()
+    native, torchvision = numerics.precision(device, True) == torch.bfloat16, import_torchvision()
     mixing = dict(CROPS, mixup_p=0.4)
     trial = train.trial(dataclasses.replace(base, **mixing))
     contenders = dict(bare=bare(base, pictures, device), crops=ours(base, pictures, device, **CROPS),
@@ -134,7 +135,7 @@ def bare(base, pictures, device):
 
     def epoch():
         for _ in range(len(plan.index)):
-            with steps.autocast(device, stepper.dtype):
+            with numerics.autocast(device, stepper.dtype):
                 logits = model(x)
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(logits.float(), y).backward()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import capture
 import kernels
+import numerics
 import plan as plans
 import step as steps
 import train
@@ -358,8 +359,8 @@ def test_precision_is_what_the_hardware_has(device, native, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: native)
-    assert steps.precision(torch.device(device), True) == found
-    assert steps.precision(torch.device(device), False) == torch.float32
+    assert numerics.precision(torch.device(device), True) == found
+    assert numerics.precision(torch.device(device), False) == torch.float32
 
 
 def test_under_the_interpreter():
