@@ -141,8 +141,9 @@ def report(study):
         return
     scheme, won, reason = found
     groups = ranking.points(study)
-    group = sorted((p for p in groups[scheme] if not p.wanting), key=lambda p: -p.mean)
-    yield f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, last epoch's macro F1 on validation pictures ± its standard error:\n"
+    group = ranking.ranked(groups[scheme])
+    yield (f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, last epoch's macro F1 on validation pictures "
+           f"± the point's own standard error, {won.alone()}:\n")
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
     for p in group[:12]:
         mark = "**" if p.trials == won.trials else ""
@@ -155,8 +156,8 @@ def report(study):
     if len(groups) > 1:
         yield f"\nHow to validate (rank agreement: Spearman's, with {scheme}):\n"
         yield "| scheme | validation pictures a point | standard error | rank agreement |\n| --- | --- | --- | --- |"
-        for name, pictures, se, agree in ranking.schemes(study):
-            yield f"| {name} | {pictures} | {se:.4f} | {agree:.2f} |"
+        for name, pictures, se, how, agree in ranking.schemes(study):
+            yield f"| {name} | {pictures} | {se:.4f}, {how} | {agree:.2f} |"
     for name, table in (("change", changes(study, group)), ("effect", effects(study, group))):
         if table and (name == "change" or not changes(study, group)):
             yield "\n" + "\n".join(table)

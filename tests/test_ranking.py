@@ -117,16 +117,18 @@ def test_halving_ends_where_every_trial_failed(settings):
 
 
 def point(mean, se=0.05, wanting="", **settings):
-    return ranking.Point([0], settings, [], wanting, mean, se)
+    """A point of one split, or of folds where `mean` is a list."""
+    return ranking.Point([0], settings, [], wanting, dict(enumerate(np.atleast_1d(mean).tolist())), se)
 
 
 OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
 
 
 @pytest.mark.parametrize("group, won, said", [
-    ([point(0.70, ls=0.1), point(0.80, ls=0.2)], 1, "no other point is within one standard error (0.0500)"),
+    ([point(0.70, ls=0.1), point(0.80, ls=0.2)], 1, 
+     "no other point is within one standard error (0.0500, the best one's own, by bootstrap over pictures) of it"),
     ([point(0.76, ls=0.0), point(0.80, ls=0.2)], 0,
-     "of 2 points within one standard error (0.0500) of the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on)"),
+     "of the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on)"),
     ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "of 2 points within one standard error"),
     ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
     ([point(0.78, **OFF | dict(ls=0.1)), point(0.79, **OFF | dict(ls=0.1, mixup_p=0.2)),
@@ -142,6 +144,64 @@ def test_the_one_standard_error_rule(group, won, said):
     assert found is group[won] and said in reason
 
 
+def by_fold(table, **more):
+    """Points of scores [point, fold], each with its standard error over its own folds."""
+    return [point(row, se=np.std(row, ddof=1) / math.sqrt(len(row)), ls=0.1 * k, **more) for k, row in enumerate(table)]
+
+
+def unpooled(group):
+    """The winner by the best point's own standard error."""
+    best = max(group, key=lambda p: p.mean)
+    return min((p for p in group if p.mean >= best.mean - best.se), key=lambda p: (ranking.methods(p), -p.mean))
+
+
+def test_the_yardstick_is_pooled_over_points_that_share_their_folds():
+    """By hand: over three points and two folds the residuals of point + fold are +-1/3, -+2/3 and +-1/3 of 0.01."""
+    group = by_fold([[0.50, 0.54], [0.60, 0.62], [0.70, 0.74]])
+    error = math.sqrt(2 * (1 + 4 + 1) / 9 * 1e-4 / 2 / 2)
+    assert ranking.yardstick(group) == (pytest.approx(error), "pooled over 3 points on the same 2 folds")
+    _, reason = ranking.winner(group)
+    assert reason == f"no other point is within one standard error ({error:.4f}, pooled over 3 points on the same 2 folds) of it"
+    unranked = point([0.1, 0.9], wanting="to do", ls=0.5)
+    assert ranking.winner([*group, unranked])[1] == reason
+    short = ranking.Point([0], dict(ls=0.6), [], "", {0: 0.55}, 0.3)  # it has one of the folds: ranked, but says no noise
+    assert ranking.winner([short, *group])[1] == reason
+
+
+def test_without_points_to_pool_the_yardstick_is_the_best_ones_own():
+    group = by_fold([[0.5, 0.6, 0.7]])
+    assert ranking.yardstick(group) == (group[0].se, "the best one's own, over 3 folds")
+    group = [point(0.7, se=0.02), point(0.6, se=0.01)]
+    assert ranking.yardstick(group) == (0.02, "the best one's own, by bootstrap over pictures")
+
+
+def test_an_easy_fold_does_not_move_the_winner():
+    """What a fold adds to all points changes nothing but the best point's own standard error."""
+    table = np.array([[0.68, 0.70, 0.69], [0.72, 0.71, 0.74], [0.70, 0.73, 0.73]])
+    even, odd = by_fold(table), by_fold(table + [0.2, -0.1, -0.1])
+    assert ranking.winner(odd)[0].settings == ranking.winner(even)[0].settings == dict(ls=0.1)
+    assert ranking.yardstick(odd)[0] == pytest.approx(ranking.yardstick(even)[0])
+    assert unpooled(odd).settings == dict(ls=0.0) != unpooled(even).settings
+
+
+def test_the_pooled_yardstick_picks_the_same_winner_more_often():
+    """1,000 redraws of the noise of eight points on two folds alike in difficulty, so that both yardsticks estimate the
+    same noise: the one that sees eight points agrees with itself more often, and on the point it should choose."""
+    rng = np.random.default_rng(0)
+    points = [dict(ls=ls, mixup_p=p, balance=b) for ls in (0.0, 0.1) for p in (0.0, 0.6) for b in ("none", "sampler")]
+    true = np.array([0.03 * (p["balance"] == "sampler") - 0.01 * (p["mixup_p"] > 0) + 0.004 * (p["ls"] > 0) for p in points])
+    won = dict(pooled=[], unpooled=[])
+    for _ in range(1000):
+        scores = 0.2 + true[:, None] + rng.normal(0, 0.014, (8, 2))
+        group = [point(y, se=np.std(y, ddof=1) / math.sqrt(2), **p) for y, p in zip(scores, points)]
+        won["pooled"].append(points.index(ranking.winner(group)[0].settings))
+        won["unpooled"].append(points.index(unpooled(group).settings))
+    shares = {rule: np.bincount(indices, minlength=8) / 1000 for rule, indices in won.items()}
+    simplest = points.index(dict(ls=0.0, mixup_p=0.0, balance="sampler"))
+    assert [share.argmax() for share in shares.values()] == [simplest, simplest]
+    assert shares["pooled"].max() > shares["unpooled"].max() + 0.05
+
+
 def test_no_winner_where_nothing_is_ranked():
     assert ranking.winner([point(0.5, wanting="to do")]) is None and ranking.winner([]) is None
 
@@ -149,24 +209,28 @@ def test_no_winner_where_nothing_is_ranked():
 def test_off_is_what_config_calls_off():
     """Every method that can be left out, at a value that Config takes; with all of them off no point uses a method."""
     off = configs.Config(**ranking.OFF)
-    assert ranking.methods(ranking.Point([], {k: getattr(off, k) for k in ranking.OFF}, [], "", 0, 0)) == 0
+    assert ranking.methods(point(0, **{k: getattr(off, k) for k in ranking.OFF})) == 0
     on = {k: getattr(configs.Config(), k) for k in ranking.OFF}
-    assert ranking.methods(ranking.Point([], on, [], "", 0, 0)) == sum(on[k] != v for k, v in ranking.OFF.items()) > 5
+    assert ranking.methods(point(0, **on)) == sum(on[k] != v for k, v in ranking.OFF.items()) > 5
 
 
 def test_schemes_are_compared_never_ranked(settings):
-    """A split and three folds over the same four points: the scheme of the smaller error chooses; agreement by hand."""
+    """A split and three folds over the same four points: the scheme of the smaller error chooses; agreement by hand. The
+    folds differ, and beside that the first two points take turns."""
     scores = {0.0: 0.50, 0.1: 0.52, 0.2: 0.60, 0.3: 0.70}
     split = {0.0: 0.61, 0.1: 0.90, 0.2: 0.55, 0.3: 0.58}  # ranks 3 4 1 2 against 1 2 3 4: Spearman's is 1 - 6 * 16 / 60 = -0.6
     study = begun(settings, [dict(ls=v, folds=f) for v in scores for f in (0, 3)], n=2)
-    fill(study, lambda c: scores[c.ls] + 0.01 * (c.fold - 1) if c.folds else split[c.ls])
+    turns = {0.0: 0.01, 0.1: -0.01, 0.2: 0.0, 0.3: 0.0}
+    fill(study, lambda c: scores[c.ls] + (0.1 + turns[c.ls]) * (c.fold - 1) if c.folds else split[c.ls])
     groups = ranking.points(study)
     assert sorted(groups) == ["folds 3", "val_split 0.2"] and all(len(g) == 4 for g in groups.values())
     scheme, won, _ = ranking.choose(study)
     assert scheme == "folds 3" and won.mean == pytest.approx(0.7) and won.settings == dict(ls=0.3)
     lines = {name: rest for name, *rest in ranking.schemes(study)}
-    assert lines["folds 3"] == [15, pytest.approx(0.01 / math.sqrt(3)), pytest.approx(1.0)]
-    assert lines["val_split 0.2"] == [5, pytest.approx(0.04), pytest.approx(-0.6)]
+    error = math.sqrt(4 * 0.01**2 / 6 / 3)
+    assert lines["folds 3"] == [15, pytest.approx(error), "pooled over 4 points on the same 3 folds", pytest.approx(1.0)]
+    assert lines["val_split 0.2"] == [5, pytest.approx(0.04), "the best one's own, by bootstrap over pictures",
+                                      pytest.approx(-0.6)]
 
 
 def test_val_split_and_split_seed_are_schemes_too(settings):

@@ -67,6 +67,25 @@ def test_spearman_is_scipys_ties_included():
     assert math.isnan(stats.spearman([1, 1, 1], [1, 2, 3]))
 
 
+@pytest.mark.parametrize("points, blocks", [(2, 2), (8, 2), (3, 5), (40, 3)])
+def test_blocked_is_least_squares_on_points_and_blocks(points, blocks):
+    """Residuals and their degrees of freedom by lstsq on a column a point and a column a block."""
+    rng = np.random.default_rng(points)
+    scores = rng.normal(0, 1, (points, 1)) + rng.normal(0, 3, blocks) + rng.normal(0, 0.1, (points, blocks))
+    row, column = np.divmod(np.arange(scores.size), blocks)
+    x = np.hstack([np.eye(points)[row], np.eye(blocks)[column]])
+    fitted, _, rank, _ = np.linalg.lstsq(x, scores.ravel(), rcond=None)
+    variance = ((scores.ravel() - x @ fitted) ** 2).sum() / (scores.size - rank)
+    assert stats.blocked(scores) == pytest.approx(math.sqrt(variance / blocks), rel=1e-9)
+    assert stats.blocked(scores + 5 * np.arange(blocks) + 9 * np.arange(points)[:, None]) == pytest.approx(stats.blocked(scores))
+    assert rank == points + blocks - 1
+
+
+def test_blocked_of_two_points_is_their_paired_difference():
+    a, b = np.random.default_rng(7).normal(0, 1, (2, 6))
+    assert math.sqrt(2) * stats.blocked([a, b]) == pytest.approx(scipy.stats.sem(a - b), rel=1e-12)
+
+
 # the additive model ------------------------------------------------------------------------------------------------------------
 
 
