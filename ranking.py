@@ -117,6 +117,8 @@ def winner(group):
     ranking = ranked(group)
     if not ranking:
         return None
+    if len(ranking) == 1:
+        return ranking[0], "no other point can be ranked"
     best, (se, how) = ranking[0], yardstick(ranking)
     near = [p for p in ranking if p.mean >= best.mean - (0 if math.isnan(se) else se)]
     won, error = min(near, key=methods), f"one standard error ({se:.4f}, {how})"

@@ -135,7 +135,7 @@ OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
       point(0.77, **OFF | dict(balance="sampler")), point(0.80, **OFF | dict(ls=0.1, mixup_p=0.4))],
      0, "of 4 points"),  # of two with one method each the better
     ([point(0.76, lr=1e-3), point(0.80, lr=1e-2)], 1, "it scores best, and none is simpler"),  # a learning rate is no method
-    ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other"),
+    ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other point can be ranked"),
     ([point(0.80, se=math.nan, ls=0.2), point(0.80, se=math.nan, ls=0.0)], 1, "simplest"),  # then only equals are near
     ([point(0.79, se=math.nan, ls=0.0), point(0.80, se=math.nan, ls=0.2)], 1, "no other"),
 ])
