@@ -82,7 +82,7 @@ def blocked(scores):
 
 def additive(y, blocks, factors):
     """Least squares of y [N] on blocks [N] (fold and seed, say) and on `factors`, name -> the level of each row [N],
-    without interactions. Returns (effects, residuals [N], sd): effects[name][level] = (difference from the factor's mean,
+    without interactions. Returns (effects, residuals [N], sd): effects[name][level] = (difference from the mean level,
     its standard error); sd: the residuals' standard deviation, nan where no degree of freedom is left."""
     y = np.asarray(y, np.float64)
     columns, spans = [np.equal(blocks, b) for b in dict.fromkeys(blocks)], {}

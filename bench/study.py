@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # instead of bench/, whose study.py would hide the project's
 
 import config as configs
+import pace
 import run as runs
 import study as studies
-import sweep
 import synthetic
 import train
 import workers
@@ -149,7 +149,7 @@ def overhead(args, root):
 def packing(args, root):
     config, found = replace(begun(args, root, "packing", 1).config(0), batch_size=32), []
     for _ in range(args.rounds):
-        one, many = (workers._rate(config, "cpu", n, 1, 1) for n in (1, args.workers))
+        one, many = (pace.rate(config, "cpu", n, 1, 1) for n in (1, args.workers))
         found.append((one, many, many / (args.workers * one)))
     rates = ", ".join(f"{one:.0f} → {many:.0f} ({share:.0%})" for one, many, share in found)
     print(f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of {args.workers} times "

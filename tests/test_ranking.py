@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import config as configs
+import pace
 import ranking
 import seeds
 import study as studies
 import sweep
-import workers
 from conftest import PLAIN
 from test_train import made
 
@@ -284,7 +284,7 @@ def flags(settings, *more, name="s"):
 
 def test_the_same_command_on_a_finished_study_only_concludes(settings, capsys, monkeypatch):
     """Killed between the last row and the table: table, recipe and picture are written, nothing is timed or trained."""
-    monkeypatch.setattr(workers, "pace", None)
+    monkeypatch.setattr(pace, "measure", None)
     study = begun(settings, [dict(ls=0.0), dict(ls=0.1), dict(ls=0.2)], n=2)
     fill(study, lambda c: {0.0: 0.3, 0.1: 0.9, 0.2: 0.89}[c.ls] + c.seed * 1e-3)
     study.run(0).mkdir()
@@ -315,7 +315,7 @@ def test_status_of_an_unfinished_study(settings, capsys):
 
 
 def test_without_validation_pictures_nothing_is_ranked(settings, capsys, monkeypatch):
-    monkeypatch.setattr(workers, "pace", None)
+    monkeypatch.setattr(pace, "measure", None)
     study = begun(settings, [{}], n=2, val_split=0)
     for i in range(2):
         write(study, i, None)

@@ -17,11 +17,12 @@ import pytest
 import config as configs
 import run as runs
 import study as studies
-import sweep
 import train
 import workers
 from conftest import PLAIN
-from study import Lease, LeaseLost, Study, StudyError
+from job import Job
+from lease import Lease, LeaseLost
+from study import Study, StudyError
 from test_train import FULL, assert_same_state, made, results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -357,7 +358,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
         alive = sorted(sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep])
     for i in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
-        job = workers._Job(study, lease, "cpu", runs.Stop())
+        job = Job(study, lease, "cpu", runs.Stop())
         while not job.advance():
             pass
         lease.release()
