@@ -23,8 +23,8 @@ def report(study):
         return
     scheme, won, reason = found
     group = ranking.ranked(groups[scheme])
-    yield (f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, last epoch's macro F1 on validation pictures "
-           f"± the point's own standard error, {won.alone()}:\n")
+    yield (f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, macro F1 on validation pictures at the "
+           f"{study.epoch()} ± the point's own standard error, {won.alone()}:\n")
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
     for p in group[:SHOWN]:
         mark = "**" if p.trials == won.trials else ""

@@ -58,7 +58,7 @@ def _reason(e):
 
 
 def _scores(config):
-    """The last epoch's metrics of a run's results.csv, its seconds altogether, the standard error of its macro F1."""
+    """The metrics of the epoch that a run kept, its seconds altogether, the standard error of its macro F1."""
     folder = Path(config.project) / config.name
     if not (folder / "results.csv").exists():
         return {}
@@ -67,7 +67,8 @@ def _scores(config):
     if not rows:
         return {}
     aside = ("lr", "seconds", "data_wait", "images_per_s")  # lr is the name of a setting
-    scores = {k: v for k, v in rows[-1].items() if k not in aside}
+    kept = max(rows, key=lambda row: train.rating(row, config.monitor))
+    scores = {k: v for k, v in kept.items() if k not in aside}
     scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))
     if (folder / "val_predictions.csv").exists():
         classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
 """What a study's table says: points, their scores and standard errors, the winner, and what moves the score.
 
 A point is a combination of settings; its trials are the folds and seeds it was tried with. Scores are macro F1 on
-validation pictures, at the last epoch. How pictures are split is a scheme: schemes are compared, never ranked as
+validation pictures, at the epoch that a trial keeps: the last, or with --patience the best. How pictures are split is a scheme: schemes are compared, never ranked as
 settings. Runs and writes nothing.
 """
 
@@ -24,7 +24,7 @@ OFF = dict(mixup_p=0.0, cutmix_p=0.0, ls=0.0, gamma=0.0, loss_tau=0.0, balance="
 class Point:
     trials: list[int]
     settings: dict  # of the knobs that vary in the study
-    rows: list[dict]  # of finished trials, at their last epoch
+    rows: list[dict]  # of finished trials, up to their last rung
     wanting: str  # why it cannot be ranked, '' if it can
     folds: dict[int, float]  # macro F1 by fold, the mean over seeds; empty where some are not known
     se: float  # of the mean, by this point alone: over its folds, or by bootstrap over pictures where there is one
@@ -73,7 +73,7 @@ def _point(study, trials, latest, knobs):
     elif len(rows) < len(trials):
         wanting = "to do"
     elif short := [r for r in rows if study.spec["halving"] and r["until"] < study.rungs(r["trial"])[-1]]:
-        wanting = f"stopped at epoch {short[0]['epoch']} by halving"
+        wanting = f"stopped at epoch {short[0]['until']} by halving"
     elif any("macro_f1" not in r for r in rows):
         wanting = "no validation pictures"
     settings = {k: getattr(study.config(trials[0]), k) for k in knobs}

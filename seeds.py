@@ -4,9 +4,10 @@
     python seeds.py --n 10 -c runs/sweep/best.json --compare recipes/attempt-3.json
     python seeds.py --n 10 --run runs/run               the settings of a run
 
-Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's. Two kinds of chance are told
-apart: the interval over seeds is about training again, the bootstrap over pictures about validating on others. A study in
---project, so it resumes. Results: seeds.csv, per_class.csv, summary.json there.
+Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's, or with --patience
+those of the epoch that was kept. Two kinds of chance are told apart: the interval over seeds is about training again, the
+bootstrap over pictures about validating on others. A study in --project, so it resumes. Results: seeds.csv,
+per_class.csv, summary.json there.
 """
 
 import csv
@@ -50,7 +51,7 @@ def newest(project):
 
 
 def outputs(study, i):
-    """(targets [N], logits [N,C], class names) of trial i's validation pictures at its last epoch."""
+    """(targets [N], logits [N,C], class names) of trial i's validation pictures, at the epoch it kept."""
     folder = study.run(i)
     classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
     at = {name: c for c, name in enumerate(classes)}
@@ -94,7 +95,7 @@ def summary(study, trials):
 
 def lines(name, s, table):
     """A summary as Markdown."""
-    yield f"**{name}**, {s['n']} seeds, {s['pictures']} validation pictures, last epoch:\n"
+    yield f"**{name}**, {s['n']} seeds, {s['pictures']} validation pictures, {s['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k in range(s["n"]):
         yield f"| {s['seeds'][k]} | " + " | ".join(f"{s['scores'][m]['values'][k]:.4f}" for m in SCORES) + " |"
@@ -150,7 +151,7 @@ def run(space, stop):
             if "macro_f1" not in rows[i]:
                 raise studies.StudyError(f"{folder}: there are no validation pictures to score on: give --val-split or --folds")
         s, table = summary(study, indices)
-        s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], **s)
+        s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **s)
         print(*lines(title, s, table), sep="\n")
         found.append(s)
         classes += [[title, *row] for row in table]

@@ -67,6 +67,13 @@ class Study:
         epochs, eta = self.config(i).epochs, self.spec["halving"]
         return sorted({math.ceil(epochs / eta**k) for k in range(3)}) if eta else [epochs]
 
+    def epoch(self):
+        """The epoch that the rows score, in words: the one whose weights each trial keeps."""
+        monitors = sorted({c.monitor for c in self._configs})
+        if monitors == ["last"]:
+            return "last epoch"
+        return f"best epoch by validation {' or '.join(monitors)} (chosen on these pictures, so it flatters)"
+
     def rows(self):
         """Every published row: (trial, epoch) -> dict, in order."""
         for entry in os.scandir(self.folder / "rows"):

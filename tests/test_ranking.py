@@ -310,6 +310,7 @@ def test_status_of_an_unfinished_study(settings, capsys):
     said = capsys.readouterr()
     assert "3 trials, 1 done, 1 failed, 1 to run now" in said.err
     assert "trial 1 failed: it blew up" in said.out and "Not ranked: 2" in said.out
+    assert "1 point under val_split 0.2, macro F1 on validation pictures at the last epoch ± the point's own" in said.out
     assert sorted(p.relative_to(study.folder) for p in study.folder.rglob("*")) == before
     assert sweep.main(flags(settings, "--status", name="none")) == 1 and "no study there" in capsys.readouterr().err
 

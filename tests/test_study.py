@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 import config as configs
+import metrics
 import run as runs
+import seeds
 import study as studies
 import train
 import workers
@@ -170,6 +172,21 @@ def test_results_say_every_setting_and_the_last_epochs_scores(settings):
         del last["lr"]  # the setting keeps its name
         assert {k: float(rows[i][k]) for k in last} == pytest.approx({k: float(v) for k, v in last.items()}, nan_ok=True)
     assert rows[1]["macro_f1"] == "" and set(header) >= set(study.base.settings())
+
+
+@pytest.mark.parametrize("monitor", ["nll", "macro_f1"])
+def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
+    """Scores, standard error and stored outputs are all of the best epoch, not of the last."""
+    study = begun(settings, [{}], monitor=monitor, patience=2, epochs=40, lr=0.05)
+    work(study)
+    row, kept = study.latest()[0], runs.load(study.run(0) / "best.pt")
+    assert row["epoch"] == kept["epoch"] == len(results(study.run(0))) - 2 and row["until"] == 40
+    assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
+        {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True)
+    targets, logits, classes = seeds.outputs(study, 0)
+    assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
+    assert row["val_loss"] == pytest.approx(metrics.nll(logits, targets))
+    assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
 
 
 # leases ------------------------------------------------------------------------------------------------------------------------
@@ -536,6 +553,7 @@ def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert f"settings: {folder}/best.json" in err and "no p: an exact sign-flip test takes 6 to 20 pairs, not 2" in out
+    assert ", 2 seeds, 5 validation pictures, last epoch:" in out
     with open(place / "n" / "seeds.csv", newline="", encoding="utf-8") as f:
         said = list(csv.DictReader(f))
     ls = configs.read(folder / "best.json").ls
