@@ -1,8 +1,8 @@
 """What a study's table says: points, their scores and standard errors, the winner, and what moves the score.
 
 A point is a combination of settings; its trials are the folds and seeds it was tried with. Scores are macro F1 on
-validation pictures, at the epoch that a trial keeps: the last, or with --patience the best. How pictures are split is a scheme: schemes are compared, never ranked as
-settings. Runs and writes nothing.
+validation pictures, at the epoch that a trial keeps: the last, or with --patience the best. How pictures are split is a
+scheme: schemes are compared, never ranked as settings. Runs and writes nothing.
 """
 
 import math
