@@ -141,7 +141,7 @@ def overhead(args, root):
     found, trials = [], []
     for n in range(args.rounds):
         study = begun(args, root, f"overhead {n}", args.trials)
-        cores = sorted(os.sched_getaffinity(0))[:2]
+        cores = (sorted(os.sched_getaffinity(0)) * 2)[:2]
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(timed, __file__, "--do", "alone", study.folder, core=cores[n % 2])
             both = pool.submit(timed, __file__, "--do", "supervise", study.folder, "--workers", 1, core=cores[1 - n % 2])
