@@ -17,6 +17,9 @@ import train
 from lease import LeaseLost
 
 
+TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice
+
+
 class Job:
     """A trial in progress under a lease."""
 
@@ -25,10 +28,10 @@ class Job:
         self.config = replace(study.config(lease.i), project=str(study.folder / "trials"), name=f"{lease.i:04d}",
                               resume=True, until=lease.until, threads=study.spec["threads"], device=device)
         self.stream = torch.cuda.Stream() if train.pick_device(device).type == "cuda" else None
-        self.epochs = train.trial(self.config, stop, lease.check)
+        self.epochs = train.trial(self.config, stop, lease.check, TURN)
 
     def advance(self):
-        """Goes on for an epoch. True when the trial is over: finished, failed or lost."""
+        """Goes on for a turn, at most an epoch. True when the trial is over: finished, failed or lost."""
         try:
             with torch.cuda.stream(self.stream):
                 next(self.epochs)

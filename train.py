@@ -35,12 +35,15 @@ GAP = 0.35  # training minus validation accuracy from which a run is told that i
 ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
 
 
-def trial(config, stop=None, guard=lambda: None):
-    """Runs `config` in its folder, from the start or, with config.resume, from where it stopped, and yields a dict of metrics after
-    each epoch. When exhausted, the folder holds weights, validation predictions and tables (DESIGN.md, "A run's folder").
+def trial(config, stop=None, guard=lambda: None, turn=0):
+    """Runs `config` in its folder, from the start or, with config.resume, from where it stopped, and yields a dict of
+    metrics after each epoch. When exhausted, the folder holds weights, validation predictions and tables (DESIGN.md, "A
+    run's folder").
 
-    stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. guard: called before every write
-    to the folder, which does not happen where it raises. Raises one of ERRORS otherwise; the last checkpoint stays as it was.
+    stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. guard: called before
+    every write to the folder, which does not happen where it raises. turn: steps after which it yields None in between,
+    for others to have their turn on the same device (0: never). Raises one of ERRORS otherwise; the last checkpoint
+    stays as it was.
     """
     stop, ranks = stop or Stop(), Ranks()
     device = ranks.begin(pick_device(config.device), config.batch_size)
@@ -73,6 +76,9 @@ def trial(config, stop=None, guard=lambda: None):
                 stepper.train(t)
                 state["step"] = t + 1
                 pause()
+                if turn and (t + 1) % turn == 0:
+                    yield
+                    repeatable(config.deterministic)  # a trial that had its turn may have wanted otherwise
             seconds = time.perf_counter() - start
             logits = [stepper.logits(e, len(pictures.val), pause if ranks.world == 1 else int) + bias for e in evaluation]
             if not np.isfinite(logits).all():
@@ -86,7 +92,7 @@ def trial(config, stop=None, guard=lambda: None):
                 save()
                 saved = time.monotonic()
             yield row
-            repeatable(config.deterministic)  # another trial of this process may have wanted otherwise
+            repeatable(config.deterministic)
         stop.held = False
         if ranks.rank == 0:
             finish(run, config, pictures, state)

@@ -278,6 +278,16 @@ def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
     assert said.count("\n") == 1 and "--batch-size" in said and "2 GiB" in said
 
 
+def test_turns_are_within_epochs_and_change_nothing(settings, tmp_path):
+    """Two trials that take turns after every second step, three steps an epoch, one of them stopped and resumed."""
+    train.train(made(settings, **FULL))
+    trials = [train.trial(made(settings, **FULL, name=name), turn=2) for name in ("a", "b")]
+    seen = list(zip(*trials))
+    assert [row and row["epoch"] for row, _ in seen] == [None, 1, None, 2, None, 3]
+    for name in ("a", "b"):
+        assert_same_state(tmp_path / "runs" / "run" / "last.pt", tmp_path / "runs" / name / "last.pt")
+
+
 def test_patience_stops_early(settings):
     rows = train.train(made(settings, epochs=50, lr=1e-8, patience=2))
     best = max(range(len(rows)), key=lambda i: rows[i]["macro_f1"])  # the first of equals
