@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 FILE = (500, 400)  # pixels of a file
-DIFFERENT = 1000  # random pictures; further files hold them again, which a decoder does not know
+DIFFERENT = 640  # random pictures; further files hold them again, which a decoder does not know
 
 
 def paint(folder, number, source=None):

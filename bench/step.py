@@ -89,7 +89,8 @@ def measure(args, folder):
         for name in names:
             epochs[name], images[name], peak[name] = warm(made[name], device)
             print(f"batch {batch_size}: {name} is warm", file=sys.stderr)
-        size = dict(batch_size=batch_size, images=images, peak=peak, seconds=rounds.in_turn(epochs, device, args.repeats))
+        size = dict(batch_size=batch_size, images=images, peak=peak,
+                    seconds=rounds.in_turn(epochs, device, args.repeats))
         if device.type == "cuda" and args.img_size == 224:
             size["floor"] = floor.seconds(batch_size, record["flops"], record["bandwidth"])
         record["sizes"].append(size)
