@@ -110,10 +110,10 @@ def again(config, pictures, device, trials):
     counted = []
     for i in range(trials + 1):
         share = (i + 1) / (trials + 2)
-        changed = replace(config, ls=share, gamma=3 * share, loss_tau=share, mixup_alpha=share, lr=1e-6 * share, seed=i,
-                          weight_decay=share, ema=share, dropout=share / 2, balance=("none", "weights", "sampler")[i % 3])
-        stepper, _, _ = train.build(changed, pictures, device)
-        plan = train.tables(changed, pictures)[0](0)
+        other = replace(config, ls=share, gamma=3 * share, loss_tau=share, mixup_alpha=share, lr=1e-6 * share, seed=i,
+                        weight_decay=share, ema=share, dropout=share / 2, balance=("none", "weights", "sampler")[i % 3])
+        stepper, _, _ = train.build(other, pictures, device)
+        plan = train.tables(other, pictures)[0](0)
         stepper.begin(plan)
         for t in range(min(len(plan.index), 6)):  # three as they are, then recorded
             stepper.train(t)

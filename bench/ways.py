@@ -16,7 +16,7 @@ from PIL import Image
 import step as steps
 import train
 
-SHOWN = 1024  # pictures of the study's epoch at the most: enough to forget its workers' start
+SHOWN = 512  # pictures of the study's epoch at the most: enough to forget its workers' start
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random resized crops: the default settings'
 
 
