@@ -14,11 +14,11 @@ GREY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as Pillow's and torchv
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of random resized crops (Szegedy et al. 2015)
 
 
-def draw_geometry(rng, shape, *, size, store_size, crop_scale, pad, flip, rotate):
+def draw_geometry(rng, shape, *, size, store_size, shown, crop_scale, pad, flip, rotate):
     """Affine maps geo [*shape,2,3] float32 from output (x + 1/2, y + 1/2, 1) to Store pixels: crop, resize, flip, then rotate.
 
-    crop_scale: arrays (low, high) broadcast to `shape`, shares of the area; 1, 1 is the centre crop of `size` pixels.
-    pad > 0: a crop of `size` pixels at a random offset within the picture and `pad` pixels around it. rotate: degrees.
+    crop_scale: arrays (low, high) broadcast to `shape`, shares of the area; 1, 1 is the centre crop of `shown` pixels.
+    pad > 0: a crop of `shown` pixels at a random offset within the picture and `pad` pixels around it. rotate: degrees.
     """
     tries = 10  # as torchvision's RandomResizedCrop: the first that fits, else the whole picture
     low, high = (np.broadcast_to(v, shape)[..., None] for v in crop_scale)
@@ -30,10 +30,10 @@ def draw_geometry(rng, shape, *, size, store_size, crop_scale, pad, flip, rotate
     side = np.where(fits.any(-1)[..., None], first, 1.0) * store_size
     place = rng.random((*shape, 2))
     if pad:
-        side, offset = np.full((*shape, 2), float(size)), np.floor(place * (store_size + 2 * pad - size + 1)) - pad
+        side, offset = np.full((*shape, 2), float(shown)), np.floor(place * (store_size + 2 * pad - shown + 1)) - pad
     else:
         centre = (low >= 1) & (high >= 1)
-        side, offset = np.where(centre, size, side), np.where(centre, (store_size - size) // 2, place * (store_size - side))
+        side, offset = np.where(centre, shown, side), np.where(centre, (store_size - shown) // 2, place * (store_size - side))
 
     mirror = np.where(rng.random(shape) < 0.5 * flip, -1.0, 1.0)
     angle = np.deg2rad(rng.uniform(-1, 1, shape) * rotate)
@@ -104,7 +104,7 @@ def plain(pixels, row, *, size, mean, std, border="reflect"):
 
 def views(pixels, index, geo, col, size, border):
     """Float32 [B,3,size,size] in [0,1]: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
-    pictures = pixels.index_select(0, index).permute(0, 3, 1, 2).contiguous().float()
+    pictures = pixels.index_select(0, index.to(pixels.device)).to(geo.device).permute(0, 3, 1, 2).contiguous().float()
     centres = torch.arange(size, device=geo.device) + 0.5
     across, down, shift = geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)  # [B,2,1] each, in grid_sample's units
     grid = (across * centres + shift - 1)[:, :, None, :] + (down * centres)[:, :, :, None]

@@ -39,8 +39,8 @@ class Config:
     group_col: str = knob("", "data", "column of --labels whose groups are never split between training and validation")
     resize: str = knob("squash", "data", "how a picture becomes square", choices=("squash", "crop", "pad"))
     skip_bad: bool = knob(False, "data", "train without the files that cannot be read, and list them in the run")
-    img_size: int = knob("auto", "data", "side of the network's input; auto: 224 px, or less where pictures are small",
-                         low=8, high=1024, auto="auto", names=("--size",))
+    img_size: int = knob("auto", "data", "side of the network's input; auto: 224 px, or less where pictures are small; "
+                         "LOW:HIGH grows from LOW to HIGH in training", low=8, high=1024, auto="auto", names=("--size",), parts=(1, 2))
     val_split: float = knob(0.2, "data", "share of the training pictures held out for validation", low=0, high=0.9)
     folds: int = knob(0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0,
                       high=50)
@@ -103,7 +103,8 @@ class Config:
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1)
     threads: int = knob(0, "run", "CPU threads (0: all cores)", low=0, high=1024, keyed=False)
     device: str = knob("auto", "run", "where to compute", choices=("auto", "cuda", "mps", "cpu"), keyed=False)
-    amp: bool = knob(True, "run", "bf16 where the device has it natively")
+    deterministic: bool = knob(False, "run", "on CUDA: only algorithms that repeat bit for bit, which is slower (a CPU's always do)")
+    amp: bool = knob(True, "run", "bf16 where the device has it natively, on older GPUs fp16 with loss scaling")
     compile: bool = knob(True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False)
     project: str = knob("runs", "run", "folder of the runs", keyed=False)
     name: str = knob("run", "run", "folder of this run in --project", keyed=False)
@@ -118,6 +119,8 @@ class Config:
             raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number")
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
+        if isinstance(self.img_size, tuple) and (self.img_size[0] >= self.img_size[1] or self.pad):
+            raise ConfigError(f"--img-size {text(self.img_size)}: the low end comes first, and --pad takes one size")
         if self.monitor == "last" and self.patience:
             raise ConfigError("--patience waits for a better epoch, which --monitor last never looks for: choose another --monitor")
         if self.tail_crops[1] < 1:

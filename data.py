@@ -59,8 +59,8 @@ def prepare(root, *, labels: str, image_col: str, label_col: str, group_col: str
     return Pictures(found, store, size, train, val, counts, *statistics(store, train).values(), notes)
 
 
-def sizes(pictures: Listing | list[Path], img_size: int | str = "auto") -> tuple[int, int]:
-    """(size the network sees, S of the Store), from the headers of at most 1,000 evenly spaced pictures.
+def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] = "auto") -> tuple[int, int]:
+    """(size the network sees in the end, S of the Store), from the headers of at most 1,000 evenly spaced pictures.
 
     "auto" is 224; where the median short side is below 256, 7/8 of it down to a multiple of 32, but not under 64; that
     side itself up to 64. S is size * 256 / 224, but no more than both size and the median short side, since a Store
@@ -72,6 +72,7 @@ def sizes(pictures: Listing | list[Path], img_size: int | str = "auto") -> tuple
     if not sides:
         raise DataError(f"no picture can be read, {files[0]} for one: `python data.py check DIR` says why")
     side = int(np.median(sides))
+    img_size = img_size[1] if isinstance(img_size, tuple) else img_size
     if img_size == "auto":
         img_size = side if side <= 64 else max(64, min(224, side * 7 // 8 // 32 * 32))
     return img_size, min(round(img_size * 256 / 224), max(img_size, side))

@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     col: np.ndarray  # [T,B,3,4] float32 on RGB in [0,1]
     col_b: np.ndarray
     erase: np.ndarray  # [T,B,4] int32, like `box`, filled with the mean
-    scalars: np.ndarray  # [T,1] float32: learning rate
+    scalars: np.ndarray  # [T,2] float32: learning rate, side of the views
     key: np.ndarray  # [T] int64, seeds the step's dropout
 
 
@@ -75,6 +75,25 @@ def order(rng, labels, rows, counts, need, balance, tail_crops):
     return rng.permutation(np.concatenate(drawn))
 
 
+def view_size(epoch, *, epochs, img_size, size):
+    """The side of an epoch's views: `size`, or for img_size = (low, high) from low to it in four equal stages.
+
+    Progressive resizing (Howard, fast.ai, DAWNBench 2018), in stages as in EfficientNetV2 (Tan & Le 2021).
+    """
+    if not isinstance(img_size, tuple):
+        return size
+    stage = math.ceil(4 * (epoch + 1) / epochs) - 1
+    return size if stage == 3 else img_size[0] + round((size - img_size[0]) * stage / 3 / 8) * 8
+
+
+def level(size, store_size):
+    """The side of the Store's level that views of `size` are taken from: halved until the whole picture shrinks by 1.5 at the
+    most, where bilinear sampling does not alias."""
+    while store_size > 1.5 * size:
+        store_size //= 2
+    return store_size
+
+
 def learning_rates(epoch, count, *, epochs, lr, schedule, warmup):
     """The learning rate of each of `count` steps of `epoch` [count] float32.
 
@@ -95,13 +114,17 @@ def learning_rates(epoch, count, *, epochs, lr, schedule, warmup):
     return (lr * factor).astype(np.float32)
 
 
-def draw(labels, means, rows, counts, *, epoch, seed, size, store_size, batch_size, epochs, lr, schedule, warmup, balance,
+def draw(labels, means, rows, counts, *, epoch, seed, img_size, size, store_size, batch_size, epochs, lr, schedule, warmup, balance,
          mixup_p, mixup_alpha, mixup_by, cutmix_p, crop_scale, pad, flip, rotate, jitter, erase, tail_crops):
     """The Plan of one epoch over the training `rows` of the Store.
 
-    labels: int [N] and means: float [N,3] of the whole Store; counts: training pictures a class [C]. The other arguments are
-    Config's fields. Pure: nothing else is read.
+    labels: int [N] and means: float [N,3] of the whole Store; counts: training pictures a class [C]; size: of views at the end,
+    and store_size, the Store's side. The other arguments are Config's fields. Pure: nothing else is read.
     """
+    whole = size, store_size
+    size = view_size(epoch, epochs=epochs, img_size=img_size, size=size)
+    store_size = level(size, store_size)
+    shown = whole[0] * store_size / whole[1]  # a centre crop shows the same at every size
     shape = (steps(counts, batch_size, tail_crops), batch_size)
     need = shape[0] * shape[1]
 
@@ -116,8 +139,8 @@ def draw(labels, means, rows, counts, *, epoch, seed, size, store_size, batch_si
         scale = (np.where(tail, min(crop_scale[0], STRONG["crop_scale"]), crop_scale[0]), np.full(shape, crop_scale[1]))
         turn = np.where(tail, max(rotate, STRONG["rotate"]), rotate)
         vary = np.where(tail, max(jitter, STRONG["jitter"]), jitter)
-        geo = augment.draw_geometry(rng("geo" + suffix), shape, size=size, store_size=store_size, crop_scale=scale, pad=pad,
-                                    flip=flip, rotate=turn)
+        geo = augment.draw_geometry(rng("geo" + suffix), shape, size=size, store_size=store_size, shown=shown,
+                                    crop_scale=scale, pad=pad, flip=flip, rotate=turn)
         return geo, augment.draw_colour(rng("col" + suffix), means[index], vary)
 
     index = drawn("index")
@@ -133,7 +156,8 @@ def draw(labels, means, rows, counts, *, epoch, seed, size, store_size, batch_si
         geo_b, col_b = views(partner, "_b")
     return Plan(index.astype(np.int32), partner.astype(np.int32), lam, box, geo, geo_b, col, col_b,
                 augment.draw_erase(rng("erase"), shape, size=size, erase=erase),
-                learning_rates(epoch, shape[0], epochs=epochs, lr=lr, schedule=schedule, warmup=warmup)[:, None],
+                np.stack([learning_rates(epoch, shape[0], epochs=epochs, lr=lr, schedule=schedule, warmup=warmup),
+                          np.full(shape[0], size, np.float32)], 1),
                 rng("key").integers(0, 2**63, shape[0], dtype=np.int64))
 
 
@@ -155,15 +179,16 @@ def evaluation(rows, *, size, store_size, batch_size, views="centre"):
             geo = np.array([[mirror, 0, x if mirror > 0 else x + size], [0, 1, y]], np.float32)
             geo = np.broadcast_to(geo, (*index.shape, 2, 3))
             plans.append(Plan(index, index, np.ones(index.shape, np.float32), none, geo, geo, col, col, none,
-                              np.zeros((count, 1), np.float32), np.zeros(count, np.int64)))
+                              np.tile(np.float32([0, size]), (count, 1)), np.zeros(count, np.int64)))
     return plans
 
 
-def lines(plan, t, classes, labels, *, size, store_size):
+def lines(plan, t, classes, labels, *, store_size):
     """Step t as text: a title, a header and a line a row. scale: share of the Store's area that the view shows."""
     names = [fitted(name, 24, len) for name in classes]
     width = max(map(len, names))
-    yield f"batch {t + 1} of {len(plan.index)}, learning rate {plan.scalars[t, 0]:.4g}"
+    rate, size = plan.scalars[t]
+    yield f"batch {t + 1} of {len(plan.index)}, learning rate {rate:.4g}, {size:.0f} px"
     yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
     for b, row in enumerate(plan.index[t]):
         partner = names[labels[plan.partner[t, b]]] if plan.lam[t, b] < 1 else "-"
@@ -187,9 +212,9 @@ def fitted(name, room, measure):
     return short
 
 
-def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
+def montage(plan, count, pixels, classes, labels, *, mean, std, border):
     """The first `count` steps as a Pillow image: each row as the network sees it, de-normalised; under it lambda,
-    its class and, where it mixes, its partner's class. pixels: the Store, a NumPy array."""
+    its class and, where it mixes, its partner's class. pixels: the Store's level, a tensor."""
     import matplotlib  # for its font: Pillow's own has no accents and no Greek
     from PIL import Image, ImageDraw, ImageFont
 
@@ -197,6 +222,7 @@ def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
     small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11)
     large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
     ink, faint, own, other = "#24292f", "#8c959f", "#0969da", "#e16f24"
+    size = int(plan.scalars[0, 1])
     side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by whole numbers
     columns, gap, edge, head, foot = 8, 12, 18, 44, 62
     width, batch_size = max(side, 112), plan.index.shape[1]
@@ -208,7 +234,7 @@ def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
         shown = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
         step = step._replace(index=np.searchsorted(shown, step.index), partner=np.searchsorted(shown, step.partner))
         row = Plan(*map(torch.tensor, step))
-        x = augment.batch(torch.from_numpy(pixels[shown]), row, size=size, mean=mean, std=std, border=border)
+        x = augment.batch(pixels[shown], row, size=size, mean=mean, std=std, border=border)
         seen = (x.permute(0, 2, 3, 1) * std + mean).mul(255).round().clamp(0, 255).byte().numpy()
         mixing = f"{(plan.lam[t] < 1).sum()} of {batch_size} mix"
         pen.text((edge, edge + t * high), f"batch {t + 1} of {len(plan.index)}", ink, large)
@@ -232,20 +258,23 @@ def montage(plan, count, pixels, classes, labels, *, size, mean, std, border):
 def show(config, count, output):
     """Prints the first `count` steps of the training that `config` (a Config) asks for, and draws them to `output`."""
     import data
+    import resident
     import synthetic
 
     pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
     for note in pictures.notes:
         print(note, file=sys.stderr)
-    pixels, labels, classes = pictures.store.pixels, pictures.listing.labels, pictures.listing.classes
-    view = dict(size=pictures.size, store_size=pixels.shape[1])
-    plan = draw(labels, pictures.store.means, pictures.train, pictures.counts, epoch=0, **view, **config.pick(draw))
+    labels, classes, side = pictures.listing.labels, pictures.listing.classes, pictures.store.pixels.shape[1]
+    plan = draw(labels, pictures.store.means, pictures.train, pictures.counts, epoch=0, size=pictures.size, store_size=side,
+                **config.pick(draw))
+    side = level(plan.scalars[0, 1], side)
+    pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))
-    sheet = montage(plan, count, pixels, classes, labels, size=pictures.size, mean=pictures.mean, std=pictures.std,
+    sheet = montage(plan, count, pixels, classes, labels, mean=pictures.mean, std=pictures.std,
                     border="constant" if config.pad else "reflect")
     sheet.save(output, "PNG")
     for t in range(count):
-        print(*lines(plan, t, classes, labels, **view), "", sep="\n", flush=True)
+        print(*lines(plan, t, classes, labels, store_size=side), "", sep="\n", flush=True)
     print(f"drawn in {output}. Next: python train.py with the same settings", file=sys.stderr)
 
 

@@ -20,11 +20,13 @@ import metrics
 import model as models
 import plan as plans
 import ranking
+import resident
 import run as runs
 import store as stores
 import study as studies
 import train
-from step import logits, native_bf16, view
+from numerics import precision
+from step import logits, view
 
 
 def probabilities(checkpoint, files, *, device, tta="none"):
@@ -39,10 +41,10 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     net = net.to(device, memory_format=torch.channels_last)
     shown = view(device, size=c["size"], mean=c["mean"], std=c["std"], border="reflect")
     shape = dict(size=c["size"], store_size=c["store_size"], batch_size=128)
-    amp = c["config"]["amp"] and native_bf16(device)
+    dtype = precision(device, c["config"]["amp"])
     views = plans.evaluation(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
-    pixels = torch.from_numpy(store.pixels).to(device)
-    probs = np.mean([metrics.softmax(logits(net, pixels, v, len(files), shown, amp=amp) + np.array(c["bias"])) for v in views], 0)
+    pixels = resident.levels(store, device)[store.pixels.shape[1]]
+    probs = np.mean([metrics.softmax(logits(net, pixels, v, len(files), shown, dtype=dtype) + np.array(c["bias"])) for v in views], 0)
     prior = np.ones(len(c["classes"])) if c["config"]["prior"] == "uniform" else np.array(c["counts"], float)
     probs[list(store.bad)] = prior / prior.sum()
     return probs, store.bad

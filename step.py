@@ -9,14 +9,14 @@ runs eagerly.
 import copy
 import functools
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 import augment
 import losses
-from plan import Plan
+from numerics import autocast, input_dtype
+from plan import Plan, level
 
 
 class NonFinite(ArithmeticError):
@@ -27,13 +27,6 @@ class NonFinite(ArithmeticError):
         self.step = step
 
 
-def native_bf16(device):
-    """Whether bf16 arithmetic is in the hardware, so that it gains speed."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def optimizer(model, opt, lr, weight_decay):
     """AdamW, or SGD with Nesterov momentum 0.9; norms and biases are not decayed. lr: a tensor, which is read at every
     step."""
@@ -41,12 +34,11 @@ def optimizer(model, opt, lr, weight_decay):
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [dict(params=weights, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
     if opt == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+        made = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+        for p in model.parameters():  # a first step that is left out for an overflow would leave them uninitialised
+            made.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return made
     return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
-
-
-def autocast(device, amp):
-    return torch.autocast(device.type, torch.bfloat16) if amp else nullcontext()
 
 
 def view(device, *, size, mean, std, border):
@@ -92,30 +84,27 @@ class Tables:
         return {name: np.ascontiguousarray(getattr(plan, name)).reshape(steps, -1).view(np.int32) for name in order}
 
 
-def forward(model, x, amp):
-    """Logits. Compiled, it is one function for every model: autocast is entered inside, so that no graph is cut
-    there."""
-    with autocast(x.device, amp):
+def forward(model, x, dtype):
+    """Logits, computed in `dtype`. Compiled, it is one function for every model: autocast is entered inside, so that
+    no graph is cut there."""
+    with autocast(x.device, dtype):
         return model(x)
 
 
 @functools.cache
 def compiled():
-    """`forward` by inductor. Compiling over and over is an error, not a slow run."""
+    """`forward` by inductor. Compiling over and over is an error, not a slow run; the networks, batches and sizes of a
+    study's trials that share a process are more than dynamo's 8."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._dynamo.config.recompile_limit = 64
     return torch.compile(forward, dynamic=False)
-
-
-def input_dtype(device, amp):
-    """What the network's input is stored as. On a GPU autocast would narrow it in a pass of its own."""
-    return torch.bfloat16 if amp and device.type == "cuda" else torch.float32
 
 
 class Evaluation:
     """The logits of `model` over evaluation plans that have the shape of `plan`."""
 
-    def __init__(self, model, pixels, plan, view, *, amp, forward=forward, record=None):
-        self.model, self.pixels, self.view, self.amp, self.forward = model.eval(), pixels, view, amp, forward
+    def __init__(self, model, pixels, plan, view, *, dtype, forward=forward, record=None):
+        self.model, self.pixels, self.view, self.dtype, self.forward = model.eval(), pixels, view, dtype, forward
         self.device, self.logits = view["mean"].device, None
         self.tables = Tables(plan, self.device)
         self.call = record(self.step) if record else self.step
@@ -131,40 +120,43 @@ class Evaluation:
         return self.logits.flatten(0, 1)[:rows].cpu().numpy()
 
     def step(self):
-        x = augment.batch(self.pixels, self.tables.take(), **self.view, dtype=input_dtype(self.device, self.amp))
-        found = self.forward(self.model, x, self.amp).float()
+        x = augment.batch(self.pixels, self.tables.take(), **self.view, dtype=input_dtype(self.device, self.dtype))
+        found = self.forward(self.model, x, self.dtype).float()
         if self.logits is None:
             self.logits = found.new_empty(len(self.tables.packed), *found.shape)
         self.logits.index_copy_(0, self.tables.at, found[None])
         self.tables.at.add_(1)
 
 
-def logits(model, pixels, plan, rows, view, *, amp):
+def logits(model, pixels, plan, rows, view, *, dtype):
     """Float32 logits [rows,C], a NumPy array, of `model` over an evaluation plan, once and eagerly."""
-    return Evaluation(model, pixels, plan, view, amp=amp).run(plan, rows)
+    return Evaluation(model, pixels, plan, view, dtype=dtype).run(plan, rows)
 
 
 class Stepper:
     """The training state of one run and its two steps.
 
-    model: on `device`; pixels: uint8 [N,S,S,3] and labels: int [N] of the whole Store; table: the loss table [5,C];
-    mean, std: three numbers each. amp: bf16 autocast. ema: decay of the averaged weights, 0 for none. compile: the
-    network by inductor. ranks: who shares the batches. record: None, or what makes of a step a function that runs it again, as capture.Captured does.
+    model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table [5,C];
+    size: of evaluation's views; a plan brings that of training. mean, std: three numbers each. dtype: what the network computes in; float16 scales the loss against underflow.
+    ema: decay of the averaged weights, 0 for none. compile: the network by inductor. ranks: who shares the batches.
+    record: None, or what makes of a step a function that runs it again, as capture.Captured does.
     """
 
-    def __init__(self, model, pixels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema,
-                 amp, ranks, compile=False, record=None):
+    def __init__(self, model, levels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema,
+                 dtype, ranks, compile=False, record=None):
         self.device, self.ranks = device, ranks
         self.model, self.net = ranks.wrap(model.to(device, memory_format=torch.channels_last))
         self.average = copy.deepcopy(self.model).eval() if ema else None
         self.lr = torch.tensor(lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, opt, self.lr, weight_decay)
         self.ema, self.updates = ema, 0
-        self.pixels, self.labels, self.table = pixels, labels.to(device), table.to(device)
-        self.view, self.amp = view(device, size=size, mean=mean, std=std, border=border), amp
+        self.levels, self.pixels = levels, levels[max(levels)]
+        self.labels, self.table = labels.to(device), table.to(device)
+        self.view, self.dtype = view(device, size=size, mean=mean, std=std, border=border), dtype
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.losses = self.right = torch.zeros(0)
         self.forward, self.record = compiled() if compile else forward, record
-        self.tables, self.call, self.evaluations, self.places = None, None, {}, {}
+        self.tables, self.calls, self.evaluations, self.places = None, {}, {}, {}
 
     def begin(self, plan, first=0):
         """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them.
@@ -187,14 +179,17 @@ class Stepper:
         elif first == 0:
             self.losses.zero_(), self.right.zero_()
         self.tables.fill(plan, first)
+        self.size = int(plan.scalars[0, 1])
+        if self.size not in self.calls:
+            self.calls[self.size] = self.record(self.step) if self.record else self.step
 
     def forget(self):
         """Drops what was recorded, after a change of the tensors that a step works on."""
-        self.call, self.evaluations, self.places = self.record(self.step) if self.record else self.step, {}, {}
+        self.calls, self.evaluations, self.places = {}, {}, {}
 
     def train(self, t):
         """Step t of the epoch, the one after the last."""
-        self.call()
+        self.calls[self.size]()
         if self.record and not self.places:
             self.places = self._places()
         self.updates += 1
@@ -207,29 +202,32 @@ class Stepper:
         """Forward, loss, backward, optimizer, average: reads nothing of the host's that changes."""
         start = time.perf_counter()
         row = self.tables.take()
-        x = augment.batch(self.pixels, row, **self.view, dtype=input_dtype(self.device, self.amp))
+        pixels = self.levels[level(self.size, max(self.levels))]
+        x = augment.batch(pixels, row, **self.view | dict(size=self.size), dtype=input_dtype(self.device, self.dtype))
         self.waited += time.perf_counter() - start
         a, b = self.labels[row.index], self.labels[row.partner]
         self.model.train()
         self.model.key.copy_(row.key)
         self.lr.copy_(row.scalars[0])
-        logits = self.forward(self.net, x, self.amp)
+        logits = self.forward(self.net, x, self.dtype)
         loss = losses.loss(logits, a, b, row.lam, self.table).mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         guess = logits.detach().argmax(1)
         right = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
         self.ranks.mean(loss := loss.detach(), right, *(b for b in self.model.buffers() if b.is_floating_point()))
         self.losses.index_copy_(0, self.tables.at, loss[None])
         self.right.index_copy_(0, self.tables.at, right[None])
         if self.ema:
-            lerp(floating(self.average), floating(self.model), row.scalars[1])
+            lerp(floating(self.average), floating(self.model), row.scalars[2])
         self.tables.at.add_(1)
 
     def _places(self):
         """Where the tensors lie that a step works on, by name."""
         held = vars(self) | vars(self.tables) | dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        held |= {f"level {side}": v for side, v in self.levels.items()}
         for i, kept in enumerate(self.optimizer.state.values()):
             held |= {f"optimizer {i} {k}": v for k, v in kept.items()}
         held |= {f"average {k}": v for k, v in self.average.state_dict().items()} if self.ema else {}
@@ -241,7 +239,7 @@ class Stepper:
         mine = self.ranks.batches(plan)
         shape, found = mine.index.shape, np.empty((0, 0), np.float32)  # a rank may have no batch
         if shape not in self.evaluations and len(mine.index):
-            self.evaluations[shape] = Evaluation(self.evaluated(), self.pixels, mine, self.view, amp=self.amp,
+            self.evaluations[shape] = Evaluation(self.evaluated(), self.pixels, mine, self.view, dtype=self.dtype,
                                                  forward=self.forward, record=self.record)
         if len(mine.index):
             found = self.evaluations[shape].run(mine, mine.index.size, pause)
@@ -255,7 +253,8 @@ class Stepper:
         """All that a resume needs, as plain tensors and numbers."""
         average = self.average.state_dict() if self.ema else None
         return dict(model=self.model.state_dict(), average=average, updates=self.updates,
-                    optimizer=self.optimizer.state_dict(), losses=self.losses, right=self.right)
+                    optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(), losses=self.losses,
+                    right=self.right)
 
     def load(self, state):
         self.model.load_state_dict(state["model"])
@@ -265,6 +264,7 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr  # loading put a copy there
+        self.scaler.load_state_dict(state["scaler"])
         self.losses, self.right = state["losses"].to(self.device), state["right"].to(self.device)
         self.forget()
 

@@ -207,24 +207,29 @@ def _build(folder: Path, files: list[Path], states: list, size: int, resize: str
 
 def _decode_all(file, start: int, files: list[Path], size: int, resize: str, workers: int):
     """Fill `file` from byte `start` on; (float64 [N, 2, 3] means and mean squares, row -> reason)."""
-    from tqdm import tqdm
-
     moments = np.zeros((len(files), 2, 3))
     bad: dict[int, str] = {}
     workers = min(workers, len(files) // 32)  # a process takes as long to start as 50 pictures to decode
     work = _in_processes(file, start, files, size, resize, workers) if workers > 1 else (
         (row, decode_into(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
-    bar = tqdm(total=len(files), desc="decoding", unit="pictures", disable=None, leave=False)
-    with bar, contextlib.closing(work):  # closing ends the processes whatever happens here
-        for row, result in work:
+    with contextlib.closing(work):  # which ends the processes whatever happens here
+        for row, result in _bar(work, len(files)):
             if isinstance(result, dict):  # a worker met a failure of the machine
                 raise OSError(result["errno"], os.strerror(result["errno"]), result["path"])
             if isinstance(result, str):
                 bad[row] = result
             else:
                 moments[row] = result
-            bar.update()
     return moments, dict(sorted(bad.items()))
+
+
+def _bar(work, total: int):
+    """`work` with a progress bar where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        return work
+    from tqdm import tqdm
+
+    return tqdm(work, "decoding", total, unit="pictures", leave=False)
 
 
 def _in_processes(file, start: int, files: list[Path], size: int, resize: str, workers: int):

@@ -14,19 +14,23 @@ import torch
 
 import config as configs
 import data
+import kernels
 import losses
 import metrics
 import model as models
 import plan as plans
+import resident
 import synthetic
 from capture import Captured
+from numerics import precision, repeatable
 from ranks import Ranks
 from run import Reader, Run, RunError, Stop, Stopped, environment
-from step import NonFinite, Stepper, native_bf16
+from step import NonFinite, Stepper
 from store import StoreError
 
 THREADS = torch.get_num_threads()
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
 
@@ -46,6 +50,7 @@ def trial(config, stop=None, guard=lambda: None):
     folder = ranks.told(run and run.folder)
     run = run or Reader(folder)
     try:
+        repeatable(config.deterministic)
         stepper, bias, recipe = build(config, pictures, device, ranks)
         state = begin(run, config, pictures, stepper, ranks)
         draw, evaluation = tables(config, pictures)
@@ -82,6 +87,7 @@ def trial(config, stop=None, guard=lambda: None):
                 save()
                 saved = time.monotonic()
             yield row
+            repeatable(config.deterministic)  # another trial of this process may have wanted otherwise
         stop.held = False
         if ranks.rank == 0:
             finish(run, config, pictures, state)
@@ -118,14 +124,17 @@ def build(config, pictures, device, ranks=Ranks()):
     table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
                               tau=config.loss_tau)
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
-    fast = config.compile and device.type == "cuda" and ranks.world == 1  # on a CPU neither gains anything
-    stepper = Stepper(model, torch.from_numpy(pictures.store.pixels).to(device), torch.from_numpy(pictures.listing.labels), table, device=device,
+    fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
+    side = pictures.store.pixels.shape[1]
+    sizes = {plans.view_size(epoch, epochs=config.epochs, img_size=config.img_size, size=pictures.size) for epoch in range(config.epochs)}
+    levels = resident.levels(pictures.store, device, [plans.level(size, side) for size in sizes])
+    stepper = Stepper(model, levels, torch.from_numpy(pictures.listing.labels), table, device=device,
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
-                      amp=config.amp and native_bf16(device), ranks=ranks, compile=fast, record=Captured if fast else None)
+                      dtype=precision(device, config.amp), ranks=ranks, compile=fast, record=Captured if fast else None)
     recipe = dict(model=shape, config=config.settings(), classes=pictures.listing.classes,
                   counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size,
-                  store_size=pictures.store.pixels.shape[1], resize=config.resize,
+                  store_size=side, resize=config.resize,
                   mean=pictures.mean, std=pictures.std, data=str(pictures.listing.root.resolve()))
     return stepper, bias, recipe
 
@@ -156,7 +165,7 @@ def tables(config, pictures):
 
 def begin(run, config, pictures, stepper, ranks):
     """Writes what the folder says from its first moment, or checks it against what is asked, and returns the state to go on from."""
-    env = dict(environment(stepper.device), precision="bf16" if stepper.amp else "fp32", data_key=pictures.store.key,
+    env = dict(environment(stepper.device), precision=PRECISIONS[stepper.dtype], data_key=pictures.store.key,
                key=config.key(pictures.store.key), ranks=ranks.world)
     if ranks.rank:
         ranks.wait()  # rank 0 has the folder to itself until then
@@ -260,9 +269,11 @@ def line(row, config, state):
 
 def bar(steps, name):
     """`steps` with a progress bar where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        return steps
     from tqdm import tqdm
 
-    return tqdm(steps, name, disable=None, leave=False)
+    return tqdm(steps, name, leave=False)
 
 
 def main(args=None):
@@ -277,6 +288,9 @@ def main(args=None):
     except configs.ConfigError as e:
         print(f"train.py: {e}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as e:
+        print(f"train.py: out of memory ({str(e).splitlines()[0]}): try a smaller --batch-size or --img-size", file=sys.stderr)
+        return 1
     except (*ERRORS, OSError) as e:
         print(f"train.py: {e}", file=sys.stderr)
         return 1

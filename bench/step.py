@@ -26,6 +26,8 @@ sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the proje
 
 import augment
 import data
+import numerics
+import resident
 import step as steps
 import train
 from bench import floor, jpegs, rounds, ways
@@ -75,7 +77,9 @@ def measure(args, folder):
     asked = dict(data=str(folder / "pictures"), project=str(folder / "runs"), epochs=1000, img_size=args.img_size,
                  threads=args.threads, device=args.device)
     pictures = data.prepare(asked["data"], **Config(**asked).pick(data.prepare))
-    native = steps.native_bf16(device)
+    resident.levels(pictures.store, device)  # all of ours share them, so that no contender's memory has them
+    numerics.repeatable(False)  # as train.py does
+    native = numerics.precision(device, True) == torch.bfloat16
     names = args.contenders or [n for n in USUAL.get(device.type, USUAL["cpu"]) if native or n != "bf16"]
     record = dict(vars(args), **environment(device), load=load, kind=device.type, validation=len(pictures.val),
                   kilobytes=statistics.mean(f.stat().st_size for f in pictures.listing.files) / 1000,
@@ -156,12 +160,12 @@ def bare(config, pictures, device):
     stepper, _, _ = train.build(config, pictures, device)
     plan = train.tables(config, pictures)[0](0)
     row = steps.tensors(plan, 0, device)
-    x = augment.batch(stepper.pixels, row, **stepper.view, dtype=steps.input_dtype(device, stepper.amp))
+    x = augment.batch(stepper.pixels, row, **stepper.view, dtype=numerics.input_dtype(device, stepper.dtype))
     y, share = stepper.labels[row.index].long(), torch.tensor(1 - config.ema, device=device)
-    stepper.pixels, model = None, stepper.model.train()
+    model = stepper.model.train()
 
     def step():
-        logits = stepper.forward(stepper.net, x, stepper.amp)
+        logits = stepper.forward(stepper.net, x, stepper.dtype)
         stepper.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), y).backward()
         stepper.optimizer.step()
@@ -204,9 +208,8 @@ def table(r, size):
             f"{r['commit']}. {'Enlarged' if r['pictures'] else 'Random smooth'} pictures in JPEG files of "
             f"{jpegs.FILE[0]}x{jpegs.FILE[1]} px, {r['kilobytes']:.0f} kB on average.", ""]
     if kind == "cuda":
-        said += [f"GB: the most that a contender had on the GPU; ours has the decoded pictures there, "
-                 f"{r['store'] / 1e9:.2f}. Measured: {r['flops'] / 1e12:.0f} TFLOP/s in bf16, "
-                 f"{r['bandwidth'] / 1e12:.2f} TB/s.", ""]
+        said += [f"GB: the most that a contender had on the GPU, the {r['store'] / 1e9:.2f} of the decoded pictures "
+                 f"left out. Measured: {r['flops'] / 1e12:.0f} TFLOP/s in bf16, {r['bandwidth'] / 1e12:.2f} TB/s.", ""]
     if "floor" in size:
         said += [f"The floor is {1e3 * size['floor']:.2f} ms, {batch / size['floor']:.0f} images/s.", ""]
     said += ["| an epoch of | precision | images/s | ms a step | GB | ratio | target | |", "| --- " * 8 + "|"]

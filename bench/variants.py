@@ -7,7 +7,6 @@ run. Learning rate 1e-8, so that a change which would not train is timed as well
 compiled or captured, and rows that differ in nothing else say so.
 """
 
-import contextlib
 import functools
 import gc
 import json
@@ -19,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms ask for it; H100's own size
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms ask for it before the first use
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +29,15 @@ sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the proje
 import augment
 import data
 import kernels
+import numerics
+import resident
 import step as steps
 import train
 from bench import jpegs, rounds, start
 from config import Config, Parser
 from run import environment
 
+DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)
 CHANGES = {
     "as it is": {},
@@ -83,6 +85,7 @@ def measure(args, folder):
                     val_split=0.0, threads=args.threads, device=args.device, project=str(folder / "runs"))
     pictures = data.prepare(config.data, **config.pick(data.prepare))
     r = dict(vars(args), **environment(device), load=load, kind=device.type)
+    numerics.repeatable(False)  # as train.py does
     yield r, (f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {load:.1f} before; torch {r['torch']}, commit "
               f"{r['commit']}. ResNet-18, {args.img_size} px, default settings; medians of {args.repeats} alternating "
               "rounds (min to max).\n")
@@ -128,10 +131,10 @@ def one_at_a_time(config, pictures, device, repeats):
     """Seconds and pictures of an epoch's steps with each change, and the changes that did not work, with the reason."""
     torch._dynamo.reset()  # which gives up after eight networks
     on_gpu, epochs, failed = device.type == "cuda", {}, {}
-    store = {3: torch.from_numpy(pictures.store.pixels).to(device)}
-    store[4] = F.pad(store[3], (0, 1))
+    pixels, = resident.levels(pictures.store, device).values()
+    store = {3: pixels, 4: F.pad(pixels, (0, 1))}
     for name, change in CHANGES.items():
-        if not on_gpu and (change.keys() & {"compile", "capture"} or change.get("dtype") == "fp16"):
+        if not on_gpu and change.keys() & {"compile", "capture"}:
             failed[name] = "only on CUDA"
             continue
         try:
@@ -149,19 +152,21 @@ def changed(config, pictures, store, device, to):
     """The steps of an epoch with the changes `to`, as a function."""
     network = train.network
     with patch.object(train, "network", lambda *given: altered(*network(*given), to)):
-        stepper, _, _ = train.build(replace(config, amp=to["dtype"] != "fp32"), pictures, device)
-    if to["dtype"] == "fp16":
-        raise RuntimeError("the step knows bf16 and fp32 only")
-    stepper.pixels = store[to["bytes"]]
+        stepper, _, _ = train.build(config, pictures, device)
+    stepper.levels = {pictures.store.pixels.shape[1]: store[to["bytes"]]}
+    stepper.dtype = DTYPES[to["dtype"]]
+    stepper.scaler = torch.amp.GradScaler(device.type, enabled=to["dtype"] == "fp16")
     stepper.forward = stepper.forward if to["compile"] else steps.forward
     stepper.record = stepper.record if to["capture"] else None
     plan = train.tables(config, pictures)[0](0)
 
     def epoch():
-        with patch.object(augment, "batch", functools.partial(batch, channels=to["channels"])), repeatable(to):
+        numerics.repeatable(to["deterministic"])
+        with patch.object(augment, "batch", functools.partial(batch, channels=to["channels"])):
             stepper.begin(plan)
             for t in range(len(plan.index)):
                 stepper.train(t)
+        numerics.repeatable(False)
 
     return epoch
 
@@ -191,25 +196,14 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
     return F.pad(x, (0, 0, 0, 0, 0, channels - 3))
 
 
-@contextlib.contextmanager
-def repeatable(to):
-    torch.use_deterministic_algorithms(to["deterministic"])
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def side_by_side(config, pictures, device, repeats, most=4):
     """Seconds of an epoch's steps of 1, 2 and `most` trials, each on a stream of its own, over one Store."""
     torch._dynamo.reset()
     plan, trials = train.tables(config, pictures)[0](0), []
-    store = torch.from_numpy(pictures.store.pixels).to(device)
     for seed in range(most):
         stream = torch.cuda.Stream() if device.type == "cuda" else None
         with torch.cuda.stream(stream):
             trials.append((train.build(replace(config, seed=seed), pictures, device)[0], stream))
-            trials[-1][0].pixels = store
 
     def epoch(number):
         for stepper, stream in trials[:number]:

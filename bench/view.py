@@ -85,7 +85,7 @@ def measure(args):
 def rows(args, pixels, means, views, device):
     """STEPS rows of a plan on `device`; with two views every picture is mixed."""
     n, count = len(pixels), np.full(1, len(pixels))
-    plan = plans.draw(np.zeros(n, int), means, np.arange(n), count, epoch=0, seed=0, size=args.img_size,
+    plan = plans.draw(np.zeros(n, int), means, np.arange(n), count, epoch=0, seed=0, img_size=args.img_size, size=args.img_size,
                       store_size=pixels.shape[1],
                       batch_size=args.batch_size, epochs=1, lr=1.0, schedule="constant", warmup=0, balance="none",
                       mixup_p=float(views - 1), mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0, crop_scale=SCALE, pad=0,
@@ -115,6 +115,9 @@ def contenders(args, device, pixels, plan, views):
     compiled = torch.compile(twin)
     found = dict(ours=lambda k: augment.batch(pixels, plan[k % STEPS], **shape, dtype=dtype),
                  twin=lambda k: twin(pixels, plan[k % STEPS]))
+    if kernels.usable(device):
+        host = pixels.cpu().pin_memory()
+        found["ours, the Store in pinned host memory"] = lambda k: augment.batch(host, plan[k % STEPS], **shape, dtype=dtype)
     if device.type != "cuda" or importlib.util.find_spec("triton"):
         found["twin, compiled"] = lambda k: compiled(pixels, plan[k % STEPS])
     try:

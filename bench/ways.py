@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import step as steps
+import numerics
 import train
 
 SHOWN = 512  # pictures of the study's epoch at the most: enough to forget its workers' start
@@ -114,14 +114,14 @@ def best(base, pictures, device, workers):
     net = torch.compile(model, dynamic=False) if device.type == "cuda" else model  # on a CPU it gains nothing
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     mean, std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in (pictures.mean, pictures.std))
-    native = steps.native_bf16(device)
+    dtype = numerics.precision(device, True)
 
     def epoch():
         for x, y in loader:
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             x = x.permute(0, 3, 1, 2).float().sub_(mean).div_(std)  # channels-last, as the bytes are
             lam, turn = random.betavariate(1, 1), torch.randperm(len(x), device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=native):
+            with numerics.autocast(device, dtype):
                 logits = net(lam * x + (1 - lam) * x[turn])
                 loss = lam * F.cross_entropy(logits, y) + (1 - lam) * F.cross_entropy(logits, y[turn])
             optimizer.zero_grad(set_to_none=True)

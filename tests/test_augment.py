@@ -40,7 +40,7 @@ def planes(pixels):
 
 def geometry(n, store_size, size, seed=0, **options):
     rng = np.random.default_rng(seed)
-    return augment.draw_geometry(rng, (n,), size=size, store_size=store_size, **(PLAIN | options))
+    return augment.draw_geometry(rng, (n,), size=size, store_size=store_size, **(PLAIN | dict(shown=size) | options))
 
 
 def look(pixels, geo, size, border="reflect", col=None):

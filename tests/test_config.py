@@ -59,6 +59,7 @@ def test_aliases_pairs_and_negations():
         0.1, (0.3, 0.7), (0.5, 1.0), (50, 2), 64, False, 0.05)
     assert parse("--label-smoothing 0.2") == parse("--ls 0.2")
     assert parse("--img-size auto").img_size == "auto" and parse("--size 96").img_size == 96
+    assert parse("--img-size 128:224").img_size == (128, 224)
 
 
 def test_round_trip_through_json(tmp_path):
@@ -97,7 +98,7 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
     assert stop.value.code == 2 and said in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("settings", [dict(mixup_p=(0.3, 0.7)), dict(folds=1), dict(folds=3, fold=3), 
+@pytest.mark.parametrize("settings", [dict(mixup_p=(0.3, 0.7)), dict(img_size=(224, 128)), dict(img_size=(16, 32), pad=4), dict(folds=1), dict(folds=3, fold=3), 
                                       dict(stem_kernel=4), dict(name="a/b"), dict(name=".a"), dict(tail_crops=(50, 0)), dict(name=""), dict(crop_scale=(1, 0.5))])
 def test_settings_that_contradict_each_other(settings):
     with pytest.raises(ConfigError):

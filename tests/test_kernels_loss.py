@@ -336,3 +336,22 @@ def test_capture_and_replay_equal_eager(device):
         again = [v.clone() for v in captured]
         assert all(torch.equal(x, y) for x, y in zip(again, step()))
         assert not again[0].isnan().any()
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+def test_one_launch_each_way(device):
+    logits, a, b, lam, upstream = (v.to(device) for v in batch(128, 50, dtype=torch.bfloat16))
+    table = loss_table(torch.arange(50.0), ls=0.1, gamma=2.0).to(device)
+    logits.requires_grad_()
+
+    def launches(function):
+        function()  # compiles
+        torch.cuda.synchronize()
+        with torch.profiler.profile() as seen:
+            function()
+            torch.cuda.synchronize()
+        return [e.name for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+
+    value = kernel.loss(logits, a, b, lam, table)
+    assert len(launches(lambda: kernel.loss(logits, a, b, lam, table))) == 1
+    assert len(launches(lambda: torch.autograd.grad(value, logits, upstream, retain_graph=True))) == 1

@@ -54,7 +54,7 @@ def mixed(n, side, size, border, seed=0):
     rng = np.random.default_rng(seed)
 
     def geometry(k):
-        geo = augment.draw_geometry(np.random.default_rng(seed + k), (n,), size=size, store_size=side,
+        geo = augment.draw_geometry(np.random.default_rng(seed + k), (n,), size=size, store_size=side, shown=size,
                                     crop_scale=(0.3, 1.0),
                                     pad=4 if border == "constant" else 0, flip=True, rotate=45.0)
         geo[-1] *= 3
@@ -141,7 +141,7 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
 @on_device
 def test_equals_its_twin_for_a_plan_that_was_drawn(device):
     labels, means = np.arange(20) % 4, np.random.default_rng(0).random((20, 3)).astype(np.float32)
-    drawn = plans.draw(labels, means, np.arange(20), np.full(4, 5), epoch=3, seed=1, size=32, store_size=37,
+    drawn = plans.draw(labels, means, np.arange(20), np.full(4, 5), epoch=3, seed=1, img_size=32, size=32, store_size=37,
                        batch_size=20, epochs=5,
                        lr=1.0, schedule="cosine", warmup=0, balance="none", mixup_p=0.5, mixup_alpha=1.0,
                        mixup_by="row",

@@ -31,7 +31,7 @@ def pictures(counts=(23, 11, 5), seed=0):
 
 
 def draw(data=None, **options):
-    settings = dict(epoch=0, seed=0, size=32, store_size=40, batch_size=8, epochs=10, lr=0.1, schedule="cosine",
+    settings = dict(epoch=0, seed=0, img_size=32, size=32, store_size=40, batch_size=8, epochs=10, lr=0.1, schedule="cosine",
                     warmup=0.0, balance="none", mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0,
                     crop_scale=(1.0, 1.0), pad=0, flip=True, rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
     return plans.draw(*(data or pictures()), **(settings | options))
@@ -50,7 +50,7 @@ def formed(plan, steps, batch_size):
     """Whether every table has the shape and dtype of DESIGN.md."""
     for name, table in plan._asdict().items():
         assert table.dtype == DTYPES.get(name, np.float32), name
-        form = dict(scalars=(steps, 1), key=(steps,)).get(name, (steps, batch_size, *SHAPES.get(name, ())))
+        form = dict(scalars=(steps, 2), key=(steps,)).get(name, (steps, batch_size, *SHAPES.get(name, ())))
         assert table.shape == form, name
     return True
 
@@ -293,6 +293,40 @@ def test_a_plan_carries_its_epochs_rates():
     assert found[:, 0] == pytest.approx(rates(4, 5, warmup=1.0))
 
 
+# Progressive resolution
+
+
+def test_views_grow_in_four_equal_stages():
+    sizes = [plans.view_size(e, epochs=12, img_size=(128, 224), size=224) for e in range(12)]
+    assert sizes == [128] * 3 + [160] * 3 + [192] * 3 + [224] * 3
+    assert [plans.view_size(e, epochs=12, img_size=224, size=224) for e in range(12)] == [224] * 12
+    for epochs in range(1, 40):
+        sizes = [plans.view_size(e, epochs=epochs, img_size=(30, 61), size=61) for e in range(epochs)]
+        assert sizes == sorted(sizes) and sizes[-1] == 61 and set(sizes) <= {30, 38, 54, 61}
+
+
+@pytest.mark.parametrize("size", [8, 33, 64, 128, 224, 1024])
+@pytest.mark.parametrize("store_size", [8, 73, 256, 1170])
+def test_no_view_shrinks_its_source_by_more_than_half_again(size, store_size):
+    side = plans.level(size, store_size)
+    assert side / size <= 1.5 and store_size >> 8 <= side <= store_size
+    assert side == store_size or 2 * side / size > 1.5 - 2 / size  # no smaller than it must be
+
+
+def test_a_small_epoch_shows_what_a_large_one_does():
+    """The same pictures, crops, mirrors and colours, in another grid: corners meet at the same share of the picture."""
+    options = dict(size=224, store_size=256, epochs=8, crop_scale=(0.3, 1.0), rotate=20.0, jitter=0.2, mixup_p=0.5)
+    for more in ({}, dict(crop_scale=(1.0, 1.0))):
+        whole, small = (draw(img_size=img_size, **options | more) for img_size in (224, (128, 224)))
+        assert (whole.scalars[:, 1] == 224).all() and (small.scalars[:, 1] == 128).all()
+        for name in ("index", "partner", "lam", "col", "col_b", "key"):
+            assert same(whole, small, name), name
+        for name in ("geo", "geo_b"):
+            corners = [np.array([[0, 0, 1], [s, 0, 1], [0, s, 1], [s, s, 1]], float).T for s in (224, 128)]
+            one, other = (getattr(p, name).astype(float) @ c / side for p, c, side in zip((whole, small), corners, (256, 128)))
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 # Evaluation
 
 
@@ -381,7 +415,7 @@ def test_the_montage_shows_the_networks_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
     plain, mirrored = plans.evaluation(np.arange(3), size=96, store_size=96, batch_size=3, views="flip")
     for plan, expected in ((plain, pixels), (mirrored, pixels[:, :, ::-1])):
-        sheet = plans.montage(plan, 1, pixels, ["a"], np.zeros(3, int), size=96, mean=[0.5, 0.4, 0.3],
+        sheet = plans.montage(plan, 1, torch.from_numpy(pixels), ["a"], np.zeros(3, int), mean=[0.5, 0.4, 0.3],
                               std=[0.2, 0.3, 0.4], border="reflect")
         found = np.stack([sheet.crop((x, 44, x + 96, 44 + 96)) for x in (18, 142, 266)])  # tiles of 112, 12 apart
         assert (found == expected).all()

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import capture
 import kernels
+import numerics
 import plan as plans
 import step as steps
 import train
@@ -134,8 +135,25 @@ def test_recorded_steps_equal_eager_ones(device, settings, opt, epochs):
     for one, other in zip(run(*eager, epochs), run(*recorded, epochs)):
         assert_same(one, other, device)
     if device == "cpu":
-        assert recorded[0].call.replays == sum(len(p.index) for p in seen) - 2
-        assert eager[0].call == eager[0].step
+        assert recorded[0].calls[32].replays == sum(len(p.index) for p in seen) - 2
+        assert eager[0].calls == {32: eager[0].step}
+
+
+@on_device
+def test_every_size_of_the_views_has_its_own_recording(device, settings):
+    """Views grow from 16 px to 32 px over four epochs, the first two from the half-size level."""
+    pairs = [made(settings, device, record, img_size=(16, 32), epochs=4) for record in (None, recorder(device))]
+    assert sorted(pairs[0][0].levels) == [18, 37]
+    for one, other in zip(run(*pairs[0], 4), run(*pairs[1], 4)):
+        assert_same(one, other, device)
+    assert list(pairs[1][0].calls) == [16, 24, 32]
+    seen = []
+    batch = steps.augment.batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps.augment, "batch", lambda pixels, row, **how: (seen.append((pixels.shape[1], how["size"])),
+                                                                         batch(pixels, row, **how))[1])
+        run(*made(settings, device, img_size=(16, 32), epochs=4), 4)
+    assert list(dict.fromkeys(seen)) == [(18, 16), (37, 32), (18, 24)]  # evaluation at the last size, from the start
 
 
 @on_device
@@ -184,6 +202,35 @@ def test_a_number_frozen_by_the_recording_is_caught(device, settings, monkeypatc
 
 
 @on_device
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_float16_scales_the_loss(device, settings, opt):
+    """Gradients too small for float16 arrive; where the scale is too large, a step is left out and the scale halved; a
+    recorded step reads the scale anew; a resume takes it up."""
+    pairs = [made(settings, device, record, opt=opt) for record in (None, recorder(device))]
+    for stepper, draw, evaluation in pairs:
+        stepper.dtype = torch.float16
+        stepper.scaler = torch.amp.GradScaler(device, init_scale=2.0**40, growth_interval=2)
+        before = everything(stepper)["model conv1.weight"]
+        plan = draw(0)
+        stepper.begin(plan)
+        stepper.train(0)
+        assert torch.equal(everything(stepper)["model conv1.weight"], before) and stepper.scaler.get_scale() == 2.0**39
+        for epoch in range(8):
+            stepper.begin(plan)
+            for t in range(len(plan.index)):
+                stepper.train(t)
+        assert not torch.equal(everything(stepper)["model conv1.weight"], before)
+        assert 1 < stepper.scaler.get_scale() < 2.0**30
+    one, other = (p[0] for p in pairs)
+    assert_same(everything(one), everything(other), device)
+    assert one.scaler.state_dict() == other.scaler.state_dict()
+    again = made(settings, device, opt=opt)[0]
+    again.dtype, again.scaler = torch.float16, torch.amp.GradScaler(device)
+    again.load(one.state())
+    assert again.scaler.state_dict()["scale"] == one.scaler.get_scale()
+
+
+@on_device
 def test_a_look_into_a_tensor_is_refused(device, settings):
     stepper, draw, _ = made(settings, device, recorder(device))
     step = stepper.step
@@ -211,7 +258,7 @@ def test_resumes_into_a_recorded_run(device, settings, tmp_path):
     again.begin(plan, first=1)
     for t in range(1, len(plan.index)):
         again.train(t)
-    assert again.call is not first.call
+    assert again.calls[32] is not first.calls[32]
     assert_same(everything(again), {k: v for k, v in expected.items() if k != "logits"}, device)
 
 
@@ -279,7 +326,7 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
 def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(settings, monkeypatch):
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: real(function, backend="aot_eager", **kwargs))
-    limit = torch._dynamo.config.fail_on_recompile_limit_hit
+    kept = {k: getattr(torch._dynamo.config, k) for k in ("fail_on_recompile_limit_hit", "recompile_limit")}
     steps.compiled.cache_clear()
     try:
         (eager, draw, evaluation), (traced, _, _) = made(settings, "cpu"), made(settings, "cpu")
@@ -290,20 +337,34 @@ def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(set
                 torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for dropout in (0.1, 0.2, 0.4):  # other trials of a process: another network, another value
-            traced.forward(made(settings, "cpu", dropout=dropout)[0].model.train(), torch.rand(4, 3, 32, 32), False)
+            traced.forward(made(settings, "cpu", dropout=dropout)[0].model.train(), torch.rand(4, 3, 32, 32), torch.float32)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs + 1  # one for the batch's memory layout
         assert torch._dynamo.config.fail_on_recompile_limit_hit
+        torch._dynamo.config.recompile_limit = 8
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
             for classes in range(2, 40):
-                traced.forward(torch.nn.Linear(4, classes), torch.zeros(2, 4), False)
+                traced.forward(torch.nn.Linear(4, classes), torch.zeros(2, 4), torch.float32)
     finally:
-        torch._dynamo.config.fail_on_recompile_limit_hit = limit
+        for k, value in kept.items():
+            setattr(torch._dynamo.config, k, value)
         steps.compiled.cache_clear()
         torch._dynamo.reset()
 
 
+@pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
+@pytest.mark.parametrize("device, native, found", [
+    ("cpu", True, torch.bfloat16), ("cpu", False, torch.float32), ("cuda", True, torch.bfloat16),
+    ("cuda", False, torch.float16), ("mps", True, torch.float32)])
+def test_precision_is_what_the_hardware_has(device, native, found, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: native)
+    assert numerics.precision(torch.device(device), True) == found
+    assert numerics.precision(torch.device(device), False) == torch.float32
+
+
 def test_under_the_interpreter():
-    pass_under_the_interpreter(__file__, 6)
+    pass_under_the_interpreter(__file__, 9)
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
@@ -313,3 +374,33 @@ def test_compiled_and_captured_equals_eager(device, settings):
     for one, other in zip(run(*eager, 5), run(*fast, 5)):
         for k in ("losses", "right"):
             torch.testing.assert_close(one[k], other[k], rtol=2e-2, atol=2e-2, msg=k)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+def test_twenty_trials_compile_once(device, settings):
+    """What differs between the trials of a study is data to the kernels and to the compiled network."""
+    found = []
+    for i in range(20):
+        stepper, draw, evaluation = made(
+            settings, device, capture.Captured, lr=1e-3 * (1 + i), weight_decay=0.01 * i, dropout=0.02 * (1 + i), gamma=0.1 * i,
+            ls=0.02 * i, mixup_alpha=0.5 + 0.1 * i, balance=("none", "weights")[i % 2], seed=i, amp=True)
+        stepper.forward = steps.compiled()
+        run(stepper, draw, evaluation, 1)
+        kernel_caches = [cache[0] for kernel in (loss_kernel._forward, loss_kernel._backward, view_kernel._view)
+                         for cache in kernel.device_caches.values()]
+        found.append((torch._dynamo.utils.counters["stats"]["unique_graphs"], sum(map(len, kernel_caches))))
+    assert min(found[0]) > 0 and found == found[:1] * 20
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_compiled_and_captured_in_float16(device, settings, opt):
+    """As on a GPU without bfloat16: overflows halve the scale inside of the graph until the weights move."""
+    plain, fast = made(settings, device, opt=opt), made(settings, device, capture.Captured, opt=opt)
+    fast[0].forward, fast[0].dtype = steps.compiled(), torch.float16
+    fast[0].scaler = torch.amp.GradScaler(device, init_scale=2.0**40)
+    found = [run(*one, 8) for one in (plain, fast)]
+    assert fast[0].scaler.get_scale() < 2.0**39
+    assert float(found[0][0]["losses"][0]) == pytest.approx(float(found[1][0]["losses"][0]), rel=0.02)
+    assert found[1][-1]["losses"].isfinite().all()
+    assert not torch.equal(found[1][0]["model conv1.weight"], found[1][-1]["model conv1.weight"])

@@ -1,6 +1,7 @@
 """Training: one step against plain PyTorch, the run's folder, stopping and resuming bit for bit, refusals."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -125,7 +126,7 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
     np.testing.assert_allclose(many, few, rtol=0, atol=1e-5)
     assert not ours.average.training
     assert np.abs(many - step.logits(ours.model, ours.pixels, plans.evaluation(rows, size=32, store_size=37, batch_size=24)[0], 24,
-                                     ours.view, amp=False)).max() > 1e-6
+                                     ours.view, dtype=torch.float32)).max() > 1e-6
 
 
 def test_non_finite_loss_names_its_step(settings):
@@ -218,6 +219,63 @@ def test_monitor_last_keeps_the_last_epoch(settings):
     assert saved["epoch"] == 3 and saved["metrics"]["macro_f1"] == rows[-1]["macro_f1"]
     with pytest.raises(configs.ConfigError, match="--patience waits"):
         made(settings, monitor="last", patience=2)
+
+
+def test_views_may_grow_in_training(settings, tmp_path):
+    """Four sizes, evaluated at the last; stopped in the third epoch and resumed, it ends with the same bits."""
+    grown = made(settings, img_size=(16, 32), epochs=4)
+    for row in train.train(grown):
+        assert np.isfinite(row["val_loss"])
+    assert torch.load(tmp_path / "runs" / "run" / "best.pt", weights_only=True)["size"] == 32
+    other = dataclasses.replace(grown, name="stopped")
+    with pytest.raises(runs.Stopped):
+        train.train(other, StopAfter(8))
+    train.train(dataclasses.replace(other, resume=True))
+    folders = [tmp_path / "runs" / name for name in ("run", "stopped")]
+    assert_same_state(*(f / "last.pt" for f in folders))
+    assert results(folders[0]) == results(folders[1]) and len(results(folders[0])) == 4
+
+
+def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_a_cpu(settings, tmp_path):
+    plain, strict = (made(settings, deterministic=d, name=str(d)) for d in (False, True))
+    assert plain.key("") != strict.key("")
+    first, second = train.trial(plain), train.trial(strict)
+    for _ in range(3):  # in turns, as in a study
+        next(first)
+        next(second)
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+    for left in (first, second):
+        assert not list(left)
+    train.train(dataclasses.replace(plain, name="after"))
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
+    weights = [torch.load(tmp_path / "runs" / n / "best.pt", weights_only=True)["weights"] for n in ("False", "True", "after")]
+    for k, v in weights[0].items():
+        assert torch.equal(v, weights[1][k]) and torch.equal(v, weights[2][k]), k
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [True, False])
+def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path, compile):
+    asked = made(settings, **FULL, device="cuda", deterministic=True, compile=compile)
+    for name in ("one", "two"):
+        train.train(dataclasses.replace(asked, name=name))
+    with pytest.raises(runs.Stopped):
+        train.train(dataclasses.replace(asked, name="three"), StopAfter(5))
+    train.train(dataclasses.replace(asked, name="three", resume=True))
+    for name in ("two", "three"):
+        for file in ("last.pt", "best.pt"):
+            assert_same_state(tmp_path / "runs" / "one" / file, tmp_path / "runs" / name / file)
+
+
+def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+
+    monkeypatch.setattr(train, "train", full)
+    assert train.main(["--data", settings["data"]]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--batch-size" in said and "2 GiB" in said
 
 
 def test_patience_stops_early(settings):

@@ -1,0 +1,38 @@
+"""How a device computes: in which precision, and whether the same way every time.
+
+Knows nothing of networks and data.
+"""
+
+import os
+from contextlib import nullcontext
+
+import torch
+
+
+def precision(device, amp):
+    """The dtype that convolutions compute in: with `amp` the one whose arithmetic the hardware has, so that it gains
+    speed. bfloat16, on older GPUs float16, else float32."""
+    native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not amp or not (native or device.type == "cuda"):
+        return torch.float32
+    return torch.bfloat16 if native else torch.float16
+
+
+def autocast(device, dtype):
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def input_dtype(device, dtype):
+    """What the network's input is stored as. On a GPU autocast would narrow it in a pass of its own."""
+    return dtype if device.type == "cuda" else torch.float32
+
+
+def repeatable(wanted):
+    """Sets, for the process, whether a GPU takes algorithms that give the same bits every time, or the fastest."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.backends.cudnn.benchmark = not wanted
+    torch.utils.deterministic.fill_uninitialized_memory = False  # every cell is written before it is read
+    torch.use_deterministic_algorithms(wanted)  # turns inductor's autotuning off too
