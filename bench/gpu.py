@@ -81,7 +81,7 @@ def measure(args, benches):
     versions = environment(device)
     versions |= dict(commit=versions["commit"] or args.commit, triton=triton_version(), cuda=torch.version.cuda,
                      cudnn=torch.backends.cudnn.version())
-    record = dict(versions, quick=args.quick, benches={})
+    record = dict(versions, benches={})
     path = fresh(args.out, versions["started"][:10], versions["device"])
     with tempfile.TemporaryDirectory() as folder:
         for bench in benches:
@@ -173,7 +173,7 @@ def fresh(folder, day, device):
 def markdown(r):
     """The record for people: targets, what is missing, and what each bench said."""
     said = [f"# {r['device']}, {r['started'][:10]}", "",
-            f"`make gpu`, commit {r['commit']}, {r['minutes']:.1f} minutes{', tiny sizes' * r['quick']}. torch "
+            f"`python {' '.join(r['command'])}`, commit {r['commit']}, {r['minutes']:.1f} minutes. torch "
             f"{r['torch']}, triton {r['triton']}, CUDA {r['cuda']}, cuDNN {r['cudnn']}, Python {r['python']}, NumPy "
             f"{r['numpy']}, Pillow {r['pillow']}; {r['cpu']}, {r['platform']}. The targets are for an H200.", "",
             "| | target | measured | |", "| --- | --- | --- | --- |"]

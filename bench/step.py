@@ -88,7 +88,7 @@ def measure(args, folder):
         record["flops"], record["bandwidth"] = floor.ceilings(device)
     for batch_size in args.batch_size:
         made = contenders(dict(asked, batch_size=batch_size), pictures, device, args.workers)
-        torch._dynamo.reset()  # which gives up after eight batch sizes
+        torch._dynamo.reset()  # what was compiled for another batch size is looked through at every call
         epochs, images, peak = {}, {}, {}
         for name in names:
             epochs[name], images[name], peak[name] = warm(made[name], device)

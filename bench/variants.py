@@ -109,7 +109,6 @@ def again(config, pictures, device, trials):
         from triton import knobs
 
         knobs.runtime.jit_post_compile_hook = lambda **_: compiled.append(1)
-    torch._dynamo.reset()
     counted = []
     for i in range(trials + 1):
         share = (i + 1) / (trials + 2)
@@ -129,7 +128,6 @@ def again(config, pictures, device, trials):
 
 def one_at_a_time(config, pictures, device, repeats):
     """Seconds and pictures of an epoch's steps with each change, and the changes that did not work, with the reason."""
-    torch._dynamo.reset()  # which gives up after eight networks
     on_gpu, epochs, failed = device.type == "cuda", {}, {}
     pixels, = resident.levels(pictures.store, device).values()
     store = {3: pixels, 4: F.pad(pixels, (0, 1))}
@@ -198,7 +196,6 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
 
 def side_by_side(config, pictures, device, repeats, most=4):
     """Seconds of an epoch's steps of 1, 2 and `most` trials, each on a stream of its own, over one Store."""
-    torch._dynamo.reset()
     plan, trials = train.tables(config, pictures)[0](0), []
     for seed in range(most):
         stream = torch.cuda.Stream() if device.type == "cuda" else None
