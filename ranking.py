@@ -1,7 +1,8 @@
 """What a study's table says: points, their scores and standard errors, the winner, and what moves the score.
 
-A point is a combination of settings; its trials are the folds and seeds it was tried with. Scores are the last epoch's macro F1 on
-validation pictures. How pictures are split is a scheme: schemes are compared, never ranked as settings. Runs and writes nothing.
+A point is a combination of settings; its trials are the folds and seeds it was tried with. Scores are macro F1 on
+validation pictures, at the epoch that a trial keeps: the last, or with --patience the best. How pictures are split is a
+scheme: schemes are compared, never ranked as settings. Runs and writes nothing.
 """
 
 import math
@@ -14,25 +15,34 @@ import stats
 from study import REPEATS, SCHEME, point_key
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one point simpler than another.
-OFF = dict(mixup_p=0.0, cutmix_p=0.0, ls=0.0, gamma=0.0, loss_tau=0.0, balance="none", prior="train", dropout=0.0, ema=0.0,
-           weight_decay=0.0, schedule="constant", warmup=0.0, crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0, jitter=0.0,
-           erase=0.0, tail_crops=(0, 1), pretrained=False)
+OFF = dict(mixup_p=0.0, cutmix_p=0.0, ls=0.0, gamma=0.0, loss_tau=0.0, balance="none", prior="train", dropout=0.0,
+           ema=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, crop_scale=(1.0, 1.0), pad=0, flip=False,
+           rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1), pretrained=False)
 
 
 @dataclass(frozen=True)
 class Point:
     trials: list[int]
     settings: dict  # of the knobs that vary in the study
-    rows: list[dict]  # of finished trials, at their last epoch
+    rows: list[dict]  # of finished trials, up to their last rung
     wanting: str  # why it cannot be ranked, '' if it can
-    mean: float  # macro F1, over folds of the means over seeds
-    se: float  # over folds, or by the bootstrap over validation pictures where there is one split
+    folds: dict[int, float]  # macro F1 by fold, the mean over seeds; empty where some are not known
+    se: float  # of the mean, by this point alone: over its folds, or by bootstrap over pictures where there is one
+
+    @property
+    def mean(self):
+        """Macro F1: the mean over folds, nan if it is not known."""
+        return float(np.mean(list(self.folds.values()))) if self.folds else math.nan
 
     def label(self):
         return ", ".join(f"{k} {configs.text(v)}" for k, v in self.settings.items()) or "the base settings"
 
     def average(self, name):
         return sum(r[name] for r in self.rows) / len(self.rows)
+
+    def alone(self):
+        """What `se` is taken over."""
+        return f"over {len(self.folds)} folds" if len(self.folds) > 1 else "by bootstrap over pictures"
 
 
 def points(study):
@@ -46,7 +56,8 @@ def points(study):
 def varied(study):
     """The settings that differ between trials, apart from scheme, fold and seed."""
     names = dict.fromkeys(k for t in study.trials for k in t if k not in SCHEME + REPEATS)
-    return [k for k in names if len({configs.text(getattr(study.config(i), k)) for i in range(len(study.trials))}) > 1]
+    settings = [study.config(i) for i in range(len(study.trials))]
+    return [k for k in names if len({configs.text(getattr(c, k)) for c in settings}) > 1]
 
 
 def scheme(config):
@@ -62,37 +73,62 @@ def _point(study, trials, latest, knobs):
     elif len(rows) < len(trials):
         wanting = "to do"
     elif short := [r for r in rows if study.spec["halving"] and r["until"] < study.rungs(r["trial"])[-1]]:
-        wanting = f"stopped at epoch {short[0]['epoch']} by halving"
+        wanting = f"stopped at epoch {short[0]['until']} by halving"
     elif any("macro_f1" not in r for r in rows):
         wanting = "no validation pictures"
     settings = {k: getattr(study.config(trials[0]), k) for k in knobs}
-    mean, se = math.nan, math.nan
-    if rows and not failed and all("macro_f1" in r for r in rows):
-        folds = {}
+    seeds, se = {}, math.nan
+    if not failed and all("macro_f1" in r for r in rows):
         for r in rows:
-            folds.setdefault(study.config(r["trial"]).fold, []).append(r["macro_f1"])
-        means = [np.mean(v) for v in folds.values()]
-        mean = float(np.mean(means))
-        se = float(np.std(means, ddof=1) / math.sqrt(len(means))) if len(means) > 1 else float(np.mean([r["macro_f1_se"] for r in rows]))
-    return Point(trials, settings, rows, wanting, mean, se)
+            seeds.setdefault(study.config(r["trial"]).fold, []).append(r["macro_f1"])
+    folds = {fold: float(np.mean(scores)) for fold, scores in seeds.items()}
+    if len(folds) > 1:
+        se = float(np.std(list(folds.values()), ddof=1) / math.sqrt(len(folds)))
+    elif folds:
+        se = float(np.mean([r["macro_f1_se"] for r in rows]))
+    return Point(trials, settings, rows, wanting, folds, se)
+
+
+def ranked(group):
+    """Those of the points that can be ranked, the best first."""
+    return sorted((p for p in group if not p.wanting), key=lambda p: -p.mean)
+
+
+def yardstick(ranking):
+    """(standard error, what it was taken over) by which the means of ranked points are told apart.
+
+    All points are scored on the same folds, so what makes a fold easy or hard for all says nothing about which point is
+    better, and two or three folds say little of one point's noise: the fold's share is taken out, and the noise that is
+    left is pooled over all points (`stats.blocked`). Seeds are averaged first, for those of a fold share its pictures;
+    points with unlike numbers of them are pooled as if alike, and a point that lacks a fold does not count. Where one
+    point is left, or there is one split, it is the best point's own.
+    """
+    folds = sorted({fold for p in ranking for fold in p.folds})
+    table = [[p.folds[fold] for fold in folds] for p in ranking if len(p.folds) == len(folds)]
+    if len(table) > 1 and len(folds) > 1:
+        return stats.blocked(table), f"pooled over {len(table)} points on the same {len(folds)} folds"
+    return ranking[0].se, f"the best one's own, {ranking[0].alone()}"
 
 
 def winner(group):
-    """(Point, the reason in a sentence) by the one-standard-error rule (Breiman et al. 1984): of the points within one standard
-    error of the best, the one that uses the fewest methods; among equals the best. None where no point can be ranked."""
-    ranked = sorted((p for p in group if not p.wanting), key=lambda p: -p.mean)
-    if not ranked:
+    """(Point, the reason in a sentence) by the one-standard-error rule (Breiman et al. 1984): of the points within one
+    standard error (`yardstick`) of the best, the one that uses the fewest methods; among equals the best. None where no
+    point can be ranked."""
+    ranking = ranked(group)
+    if not ranking:
         return None
-    best = ranked[0]
-    near = [p for p in ranked if p.mean >= best.mean - (0 if math.isnan(best.se) else best.se)]
-    won = min(near, key=methods)
+    if len(ranking) == 1:
+        return ranking[0], "no other point can be ranked"
+    best, (se, how) = ranking[0], yardstick(ranking)
+    near = [p for p in ranking if p.mean >= best.mean - (0 if math.isnan(se) else se)]
+    won, error = min(near, key=methods), f"one standard error ({se:.4f}, {how})"
     if len(near) == 1:
-        return won, f"no other point is within one standard error ({best.se:.4f}) of it"
+        return won, f"no other point is within {error} of it"
     used = f"{methods(won)} method{'' if methods(won) == 1 else 's'} switched on"
     if won is best:
-        return won, f"of {len(near)} points within one standard error ({best.se:.4f}) it scores best, and none is simpler ({used})"
-    return won, (f"of {len(near)} points within one standard error ({best.se:.4f}) of the best, {best.mean:.4f} ({best.label()}), it is the "
-                 f"simplest ({used})")
+        return won, f"of {len(near)} points within {error} it scores best, and none is simpler ({used})"
+    return won, (f"of {len(near)} points within {error} of the best, {best.mean:.4f} ({best.label()}), "
+                 f"it is the simplest ({used})")
 
 
 def methods(point):
@@ -101,32 +137,37 @@ def methods(point):
 
 
 def choose(study):
-    """(scheme, Point, reason): the winner under the scheme whose scores have the smallest standard error; None if there is none."""
-    groups = points(study)
-    won = {name: winner(group) for name, group in groups.items()}
-    spread = {name: np.mean([p.se for p in group if not p.wanting]) for name, group in groups.items() if won[name]}
-    if not spread:
+    """(scheme, Point, reason): the winner under the scheme that tells points apart by the smallest standard error; None
+    if there is none."""
+    rankings = {name: ranking for name, group in points(study).items() if (ranking := ranked(group))}
+    errors = {name: yardstick(ranking)[0] for name, ranking in rankings.items()}
+    if not errors:
         return None
-    name = min(spread, key=lambda n: (math.isnan(spread[n]), spread[n]))
-    return name, *won[name]
+    name = min(errors, key=lambda n: (math.isnan(errors[n]), errors[n]))
+    return name, *winner(rankings[name])
 
 
 def schemes(study):
-    """A line a scheme: name, validation pictures a point, mean standard error, rank agreement with the chosen scheme (Spearman)."""
-    groups = points(study)
-    chosen = {point_key(study.trials[p.trials[0]]): p.mean for p in groups[choose(study)[0]] if not p.wanting}
-    table = []
+    """A line a scheme: name, validation pictures a point, standard error and what it was taken over (`yardstick`), rank
+    agreement with the chosen scheme (Spearman)."""
+    def keyed(group):
+        return {point_key(study.trials[p.trials[0]]): p for p in ranked(group)}
+
+    groups, table = points(study), []
+    chosen = keyed(groups[choose(study)[0]])
     for name, group in groups.items():
-        own = {point_key(study.trials[p.trials[0]]): p for p in group if not p.wanting}
+        own = keyed(group)
         both = [k for k in own if k in chosen]
-        agree = stats.spearman([own[k].mean for k in both], [chosen[k] for k in both]) if len(both) > 2 else math.nan
-        seen = np.mean([sum(r["val_pictures"] for r in p.rows) / len({r["seed"] for r in p.rows}) for p in own.values()]) if own else 0
-        table.append((name, round(seen), float(np.mean([p.se for p in own.values()])) if own else math.nan, agree))
+        agree = stats.spearman(*([side[k].mean for k in both] for side in (own, chosen))) if len(both) > 2 else math.nan
+        seen = [sum(r["val_pictures"] for r in p.rows) / len({r["seed"] for r in p.rows}) for p in own.values()]
+        error = yardstick(list(own.values())) if own else (math.nan, "no point to rank")
+        table.append((name, round(np.mean(seen)) if own else 0, *error, agree))
     return table
 
 
 def factors(study, group):
-    """(scores [N], blocks [N], {knob: level of each trial [N]}) of the ranked points' trials; a knob of many values in thirds."""
+    """(scores [N], blocks [N], {knob: level of each trial [N]}) of the ranked points' trials; a knob of many values in
+    thirds."""
     rows = [(p, r) for p in group if not p.wanting for r in p.rows]
     scores = [r["macro_f1"] for _, r in rows]
     blocks = [f"{study.config(r['trial']).fold}/{study.config(r['trial']).seed}" for _, r in rows]
@@ -145,8 +186,8 @@ def factors(study, group):
 
 
 def against_base(study, group):
-    """What each point changes of the base point: [(Point, mean difference, half width of its 95% t interval, n)], paired by fold and
-    seed; nothing where the base point cannot be ranked."""
+    """What each point changes of the base point: [(Point, mean difference, half width of its 95% t interval, n)],
+    paired by fold and seed; nothing where the base point cannot be ranked."""
     def scores(point):
         return {(study.config(r["trial"]).fold, study.config(r["trial"]).seed): r["macro_f1"] for r in point.rows}
 

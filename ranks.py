@@ -1,8 +1,8 @@
 """One training shared by several processes: `torchrun --nproc-per-node 2 train.py`, on one machine or many.
 
-Every rank draws the same plan and takes its columns of each batch; gradients are averaged, so that the steps are those of one process
-but for batch statistics (on CUDA batch norm is synchronised; on a CPU each rank has its own). Rank 0 alone writes the run's folder.
-Without torchrun there is one rank, and nothing here does anything.
+Every rank draws the same plan and takes its columns of each batch; gradients are averaged, so that the steps are those
+of one process but for batch statistics (on CUDA batch norm is synchronised; on a CPU each rank has its own). Rank 0
+alone writes the run's folder. Without torchrun there is one rank, and nothing here does anything.
 """
 
 import os
@@ -16,7 +16,7 @@ from plan import Plan
 
 
 class Ranks:
-    """rank: of this process, among `world`. restarted: whether torchrun started the ranks anew after one of them died."""
+    """rank: of this process, among `world`. restarted: whether torchrun started the ranks anew after one died."""
 
     def __init__(self):
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -27,13 +27,15 @@ class Ranks:
         if self.world == 1:
             return device
         if batch_size % self.world or batch_size // self.world < 2:
-            raise ConfigError(f"--batch-size {batch_size} over {self.world} ranks: give a multiple of {self.world}, two pictures a rank or more")
+            raise ConfigError(f"--batch-size {batch_size} over {self.world} ranks: give a multiple of {self.world}, "
+                              "two pictures a rank or more")
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        store, *_ = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # it still knows the dead ranks' addresses
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=store, rank=self.rank, world_size=self.world)
+        store, *_ = next(dist.rendezvous("env://"))  # it still knows the dead ranks' addresses
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
         return device
 
     def end(self):
@@ -74,7 +76,8 @@ class Ranks:
         if self.world == 1:
             return plan
         shared = ("scalars", "key")
-        return Plan(*(v if name in shared else np.ascontiguousarray(v[:, self.rank :: self.world]) for name, v in zip(Plan._fields, plan)))
+        return Plan(*(v if name in shared else np.ascontiguousarray(v[:, self.rank :: self.world])
+                      for name, v in zip(Plan._fields, plan)))
 
     def mean(self, *tensors):
         """Puts the mean over ranks into float tensors, in place."""

@@ -4,9 +4,10 @@
     python seeds.py --n 10 -c runs/sweep/best.json --compare recipes/attempt-3.json
     python seeds.py --n 10 --run runs/run               the settings of a run
 
-Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's. Two kinds of chance are told
-apart: the interval over seeds is about training again, the bootstrap over pictures about validating on others. A study in
---project, so it resumes. Results: seeds.csv, per_class.csv, summary.json there.
+Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's, or with --patience
+those of the epoch that was kept. Two kinds of chance are told apart: the interval over seeds is about training again,
+the bootstrap over pictures about validating on others. A study in --project, so it resumes. Results: seeds.csv,
+per_class.csv, summary.json there.
 """
 
 import csv
@@ -38,8 +39,8 @@ def other(space, base):
     found = dataclasses.replace(found, **{k: v for k, v in given.items() if k != "config"})
     for k in (*studies.SCHEME, "fold"):
         if getattr(found, k) != getattr(base, k):
-            raise configs.ConfigError(f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, not {getattr(base, k)}): "
-                                      f"give {configs.flag(k)}, which then holds for both")
+            raise configs.ConfigError(f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, "
+                                      f"not {getattr(base, k)}): give {configs.flag(k)}, which then holds for both")
     return dataclasses.replace(found, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
@@ -50,7 +51,7 @@ def newest(project):
 
 
 def outputs(study, i):
-    """(targets [N], logits [N,C], class names) of trial i's validation pictures at its last epoch."""
+    """(targets [N], logits [N,C], class names) of trial i's validation pictures, at the epoch it kept."""
     folder = study.run(i)
     classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
     at = {name: c for c, name in enumerate(classes)}
@@ -60,25 +61,27 @@ def outputs(study, i):
 
 
 def summary(study, trials):
-    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes (rows of name, support, F1's mean, sd, min, max).
+    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes (rows of name, support, F1's
+    mean, sd, min, max).
 
-    scores: name -> values by seed, mean, sd, half width of the 95% t interval. ensemble: scores of the seeds' mean posterior.
-    agreement: share of pictures that two seeds label alike, mean over pairs. pictures: 95% bootstrap interval, over validation
-    pictures, of the seeds' mean macro F1.
+    scores: name -> values by seed, mean, sd, half width of the 95% t interval. ensemble: scores of the seeds' mean
+    posterior. agreement: share of pictures that two seeds label alike, mean over pairs. bootstrap: 95% interval, over
+    validation pictures, of the seeds' mean macro F1.
     """
     rows = study.latest()
     scores = {}
     for name in SCORES:
         values = [rows[i][name] for i in trials]
         mean, half = stats.interval(values)
-        scores[name] = dict(values=values, mean=mean, half=half, sd=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        scores[name] = dict(values=values, mean=mean, half=half, sd=sd)
     found = [outputs(study, i) for i in trials]
     targets, classes = found[0][0], found[0][2]
     predicted = np.stack([logits.argmax(1) for _, logits, _ in found], 1)
     mixture = np.log(np.mean([metrics.softmax(logits) for _, logits, _ in found], 0))
     ensemble = metrics.evaluate(mixture, targets, np.ones(len(classes)))
     ensemble |= dict(val_acc=ensemble["acc"], val_loss=ensemble["nll"])
-    agreement = [float((predicted[:, a] == predicted[:, b]).mean()) for a, b in itertools.combinations(range(len(trials)), 2)]
+    agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
     def mean_f1(t, p):
         return float(np.mean([metrics.macro_f1(t, column, len(classes)) for column in p.T]))
@@ -94,27 +97,29 @@ def summary(study, trials):
 
 def lines(name, s, table):
     """A summary as Markdown."""
-    yield f"**{name}**, {s['n']} seeds, {s['pictures']} validation pictures, last epoch:\n"
+    yield f"**{name}**, {s['n']} seeds, {s['pictures']} validation pictures, {s['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k in range(s["n"]):
         yield f"| {s['seeds'][k]} | " + " | ".join(f"{s['scores'][m]['values'][k]:.4f}" for m in SCORES) + " |"
-    yield "| mean ± sd | " + " | ".join(f"{s['scores'][m]['mean']:.4f} ± {s['scores'][m]['sd']:.4f}" for m in SCORES) + " |"
-    yield "| 95% t interval of the mean | " + " | ".join(f"± {s['scores'][m]['half']:.4f}" for m in SCORES) + " |"
+    scores = [s["scores"][m] for m in SCORES]
+    yield "| mean ± sd | " + " | ".join(f"{v['mean']:.4f} ± {v['sd']:.4f}" for v in scores) + " |"
+    yield "| 95% t interval of the mean | " + " | ".join(f"± {v['half']:.4f}" for v in scores) + " |"
     yield f"| ensemble of the {s['n']} | " + " | ".join(f"{s['ensemble'][m]:.4f}" for m in SCORES) + " |\n"
     if s["n"] > 1:
-        loose = sorted(table, key=lambda row: -row[3])[:3]
-        yield (f"Two seeds label {s['agreement']:.1%} of the pictures alike. Least stable: "
-               + ", ".join(f"{c} (F1 {low:.2f} to {high:.2f} on {n} pictures)" for c, n, _, _, low, high in loose) + ".")
-    yield (f"Over other validation pictures the mean macro F1 may lie in {s['bootstrap'][0]:.4f} to {s['bootstrap'][1]:.4f} "
-           f"(95%, bootstrap over pictures).")
+        loose = [f"{c} (F1 {low:.2f} to {high:.2f} on {n} pictures)"
+                 for c, n, _, _, low, high in sorted(table, key=lambda row: -row[3])[:3]]
+        yield f"Two seeds label {s['agreement']:.1%} of the pictures alike. Least stable: {', '.join(loose)}."
+    low, high = s["bootstrap"]
+    yield (f"Over other validation pictures the mean macro F1 may lie in {low:.4f} to {high:.4f} (95%, bootstrap over "
+           "pictures).")
 
 
 def against(a, b):
     """Differences a - b by seed of two summaries, as Markdown."""
     d = np.subtract(a["scores"]["macro_f1"]["values"], b["scores"]["macro_f1"]["values"])
     mean, half = stats.interval(d)
-    yield (f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in d)}; mean {mean:+.4f}, 95% t interval "
-           f"{mean - half:+.4f} to {mean + half:+.4f} (n {len(d)})")
+    yield (f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in d)}; mean {mean:+.4f}, "
+           f"95% t interval {mean - half:+.4f} to {mean + half:+.4f} (n {len(d)})")
     try:
         yield f"exact sign-flip test: p = {stats.sign_flip(d):.4f}"
     except stats.StatsError as e:
@@ -130,9 +135,11 @@ def run(space, stop):
     base = configs.from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
-    recipes = {str(space.config or "default settings"): base} | ({space.compare: other(space, base)} if space.compare else {})
-    trials = [[{**{k: v for k, v in c.settings().items() if v != getattr(base, k)}, "seed": base.seed + k} for k in range(count)]
-              for c in recipes.values()]
+    recipes = [(str(space.config or "default settings"), base)]
+    if space.compare:
+        recipes.append((space.compare, other(space, base)))
+    changed = [{k: v for k, v in c.settings().items() if v != getattr(base, k)} for _, c in recipes]
+    trials = [[dict(c, seed=base.seed + k) for k in range(count)] for c in changed]
     workers.check_flags(space, base)
     name = getattr(space, "name", f"seeds-{base.key('')[:8]}")
     folder = Path(project) / name
@@ -142,23 +149,26 @@ def run(space, stop):
         return 0
     known = {json.dumps(study.config(i).settings()): i for i in range(len(study.trials))}
     rows, found, classes = study.latest(), [], []
-    for (title, _), wanted in zip(recipes.items(), trials):
+    for (title, _), wanted in zip(recipes, trials):
         indices = [known[json.dumps(configs.from_dict(t, "seeds", study.base).settings())] for t in wanted]
         for i in indices:
             if rows[i]["status"] != "ok":
-                raise studies.StudyError(f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
+                raise studies.StudyError(f"{folder}: trial {i} failed: {rows[i]['reason']}; "
+                                         "--retry-failed runs it again")
             if "macro_f1" not in rows[i]:
-                raise studies.StudyError(f"{folder}: there are no validation pictures to score on: give --val-split or --folds")
+                raise studies.StudyError(f"{folder}: there are no validation pictures to score on: "
+                                         "give --val-split or --folds")
         s, table = summary(study, indices)
-        s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], **s)
+        s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **s)
         print(*lines(title, s, table), sep="\n")
         found.append(s)
         classes += [[title, *row] for row in table]
     if space.compare:
         print(*against(*found), sep="\n")
     write(folder, found, classes)
-    print(f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final -c {space.config or 'RECIPE'} "
-          f"--folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv", file=sys.stderr)
+    print(f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final "
+          f"-c {space.config or 'RECIPE'} --folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv",
+          file=sys.stderr)
     return 0
 
 
@@ -168,7 +178,8 @@ def write(folder, found, classes):
             [["recipe", "seed", *SCORES]] + [[s["recipe"], seed, *(s["scores"][m]["values"][k] for m in SCORES)]
                                              for s in found for k, seed in enumerate(s["seeds"])])
     with runs.replacing(folder / "per_class.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows([["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"], *classes])
+        header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
+        csv.writer(f, lineterminator="\n").writerows([header, *classes])
     with runs.replacing(folder / "summary.json") as path:
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -178,7 +189,8 @@ def main(args=None):
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
-    what.add_argument("--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split")
+    what.add_argument("--compare", metavar="OTHER",
+                      help="a recipe or run to compare with, seed by seed, on the same split")
     workers.add_flags(parser)
     configs.add_flags(parser)
     space = parser.parse_args(args)

@@ -1,4 +1,4 @@
-"""Statistics of a few numbers: intervals, exact tests, rank agreement. NumPy in float64; knows nothing of runs and studies."""
+"""Statistics of a few numbers: intervals, exact tests, rank agreement. NumPy in float64; knows nothing of studies."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ class StatsError(ValueError):
 
 
 def t_quantile(p, df):
-    """The p-quantile of Student's t with df = 1, 2, ... degrees of freedom, by bisection of its distribution function."""
+    """The p-quantile of Student's t with df = 1, 2, ... degrees of freedom, by bisection of its distribution."""
     low, high = 0.0, 1.0
     q = max(p, 1 - p)
     while _t_below(high, df) < q:
@@ -45,9 +45,9 @@ def interval(values, level=0.95):
 
 
 def sign_flip(differences):
-    """Two-sided p of the mean of paired differences under random signs (Fisher 1935), over all 2^n of them, n from 6 to 20.
+    """Two-sided p of the mean of paired differences under random signs (Fisher 1935), over all 2^n of them.
 
-    Below 6 no p can pass 0.05: its least value is 2 / 2^n. Raises StatsError."""
+    n is from 6 to 20. Below 6 no p can pass 0.05: its least value is 2 / 2^n. Raises StatsError."""
     d = np.asarray(differences, np.float64)
     if not 6 <= len(d) <= 20:
         why = f"no p can fall below {2 / 2 ** len(d):.3f}" if len(d) < 6 else "there are too many signs to try"
@@ -70,10 +70,20 @@ def _ranks(values):
     return (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) - 1) / 2
 
 
+def blocked(scores):
+    """Standard error of a row's mean beside the other rows' means, for scores [P,B], P and B above 1, whose columns are
+    blocks (folds) that all rows share: what a column adds to all rows is taken out, and the variance that row + column
+    leave, on (P - 1)(B - 1) degrees of freedom, is pooled (randomized blocks, Fisher 1935). The difference of two means
+    has sqrt(2) times it."""
+    y = np.asarray(scores, np.float64)
+    residuals = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
+    return math.sqrt((residuals**2).sum() / ((len(y) - 1) * (y.shape[1] - 1)) / y.shape[1])
+
+
 def additive(y, blocks, factors):
-    """Least squares of y [N] on blocks [N] (fold and seed, say) and on `factors`, name -> the level of each row [N], without
-    interactions. Returns (effects, residuals [N], sd): effects[name][level] = (difference from the factor's mean level, its standard
-    error); sd: the residuals' standard deviation, nan where no degree of freedom is left for it."""
+    """Least squares of y [N] on blocks [N] (fold and seed, say) and on `factors`, name -> the level of each row [N],
+    without interactions. Returns (effects, residuals [N], sd): effects[name][level] = (difference from the mean level,
+    its standard error); sd: the residuals' standard deviation, nan where no degree of freedom is left."""
     y = np.asarray(y, np.float64)
     columns, spans = [np.equal(blocks, b) for b in dict.fromkeys(blocks)], {}
     for name, levels in factors.items():
@@ -98,8 +108,8 @@ def additive(y, blocks, factors):
 
 
 def interactions(residuals, sd, factors):
-    """What an additive model missed, pair by pair of factors, the largest first: [(size, size by noise alone, a, b)], root mean
-    squares of the cells' mean residuals."""
+    """What an additive model missed, pair by pair of factors, the largest first: [(size, size by noise alone, a, b)],
+    root mean squares of the cells' mean residuals."""
     found = []
     for a, b in itertools.combinations(factors, 2):
         cells = {}

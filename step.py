@@ -137,9 +137,10 @@ class Stepper:
     """The training state of one run and its two steps.
 
     model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table [5,C];
-    size: of evaluation's views; a plan brings that of training. mean, std: three numbers each. dtype: what the network computes in; float16 scales the loss against underflow.
-    ema: decay of the averaged weights, 0 for none. compile: the network by inductor. ranks: who shares the batches.
-    record: None, or what makes of a step a function that runs it again, as capture.Captured does.
+    size: of evaluation's views (a plan brings its own); mean, std: three numbers each. dtype: what the network computes
+    in; float16 scales the loss against underflow. ema: decay of the averaged weights, 0 for none. compile: the network
+    by inductor. ranks: who shares the batches. record: None, or what makes of a step a function that runs it again, as
+    capture.Captured does.
     """
 
     def __init__(self, model, levels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema,

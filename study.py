@@ -1,8 +1,8 @@
-"""A study: a folder with a table of runs, filled by any number of processes, on one machine or on several that share the folder.
+"""A study: a folder with a table of runs, filled by any number of processes, on all machines that share the folder.
 
-Trial i is the base settings with a few of them changed, so it depends on study.json and i alone; a finished trial is a row that was
-published once by an atomic link, and is never run again. Who works on a trial holds its lease; a lease whose holder died or fell
-silent is taken over, and the old holder writes nothing more. Knows nothing of grids and rankings, and starts no process.
+Trial i is the base settings with a few of them changed, so it depends on study.json and i alone; a finished trial is a
+row that was published once by an atomic link, and is never run again. Who works on a trial holds its lease. Knows
+nothing of grids and rankings, and starts no process.
 """
 
 import contextlib
@@ -11,9 +11,7 @@ import fcntl
 import json
 import math
 import os
-import platform
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -24,18 +22,15 @@ import model as models
 import run as runs
 import synthetic
 import train
+from lease import Lease, LeaseLost
 
 
 class StudyError(RuntimeError):
     """A study that cannot be begun or gone on with; one line that says why and the mend."""
 
 
-class LeaseLost(Exception):
-    """Another worker has taken the trial over: nothing more may be written for it."""
-
-
 class Study:
-    """The folder: study.json, trials/0007/ (a run), rows/0007-30.json (trial 7 up to epoch 30), leases/, results.csv."""
+    """The folder: study.json, trials/0007/ (a run), rows/0007-30.json (trial 7 to epoch 30), leases/, results.csv."""
 
     def __init__(self, folder):
         """Reads the study in `folder`; StudyError if there is none."""
@@ -72,6 +67,13 @@ class Study:
         epochs, eta = self.config(i).epochs, self.spec["halving"]
         return sorted({math.ceil(epochs / eta**k) for k in range(3)}) if eta else [epochs]
 
+    def epoch(self):
+        """The epoch that the rows score, in words: the one whose weights each trial keeps."""
+        monitors = sorted({c.monitor for c in self._configs})
+        if monitors == ["last"]:
+            return "last epoch"
+        return f"best epoch by validation {' or '.join(monitors)} (chosen on these pictures, so it flatters)"
+
     def rows(self):
         """Every published row: (trial, epoch) -> dict, in order."""
         for entry in os.scandir(self.folder / "rows"):
@@ -88,7 +90,8 @@ class Study:
         return {i: row for (i, _), row in self.rows().items()}
 
     def jobs(self):
-        """(trial, epoch) pairs that may be worked on now. Rungs are barriers: a trial goes on when all of the rung below are known."""
+        """(trial, epoch) pairs that may be worked on now. Rungs are barriers: a trial goes on when all of the rung
+        below are known."""
         rows, width = self.rows(), max(len(self.rungs(i)) for i in range(len(self.trials)))
         alive = list(range(len(self.trials)))
         for rung in range(width):
@@ -105,8 +108,8 @@ class Study:
         points = {}
         for i, row in rows.items():
             points.setdefault(point_key(self.trials[i]), []).append((i, row))
-        scored = [(-sum(r["macro_f1"] for _, r in runs) / len(runs), min(i for i, _ in runs), runs) for runs in points.values()
-                  if all(r["status"] == "ok" for _, r in runs)]
+        scored = [(-sum(r["macro_f1"] for _, r in runs) / len(runs), min(i for i, _ in runs), runs)
+                  for runs in points.values() if all(r["status"] == "ok" for _, r in runs)]
         keep = math.ceil(len(scored) / self.spec["halving"])
         return sorted(i for _, _, runs in sorted(scored, key=lambda s: s[:2])[:keep] for i, _ in runs)
 
@@ -158,11 +161,13 @@ class Study:
         with locked(self.folder):  # else a process that read fewer rows could replace a fuller table
             latest = self.latest()
             scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in known))
-            header = ["trial", "status", "reason", "seconds", *varied, *scores, *(k for k in settings[0] if k not in varied)]
+            shared = [k for k in settings[0] if k not in varied]
+            header = ["trial", "status", "reason", "seconds", *varied, *scores, *shared]
             lines = [[configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
                      for i, s in enumerate(settings)]
-            with runs.replacing(self.folder / "results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
-                csv.writer(f, lineterminator="\n").writerows([header, *lines])
+            with runs.replacing(self.folder / "results.csv") as path:
+                with open(path, "w", newline="", encoding="utf-8") as f:
+                    csv.writer(f, lineterminator="\n").writerows([header, *lines])
 
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
@@ -175,10 +180,11 @@ def point_key(trial):
 
 
 def begin(folder, base, trials, halving=0):
-    """Makes the study in `folder`, or adds to it those of `trials` (dicts of changed settings) that it lacks. Returns it.
+    """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
-    A trial keeps its number for ever. Raises one of train.ERRORS for settings that cannot be, before anything is written, and
-    StudyError where the folder holds a run, or a study of another base, of other pictures or of another halving.
+    A trial keeps its number for ever. Raises one of train.ERRORS for settings that cannot be, before anything is
+    written, and StudyError where the folder holds a run, or a study of another base, of other pictures or of another
+    halving.
     """
     folder, root = Path(folder), synthetic.folder(base.data).resolve()
     checked = [configs.from_dict(t, "study", base) for t in trials]
@@ -193,10 +199,10 @@ def begin(folder, base, trials, halving=0):
     with locked(folder):
         if path.exists():
             old = Study(folder).spec
-            changed = [f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}" for k, v in old["base"].items()
-                       if k != "data" and json.dumps(v) != json.dumps(settings[k])]
-            changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in (("data_key", "the pictures"), ("halving", "--halving"))
-                        if old[k] != spec[k]]
+            changed = [f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}"
+                       for k, v in old["base"].items() if k != "data" and json.dumps(v) != json.dumps(settings[k])]
+            named = dict(data_key="the pictures", halving="--halving")
+            changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in named.items() if old[k] != spec[k]]
             if changed:
                 raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
             spec = old
@@ -221,7 +227,7 @@ def locked(folder):
 
 
 def _check(root, checked, halving):
-    """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns the pictures' key."""
+    """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns their key."""
     pictures = {}
     for c in checked:
         split = c.pick(data.prepare)
@@ -231,101 +237,11 @@ def _check(root, checked, halving):
         with torch.device("meta"):
             train.network(c, pictures[json.dumps(c.pick(data.prepare))])
     if halving and not all(len(p.val) for p in pictures.values()):
-        raise StudyError("--halving ranks trials on validation pictures, and there are none: give --val-split or --folds")
+        raise StudyError("--halving ranks trials on validation pictures, and there are none: "
+                         "give --val-split or --folds")
     return next(iter(pictures.values())).store.key
 
 
 def write_spec(path, spec):
     with runs.replacing(path) as draft:
         draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-
-
-class Lease:
-    """The right to write a trial: file leases/JOB.G, G the number of times it was taken over. The highest G holds it.
-
-    G starts anew once a holder gives the trial back, so a lease is known by its inode too, which lives as long as it is open. The file
-    is locked from birth to the end of its holder's process, and touched every few seconds by it: who holds no lock, on the same
-    machine, or is silent for TTL seconds, on another, is dead. Only link(2), which never replaces a file, makes one.
-    """
-
-    TTL = 60.0
-    HOST = f"{platform.node()}/{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}" if sys.platform == "linux" else platform.node()
-
-    def __init__(self, study, i, until, generation):
-        self.study, self.i, self.until, self.generation = study, i, until, generation
-        self.job = f"{i:04d}-{until}"
-        self.path = study.folder / "leases" / f"{self.job}.{generation}"
-        self.next = study.folder / "leases" / f"{self.job}.{generation + 1}"
-
-    @classmethod
-    def take(cls, study, i, until):
-        """A Lease of (i, until), or None where another holds it or has finished."""
-        folder, job = study.folder / "leases", f"{i:04d}-{until}"
-        held = max((int(p.name.rsplit(".", 1)[1]) for p in folder.glob(f"{job}.*")), default=0)
-        if held and not cls(study, i, until, held).dead():
-            return None
-        lease = cls(study, i, until, held + 1)
-        draft = runs.beside(lease.path)
-        lease.file = open(draft, "w")
-        fcntl.flock(lease.file, fcntl.LOCK_EX)
-        json.dump(dict(host=cls.HOST, pid=os.getpid()), lease.file)
-        lease.file.flush()
-        try:
-            os.link(draft, lease.path)
-        except FileExistsError:
-            lease.file.close()
-            return None
-        finally:
-            draft.unlink()
-        if (study.folder / "rows" / f"{job}.json").exists():  # finished since `jobs` looked
-            lease.release()
-            return None
-        if held:
-            (study.run(i) / ".lock").unlink(missing_ok=True)  # a stopped process may hold the old one
-        return lease
-
-    def dead(self):
-        """Whether the holder of this lease, another process, is gone."""
-        try:
-            with open(self.path, "r+") as f:
-                if json.load(f)["host"] == self.HOST:
-                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
-        except BlockingIOError:
-            pass  # alive, or stopped: then it is silent too
-        except FileNotFoundError:
-            return False  # released just now
-        except ValueError:
-            pass  # cut short by a crash of its host: nobody will touch it
-        with contextlib.suppress(FileNotFoundError):
-            return self._now() - self.path.stat().st_mtime > self.TTL
-        return False
-
-    def _now(self):
-        """The clock of the file system, which all machines see alike."""
-        probe = runs.beside(self.path.with_name("clock"))
-        probe.touch()
-        try:
-            return probe.stat().st_mtime
-        finally:
-            probe.unlink()
-
-    def check(self):
-        """Raises LeaseLost once another worker has taken over."""
-        mine = False
-        with contextlib.suppress(FileNotFoundError):  # in this order: who takes over removes `path` only after making `next`
-            mine = not self.next.exists() and os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
-        if not mine:
-            raise LeaseLost(self.job)
-
-    def touch(self):
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.path)
-
-    def release(self):
-        """Gives the trial back, unless it was lost."""
-        with contextlib.suppress(LeaseLost):
-            self.check()
-            for generation in range(1, self.generation + 1):  # the own one last: until then nobody else takes the trial
-                self.path.with_suffix(f".{generation}").unlink(missing_ok=True)
-        self.file.close()

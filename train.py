@@ -206,13 +206,10 @@ def judge(state, config, pictures, stepper, logits, lr):
     """Ends the epoch: its metrics as a dict, and in `state` the row, the best weights so far and the epochs since."""
     state["epoch"], state["step"] = state["epoch"] + 1, 0
     row = dict(epoch=state["epoch"], lr=lr, train_loss=float(stepper.losses.mean()), train_acc=float(stepper.right.mean()))
-    better = True
     if logits:
         scores = metrics.evaluate(logits[0], pictures.listing.labels[pictures.val], pictures.counts)
         row |= dict(val_loss=scores.pop("nll"), val_acc=scores.pop("acc"), **scores)
-        name = {"acc": "val_acc", "nll": "val_loss", "last": "epoch"}.get(config.monitor, config.monitor)
-        sign = -1 if config.monitor == "nll" else 1
-        better = not state["best"] or sign * row[name] > sign * state["best"]["metrics"][name]
+    better = not state["best"] or rating(row, config.monitor) > rating(state["best"]["metrics"], config.monitor)
     state["rows"].append(row)
     state["stale"] = 0 if better else state["stale"] + 1
     if better:
@@ -220,6 +217,13 @@ def judge(state, config, pictures, stepper, logits, lr):
         state["best"] = dict(weights=weights, epoch=state["epoch"], metrics=dict(row),
                              logits=torch.from_numpy(logits[0]) if logits else None)
     return row
+
+
+def rating(row, monitor):
+    """What an epoch's row is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
+    if monitor == "last" or "val_loss" not in row:
+        return row["epoch"]
+    return -row["val_loss"] if monitor == "nll" else row["val_acc" if monitor == "acc" else monitor]
 
 
 def stale(state, config):

@@ -1,10 +1,11 @@
-"""What a study costs beside its training, what trials side by side cost each other, and what becomes of it when it is killed.
+"""What a study costs beside its training, what trials side by side cost each other, and what a kill does to it.
 
     python bench/study.py                       overhead, packing and --status; about five minutes on two idle cores
     python bench/study.py --kills 30            30 kill -9 over one study, each at a random moment
 
-Trains small networks on the CPU, one thread each. Beside wall times it gives CPU seconds, which other processes on the machine
-move less. Prints Markdown; --kills exits 1 if the killed study's table differs from that of one that was left alone.
+Trains small networks on the CPU, one thread each. Beside wall times it gives CPU seconds, which other processes on the
+machine move less. Prints Markdown; --kills exits 1 if the killed study's table differs from that of one that was left
+alone.
 """
 
 import json
@@ -26,9 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # instead of bench/, whose study.py would hide the project's
 
 import config as configs
+import pace
 import run as runs
 import study as studies
-import sweep
 import synthetic
 import train
 import workers
@@ -40,18 +41,20 @@ TIMES = ("seconds",)  # the columns of results.csv that may differ
 def main():
     parser = configs.Parser(description=__doc__)
     parser.add_argument("--trials", type=int, default=20, help="trials of the study (default 20)")
-    parser.add_argument("--epochs", type=int, default=8, help="epochs of a trial, which sets how long it takes (default 8)")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of a trial: how long it takes (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="alternations of every comparison (default 3)")
     parser.add_argument("--workers", type=int, default=2, help="trials side by side (default 2)")
     parser.add_argument("--rows", type=int, default=1000, help="finished trials that --status reads (default 1000)")
     parser.add_argument("--kills", type=int, default=0, help="kill -9 this often, and measure nothing (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
-    parser.add_argument("--do", nargs=2, metavar=("WHAT", "FOLDER"), help="what this script starts: alone, startup or supervise")
+    parser.add_argument("--do", nargs=2, metavar=("WHAT", "FOLDER"),
+                        help="what this script starts: alone, startup or supervise")
     args = parser.parse_args()
     if args.do:
         return dict(alone=alone, startup=startup, supervise=supervise)[args.do[0]](args.do[1], args.workers)
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores, load "
-          f"{os.getloadavg()[0]:.1f}. Networks of width {BASE['width']} at {BASE['img_size']} px, {args.epochs} epochs.\n")
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} "
+          f"cores, load {os.getloadavg()[0]:.1f}. Networks of width {BASE['width']} at {BASE['img_size']} px, "
+          f"{args.epochs} epochs.\n")
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         synthetic.make(root / "pictures", classes=6, scale=0.15, size=48)
@@ -83,7 +86,7 @@ def timed(*command):
     return wall, sum(after[2:4]) - sum(before[2:4]), done.stdout
 
 
-# overhead ----------------------------------------------------------------------------------------------------------------------
+# overhead -------------------------------------------------------------------------------------------------------------
 
 
 def alone(folder, _):
@@ -139,24 +142,25 @@ def overhead(args, root):
     wall, cpu = zip(*found)
     print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
           f"`train.train` on the same settings one after another, whole commands, {args.rounds} rounds in turns: wall "
-          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row to the "
-          f"first step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n {len(begins)}).\n")
+          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row "
+          f"to the first step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n "
+          f"{len(begins)}).\n")
 
 
-# packing -----------------------------------------------------------------------------------------------------------------------
+# packing --------------------------------------------------------------------------------------------------------------
 
 
 def packing(args, root):
     config, found = replace(begun(args, root, "packing", 1).config(0), batch_size=32), []
     for _ in range(args.rounds):
-        one, many = (workers._rate(config, "cpu", n, 1, 1) for n in (1, args.workers))
+        one, many = (pace.rate(config, "cpu", n, 1, 1) for n in (1, args.workers))
         found.append((one, many, many / (args.workers * one)))
     rates = ", ".join(f"{one:.0f} → {many:.0f} ({share:.0%})" for one, many, share in found)
-    print(f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of {args.workers} times "
-          f"one, {args.rounds} rounds in turns: {rates}.\n")
+    print(f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of "
+          f"{args.workers} times one, {args.rounds} rounds in turns: {rates}.\n")
 
 
-# a thousand rows ---------------------------------------------------------------------------------------------------------------
+# a thousand rows ------------------------------------------------------------------------------------------------------
 
 
 def status(args, root):
@@ -173,7 +177,7 @@ def status(args, root):
           f"`import torch` alone: {said[1]}.")
 
 
-# kills -------------------------------------------------------------------------------------------------------------------------
+# kills ----------------------------------------------------------------------------------------------------------------
 
 
 def children(pid):
@@ -182,7 +186,7 @@ def children(pid):
 
 
 def kills(args, root):
-    """Kills the supervisor or a worker of one study, again and again; compares its table with an undisturbed study's."""
+    """Kills the supervisor or a worker of one study, again and again; compares its table with an undisturbed one's."""
     rng, struck, supervisor = random.Random(args.seed), dict(supervisor=0, worker=0), None
     calm, start = begun(args, root, "calm", args.trials), time.perf_counter()
     timed(__file__, "--do", "supervise", calm.folder, "--workers", args.workers)
@@ -201,7 +205,8 @@ def kills(args, root):
         if pid and supervisor.poll() is None and study.jobs():
             os.kill(pid, signal.SIGKILL)
             struck[what] += 1
-            print(f"{sum(struck.values())}: {what}, {len(study.rows())} of {len(study.trials)} trials done", file=sys.stderr)
+            print(f"{sum(struck.values())}: {what}, {len(study.rows())} of {len(study.trials)} trials done",
+                  file=sys.stderr)
             if what == "supervisor":
                 supervisor.wait()
     if supervisor.poll() is None:
@@ -211,12 +216,13 @@ def kills(args, root):
         calm = begun(args, root, "calm", len(study.trials))
         timed(__file__, "--do", "supervise", calm.folder, "--workers", args.workers)
     tables = [table(s.folder) for s in (calm, study)]
-    twice = sum((study.run(i) / "train.log").read_text().count("last epoch: macro F1") - 1 for i in range(len(study.trials)))
+    logs = [(study.run(i) / "train.log").read_text() for i in range(len(study.trials))]
+    twice = sum(log.count("last epoch: macro F1") - 1 for log in logs)
     same = tables[0] == tables[1]
     print(f"**Killed at {args.kills} random moments, a study ends with the table of an undisturbed one: "
-          f"{'yes' if same else 'NO'}**, byte for byte but for its seconds. {struck['supervisor']} kill -9 of the supervisor, "
-          f"{struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} trials, of which "
-          f"{twice} wrote their last tables twice.")
+          f"{'yes' if same else 'NO'}**, byte for byte but for its seconds. {struck['supervisor']} kill -9 of the "
+          f"supervisor, {struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} "
+          f"trials, of which {twice} wrote their last tables twice.")
     return 0 if same else 1
 
 

@@ -31,7 +31,7 @@ def test_interval_is_scipys():
 
 
 def by_brute_force(d):
-    """Share of the 2^n sign patterns whose mean is at least as far from 0; fractions of integers, so that ties are exact."""
+    """Share of the 2^n sign patterns whose mean is at least as far from 0; fractions of integers: ties are exact."""
     sums = [abs(sum(s * v for s, v in zip(signs, d))) for signs in itertools.product((1, -1), repeat=len(d))]
     return sum(s >= abs(sum(d)) for s in sums) / len(sums)
 
@@ -69,12 +69,32 @@ def test_spearman_is_scipys_ties_included():
     assert math.isnan(stats.spearman([1, 1, 1], [1, 2, 3]))
 
 
-# the additive model ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("points, blocks", [(2, 2), (8, 2), (3, 5), (40, 3)])
+def test_blocked_is_least_squares_on_points_and_blocks(points, blocks):
+    """Residuals and their degrees of freedom by lstsq on a column a point and a column a block."""
+    rng = np.random.default_rng(points)
+    scores = rng.normal(0, 1, (points, 1)) + rng.normal(0, 3, blocks) + rng.normal(0, 0.1, (points, blocks))
+    row, column = np.divmod(np.arange(scores.size), blocks)
+    x = np.hstack([np.eye(points)[row], np.eye(blocks)[column]])
+    fitted, _, rank, _ = np.linalg.lstsq(x, scores.ravel(), rcond=None)
+    variance = ((scores.ravel() - x @ fitted) ** 2).sum() / (scores.size - rank)
+    assert stats.blocked(scores) == pytest.approx(math.sqrt(variance / blocks), rel=1e-9)
+    moved = scores + 5 * np.arange(blocks) + 9 * np.arange(points)[:, None]
+    assert rank == points + blocks - 1 and stats.blocked(moved) == pytest.approx(stats.blocked(scores))
+
+
+def test_blocked_of_two_points_is_their_paired_difference():
+    a, b = np.random.default_rng(7).normal(0, 1, (2, 6))
+    assert math.sqrt(2) * stats.blocked([a, b]) == pytest.approx(scipy.stats.sem(a - b), rel=1e-12)
+
+
+# the additive model ---------------------------------------------------------------------------------------------------
 
 
 def by_sum_coding(y, blocks, factors):
-    """(effects, residuals, sd) by lstsq on an intercept and sum-to-zero columns: a factor's last level is minus the sum of the
-    others, so that a coefficient is a difference from the mean level; its error from the covariance of the coefficients."""
+    """(effects, residuals, sd) by lstsq on an intercept and sum-to-zero columns: a factor's last level is minus the sum
+    of the others, so that a coefficient is a difference from the mean level; its error from the coefficients'
+    covariance."""
     y, columns, spans = np.asarray(y), [np.ones(len(y))], {}
     for name, levels in {"": blocks, **factors}.items():
         named = sorted(set(levels))
@@ -97,12 +117,13 @@ def by_sum_coding(y, blocks, factors):
 
 
 def design(rng, *, keep):
-    """A grid of three factors on two folds times two seeds, of which a share `keep` was run, and scores with real effects."""
+    """A grid of three factors on two folds times two seeds, of which a share `keep` was run, and their scores."""
     grid = list(itertools.product("ABCD", ("x", "y"), ("p", "q", "r"), ("a0", "a1", "b0", "b1")))
     rows = [g for g in grid if rng.random() < keep]
     effect = dict(A=0.0, B=0.3, C=-0.1, D=0.2, x=0.0, y=0.5, p=0.0, q=-0.2, r=0.1, a0=0.0, a1=1.0, b0=2.0, b1=-1.0)
     y = [sum(effect[v] for v in row) + rng.normal(0, 0.1) for row in rows]
-    return y, [row[3] for row in rows], {name: [row[k] for row in rows] for k, name in enumerate(("first", "second", "third"))}
+    names = ("first", "second", "third")
+    return y, [row[3] for row in rows], {name: [row[k] for row in rows] for k, name in enumerate(names)}
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.5])

@@ -1,4 +1,4 @@
-"""The study: its folder, leases, halving; whatever is killed, stopped or broken, the table is that of an undisturbed one."""
+"""The study: its folder, leases, halving; killed, stopped or broken, its table is that of an undisturbed one."""
 
 import csv
 import json
@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 import config as configs
+import metrics
 import run as runs
+import seeds
 import study as studies
-import sweep
 import train
 import workers
 from conftest import PLAIN
-from study import Lease, LeaseLost, Study, StudyError
+from job import Job
+from lease import Lease, LeaseLost
+from study import Study, StudyError
 from test_train import FULL, assert_same_state, made, results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +89,7 @@ def assert_as_alone(study, i, alone):
         assert (mine / name).read_bytes() == (theirs / name).read_bytes()
 
 
-# the folder --------------------------------------------------------------------------------------------------------------------
+# the folder -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_grid_grows_and_never_renumbers(settings):
@@ -121,7 +124,8 @@ def test_pictures_that_moved_are_found_at_their_new_place(settings, pictures, tm
     study = begun(settings, [{}], data=str(tmp_path / "there"))
     assert len(study.trials) == 1 and study.config(0).data == str(tmp_path / "there")
     shutil.copytree(tmp_path / "there", tmp_path / "copy")
-    assert begun(settings, [{}], data=str(tmp_path / "copy")).config(0).data == str(tmp_path / "there"), "it is still there"
+    study = begun(settings, [{}], data=str(tmp_path / "copy"))
+    assert study.config(0).data == str(tmp_path / "there"), "it is still there"
 
 
 def test_the_folder_of_a_run_is_refused(settings):
@@ -161,17 +165,32 @@ def test_results_say_every_setting_and_the_last_epochs_scores(settings):
     work(study, shard=(0, 2))  # trials 0 and 2
     rows = table(study)
     header = (study.folder / "results.csv").read_text().splitlines()[0].split(",")
-    assert header[:6] == ["trial", "status", "reason", "seconds", "lr", "crop_scale"] and len(set(header)) == len(header)
+    assert header[:6] == ["trial", "status", "reason", "seconds", "lr", "crop_scale"]
+    assert len(set(header)) == len(header)
     assert [(r["trial"], r["status"], r["lr"], r["crop_scale"]) for r in rows] == [
         ("0", "ok", "0.001", "1.0:1.0"), ("1", "to do", "0.002", "1.0:1.0"), ("2", "ok", "0.001", "0.5:1.0")]
     for i in (0, 2):
-        last = results(study.run(i))[-1]
-        del last["lr"]  # the setting keeps its name
-        assert {k: float(rows[i][k]) for k in last} == pytest.approx({k: float(v) for k, v in last.items()}, nan_ok=True)
+        last = {k: float(v) for k, v in results(study.run(i))[-1].items() if k != "lr"}  # the setting keeps its name
+        assert {k: float(rows[i][k]) for k in last} == pytest.approx(last, nan_ok=True)
     assert rows[1]["macro_f1"] == "" and set(header) >= set(study.base.settings())
 
 
-# leases ------------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("monitor", ["nll", "macro_f1"])
+def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
+    """Scores, standard error and stored outputs are all of the best epoch, not of the last."""
+    study = begun(settings, [{}], monitor=monitor, patience=2, epochs=40, lr=0.05)
+    work(study)
+    row, kept = study.latest()[0], runs.load(study.run(0) / "best.pt")
+    assert row["epoch"] == kept["epoch"] == len(results(study.run(0))) - 2 and row["until"] == 40
+    assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
+        {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True)
+    targets, logits, classes = seeds.outputs(study, 0)
+    assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
+    assert row["val_loss"] == pytest.approx(metrics.nll(logits, targets))
+    assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
+
+
+# leases ---------------------------------------------------------------------------------------------------------------
 
 
 def _contend(barrier, found, folder, jobs):
@@ -273,7 +292,8 @@ def test_a_lost_lease_stays_lost(settings, then):
     """Whoever comes later and however far: the first holder notices, and what it gives back is not the others'."""
     study = begun(settings, [{}])
     first = Lease.take(study, 0, 3)
-    trial = train.trial(made(settings, project=str(study.folder / "trials"), name="0000", resume=True), guard=first.check)
+    config = made(settings, project=str(study.folder / "trials"), name="0000", resume=True)
+    trial = train.trial(config, guard=first.check)
     next(trial)
     second = expired(first)
     if then != "holds it":
@@ -300,7 +320,7 @@ def test_a_row_is_published_once(settings):
     assert [p.name for p in (study.folder / "rows").iterdir()] == ["0000-3.json"]
 
 
-# trials in one worker ----------------------------------------------------------------------------------------------------------
+# trials in one worker -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pack", [1, 2, 3])
@@ -310,7 +330,8 @@ def test_trials_are_what_they_are_alone_however_packed(settings, alone, pack):
     for i in range(len(POINTS)):
         assert_as_alone(study, i, alone)
     assert all(r["status"] == "ok" for r in table(study)) and not study.jobs()
-    assert not [p for i in range(4) for p in study.run(i).glob("last.pt")] and not list((study.folder / "leases").iterdir())
+    assert not [p for i in range(4) for p in study.run(i).glob("last.pt")]
+    assert not list((study.folder / "leases").iterdir())
 
 
 @pytest.mark.parametrize("pack", [1, 2])
@@ -318,7 +339,8 @@ def test_a_failing_trial_is_a_row_and_its_neighbours_do_not_notice(settings, alo
     study = begun(settings, [{}, WILD, dict(ls=0.2)], **RICH)
     work(study, pack)
     rows = table(study)
-    assert [r["status"] for r in rows] == ["ok", "failed", "ok"] and "the loss is not finite at epoch" in rows[1]["reason"]
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
+    assert "the loss is not finite at epoch" in rows[1]["reason"]
     assert_as_alone(study, 0, alone)
     assert_as_alone(study, 2, alone)
     assert not (study.run(1) / "last.pt").exists()
@@ -357,7 +379,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
         alive = sorted(sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep])
     for i in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
-        job = workers._Job(study, lease, "cpu", runs.Stop())
+        job = Job(study, lease, "cpu", runs.Stop())
         while not job.advance():
             pass
         lease.release()
@@ -374,20 +396,22 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
     assert (study.run(out) / "last.pt").exists(), "a larger study may want it again"
 
 
-# processes ---------------------------------------------------------------------------------------------------------------------
+# processes ------------------------------------------------------------------------------------------------------------
 
 SUPERVISE = """
 import sys, run, study, workers
 s = study.Study(sys.argv[1])
 stop = run.Stop().listen()
-workers.fill(s, workers=int(sys.argv[2]), device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
+n = int(sys.argv[2])
+workers.fill(s, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
 s.write_results()
 """
 SIX = [{"seed": i, "epochs": 2, **(WILD if i == 2 else {})} for i in range(6)]
 
 
 def supervise(study, n):
-    return subprocess.Popen([sys.executable, "-c", SUPERVISE, str(study.folder), str(n)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", SUPERVISE, str(study.folder), str(n)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
 def fill(study, n, seen=lambda row: None):
@@ -428,7 +452,7 @@ def assert_undisturbed(study, six):
 
 
 def test_two_supervisors_share_a_study_and_a_kill_hurts_neither_it_nor_the_other(settings, six):
-    """kill -9 of one: its orphan saves and ends by itself, the other supervisor goes on; every trial is run to its end once."""
+    """kill -9 of one: its orphan saves and ends by itself, the other supervisor goes on; every trial ends once."""
     study = begun(settings, SIX)
     both = [supervise(study, 1) for _ in range(2)]
     try:
@@ -450,7 +474,7 @@ def test_two_supervisors_share_a_study_and_a_kill_hurts_neither_it_nor_the_other
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch):
     """One worker is stopped for longer than its lease lasts, the other killed, and trials come in meanwhile."""
-    monkeypatch.setattr(Lease, "TTL", 1.0)  # of the supervisor alone: how long it waits for the stopped worker in the end
+    monkeypatch.setattr(Lease, "TTL", 1.0)  # of the supervisor alone: how long it waits for the stopped worker
     study, rows, stopped = begun(settings, SIX[:5]), [], []
 
     def stop():
@@ -477,8 +501,10 @@ def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch)
 
 def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
     wrapper = tmp_path / "wrapper.py"
-    wrapper.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, train, workers\nplain = train.trial\n"
-                       "train.trial = lambda c, *rest: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *rest)\n"
+    wrapper.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+                       "import os, train, workers\n"
+                       "plain = train.trial\n"
+                       "train.trial = lambda c, *a: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *a)\n"
                        "sys.exit(workers.main())\n")
     monkeypatch.setattr(workers, "__file__", str(wrapper))
     monkeypatch.setattr(workers, "DEATHS", 2)
@@ -497,7 +523,8 @@ def test_workers_that_cannot_start_end_the_study_with_the_reason(settings, monke
 
 
 def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
-    """sweep.py is stopped as it times, then as it trains, and ends with an undisturbed one's table; seeds.py takes its winner."""
+    """sweep.py is stopped as it times, then as it trains, and ends with an undisturbed one's table; seeds.py takes its
+    winner."""
     place = tmp_path / "runs of $HOME [1] ü"
     settings = dict(settings, project=str(place), epochs=2, flip=None)
     words = [x for k, v in settings.items() for x in ([configs.flag(k), configs.text(v)] if v is not None else [])]
@@ -522,19 +549,21 @@ def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
     process = command()
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert "winner: ls" in out and f"seeds.py -c '{folder}/best.json' --n 10" in err and f"6 trials, {len(finished)} done" in err
+    assert "winner: ls" in out and f"seeds.py -c '{folder}/best.json' --n 10" in err
+    assert f"6 trials, {len(finished)} done" in err
     assert finished.items() <= files(folder / "rows").items()
     six = [dict(ls=v, seed=s) for s in range(3) for v in (0.0, 0.1)]
     calm = begun(dict(settings, flip=True, project=str(tmp_path / "calm")), six)
     work(calm)
     assert table(calm) == table(Study(folder))
 
-    line = [sys.executable, str(ROOT / "seeds.py"), "--project", str(place), "--n", "2", "--threads", "1", "--pack", "1",
-            "--name", "n", "--device", "cpu", "--compare", str(folder / "trials" / "0000")]
+    line = [sys.executable, str(ROOT / "seeds.py"), "--project", str(place), "--name", "n", "--n", "2",
+            "--threads", "1", "--pack", "1", "--device", "cpu", "--compare", str(folder / "trials" / "0000")]
     process = command()
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert f"settings: {folder}/best.json" in err and "no p: an exact sign-flip test takes 6 to 20 pairs, not 2" in out
+    assert ", 2 seeds, 5 validation pictures, last epoch:" in out
     with open(place / "n" / "seeds.csv", newline="", encoding="utf-8") as f:
         said = list(csv.DictReader(f))
     ls = configs.read(folder / "best.json").ls

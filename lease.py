@@ -1,0 +1,112 @@
+"""Who works on a trial of a study: leases, files that processes on any number of machines agree on.
+
+A lease whose holder died or fell silent is taken over; the old holder, who may only have slept, writes nothing more.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import run as runs
+
+
+class LeaseLost(Exception):
+    """Another worker has taken the trial over: nothing more may be written for it."""
+
+
+class Lease:
+    """The right to write a trial: file leases/JOB.G, G the number of times it was taken over. The highest G holds it.
+
+    G starts anew once a holder gives the trial back, so a lease is known by its inode too, which lives as long as it is
+    open. The file is locked from birth to the end of its holder's process, and touched every few seconds by it: who
+    holds no lock, on the same machine, or is silent for TTL seconds, on another, is dead. Only link(2), which never
+    replaces a file, makes one.
+    """
+
+    TTL = 60.0
+    HOST = platform.node()
+    if sys.platform == "linux":
+        HOST += "/" + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+    def __init__(self, study, i, until, generation):
+        self.study, self.i, self.until, self.generation = study, i, until, generation
+        self.job = f"{i:04d}-{until}"
+        self.path = study.folder / "leases" / f"{self.job}.{generation}"
+        self.next = study.folder / "leases" / f"{self.job}.{generation + 1}"
+
+    @classmethod
+    def take(cls, study, i, until):
+        """A Lease of (i, until), or None where another holds it or has finished."""
+        folder, job = study.folder / "leases", f"{i:04d}-{until}"
+        held = max((int(p.name.rsplit(".", 1)[1]) for p in folder.glob(f"{job}.*")), default=0)
+        if held and not cls(study, i, until, held).dead():
+            return None
+        lease = cls(study, i, until, held + 1)
+        draft = runs.beside(lease.path)
+        lease.file = open(draft, "w")
+        fcntl.flock(lease.file, fcntl.LOCK_EX)
+        json.dump(dict(host=cls.HOST, pid=os.getpid()), lease.file)
+        lease.file.flush()
+        try:
+            os.link(draft, lease.path)
+        except FileExistsError:
+            lease.file.close()
+            return None
+        finally:
+            draft.unlink()
+        if (study.folder / "rows" / f"{job}.json").exists():  # finished since `jobs` looked
+            lease.release()
+            return None
+        if held:
+            (study.run(i) / ".lock").unlink(missing_ok=True)  # a stopped process may hold the old one
+        return lease
+
+    def dead(self):
+        """Whether the holder of this lease, another process, is gone."""
+        try:
+            with open(self.path, "r+") as f:
+                if json.load(f)["host"] == self.HOST:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return True
+        except BlockingIOError:
+            pass  # alive, or stopped: then it is silent too
+        except FileNotFoundError:
+            return False  # released just now
+        except ValueError:
+            pass  # cut short by a crash of its host: nobody will touch it
+        with contextlib.suppress(FileNotFoundError):
+            return self._now() - self.path.stat().st_mtime > self.TTL
+        return False
+
+    def _now(self):
+        """The clock of the file system, which all machines see alike."""
+        probe = runs.beside(self.path.with_name("clock"))
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink()
+
+    def check(self):
+        """Raises LeaseLost once another worker has taken over."""
+        mine = False
+        with contextlib.suppress(FileNotFoundError):  # in this order: who takes over makes `next`, then removes `path`
+            mine = not self.next.exists() and os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
+        if not mine:
+            raise LeaseLost(self.job)
+
+    def touch(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path)
+
+    def release(self):
+        """Gives the trial back, unless it was lost."""
+        with contextlib.suppress(LeaseLost):
+            self.check()
+            for generation in range(1, self.generation + 1):  # the own one last: until then nobody else takes the trial
+                self.path.with_suffix(f".{generation}").unlink(missing_ok=True)
+        self.file.close()
