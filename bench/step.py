@@ -124,7 +124,7 @@ def contenders(asked, pictures, device, workers):
 
     def whole():
         trial = train.trial(dataclasses.replace(base, **mixing))
-        return lambda: next(trial), shown(base, pictures)
+        return lambda: next(trial), -(-len(pictures.train) // base.batch_size) * base.batch_size
 
     return dict(bare=lambda: bare(base, pictures, device), model=lambda: bare(default, pictures, device),
                 crops=epochs(base, **CROPS), mixup=epochs(base, **mixing), whole=whole, default=epochs(default),
@@ -133,25 +133,23 @@ def contenders(asked, pictures, device, workers):
                 best=lambda: ways.best(base, pictures, device, workers))
 
 
-def shown(config, pictures):
-    """Pictures of an epoch of ours: whole batches."""
-    return -(-len(pictures.train) // config.batch_size) * config.batch_size
-
-
 def ours(config, pictures, device, drawn=False):
-    """An epoch as train.py runs it, from drawing its plan (unless `drawn`, once, before) to its last step, without
-    validation and files."""
+    """An epoch as train.py runs it, from drawing its plan to its last step, without validation and files; `drawn`: the
+    steps alone, of one plan that lies on the device."""
     stepper, _, _ = train.build(config, pictures, device)
     draw, _ = train.tables(config, pictures)
-    number, first = count(1), draw(0)
+    number, plan = count(1), draw(0)
+    stepper.begin(plan)
 
     def epoch():
-        plan = first if drawn else draw(next(number))
-        stepper.begin(plan)
+        if drawn:
+            stepper.tables.at.zero_()
+        else:
+            stepper.begin(draw(next(number)))
         for t in range(len(plan.index)):
             stepper.train(t)
 
-    return epoch, first.index.size
+    return epoch, plan.index.size
 
 
 def bare(config, pictures, device):

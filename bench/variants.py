@@ -58,7 +58,7 @@ TRIALS = 20
 
 def main():
     parser = Parser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8, help="steps an epoch at --batch-size (default 8)")
+    parser.add_argument("--steps", type=int, default=16, help="steps an epoch at --batch-size (default 16)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
     parser.add_argument("--img-size", type=int, default=224)
@@ -139,7 +139,7 @@ def one_at_a_time(config, pictures, device, repeats):
             epoch = changed(config, pictures, store, device, BASE | change)
             rounds.clocked(epoch, device)
             epochs[name] = epoch
-        except RuntimeError as error:
+        except (RuntimeError, steps.NonFinite) as error:
             failed[name] = str(error).splitlines()[0]
         print(f"{name}: {failed.get(name, 'warm')}", file=sys.stderr)
     images = -(-len(pictures.train) // config.batch_size) * config.batch_size
