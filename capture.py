@@ -10,12 +10,18 @@ import torch
 
 
 class Captured:
-    """Calls `step`, first as it is, so that all is compiled and allocated, then as the replay of a CUDA graph of it."""
+    """Calls `step`, first as it is, so that all is compiled and allocated, then as the replay of a CUDA graph of it.
+
+    It is captured on the current stream, which a trial that takes turns with others has to itself: graphs of one stream
+    share a cuBLAS workspace, and ending one trial's must not harm another's. The default stream cannot be captured.
+    """
 
     WARM = 3
 
     def __init__(self, step):
-        self.step, self.calls, self.stream, self.graph = step, 0, torch.cuda.Stream(), None
+        stream = torch.cuda.current_stream()
+        self.stream = torch.cuda.Stream() if stream == torch.cuda.default_stream() else stream
+        self.step, self.calls, self.graph = step, 0, None
 
     def __call__(self):
         if self.calls == self.WARM:

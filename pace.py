@@ -52,7 +52,7 @@ def measure(study, device, pack="auto", threads=0):
 
 def rate(config, device, workers, threads, pack):
     """Images a second of `workers` processes that train together for a moment, `pack` trials in each."""
-    settings = json.dumps(dict(config.settings(), data=config.data))
+    settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
     command = [sys.executable, __file__, settings, device, str(threads), str(pack)]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                  start_new_session=True) for _ in range(workers)]

@@ -193,19 +193,21 @@ def begin(folder, base, trials, halving=0):
         raise StudyError(f"{folder} is a run's folder: choose another --name")
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
-    settings = dict(base.settings(), data=str(root))
+    settings = dict(base.settings(), data=str(root), compile=base.compile)
     spec = dict(base=settings, data_key=key, halving=halving, threads=None, trials=[])
     path = folder / "study.json"
     with locked(folder):
         if path.exists():
             old = Study(folder).spec
             changed = [f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}"
-                       for k, v in old["base"].items() if k != "data" and json.dumps(v) != json.dumps(settings[k])]
+                       for k, v in old["base"].items()
+                       if k not in ("data", "compile") and json.dumps(v) != json.dumps(settings[k])]
             named = dict(data_key="the pictures", halving="--halving")
             changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in named.items() if old[k] != spec[k]]
             if changed:
                 raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
             spec = old
+            spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
             if not Path(old["base"]["data"]).exists():  # the folder was moved: the pictures are the same
                 spec["base"]["data"] = str(root)
         known = {json.dumps(configs.from_dict(t, "study", base).settings()) for t in spec["trials"]}

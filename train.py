@@ -50,7 +50,6 @@ def trial(config, stop=None, guard=lambda: None):
     folder = ranks.told(run and run.folder)
     run = run or Reader(folder)
     try:
-        repeatable(config.deterministic)
         stepper, bias, recipe = build(config, pictures, device, ranks)
         state = begin(run, config, pictures, stepper, ranks)
         draw, evaluation = tables(config, pictures)
@@ -117,6 +116,7 @@ def pick_device(name):
 
 def build(config, pictures, device, ranks=Ranks()):
     """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the weights."""
+    repeatable(config.deterministic)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = network(config, pictures)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,14 +77,19 @@ def begun(args, root, name, trials):
     return study
 
 
-def timed(*command):
-    """(wall seconds, CPU seconds with all descendants, stdout) of a command of this project."""
-    start, before = time.perf_counter(), os.times()
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"bench/study.py: exit {done.returncode} of {command}\n{done.stderr}")
-    wall, after = time.perf_counter() - start, os.times()
-    return wall, sum(after[2:4]) - sum(before[2:4]), done.stdout
+def timed(*command, core=None):
+    """(wall seconds, CPU seconds with all descendants, stdout) of a command of this project, on one core if given."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=out, stderr=err)
+        if core is not None:
+            os.sched_setaffinity(child.pid, {core})
+        _, status, used = os.wait4(child.pid, 0)
+        wall, child.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
+        out.seek(0), err.seek(0)
+        if child.returncode:
+            raise SystemExit(f"bench/study.py: exit {child.returncode} of {command}\n{err.read()}")
+        return wall, used.ru_utime + used.ru_stime, out.read()
 
 
 # overhead -------------------------------------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ def startup(folder, _):
     marks, begin = [time.perf_counter()], train.Stepper.begin
 
     def first(stepper, plan, t=0):
-        if not hasattr(stepper, "plan"):
+        if stepper.tables is None:
             marks.append(time.perf_counter())
         begin(stepper, plan, t)
 
@@ -130,18 +136,24 @@ def supervise(folder, count):
 
 
 def overhead(args, root):
+    """Both ways at the same time, on a core each, which they exchange every round: what else the machine does strikes
+    both."""
     found, trials = [], []
     for n in range(args.rounds):
         study = begun(args, root, f"overhead {n}", args.trials)
-        *one, out = timed(__file__, "--do", "alone", study.folder)
+        cores = (sorted(os.sched_getaffinity(0)) * 2)[:2]
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(timed, __file__, "--do", "alone", study.folder, core=cores[n % 2])
+            both = pool.submit(timed, __file__, "--do", "supervise", study.folder, "--workers", 1, core=cores[1 - n % 2])
+            (*one, out), (*both, _) = one.result(), both.result()
         trials += map(float, out.split())
-        *all_, _ = timed(__file__, "--do", "supervise", study.folder, "--workers", 1)
-        found.append([f"{b - a:+.1f} s ({b / a - 1:+.1%})" for a, b in zip(one, all_)])
+        found.append([f"{b - a:+.1f} s ({b / a - 1:+.1%})" for a, b in zip(one, both)])
     study = begun(args, root, "startup", min(args.trials, 10))
     begins = sorted(map(float, timed(__file__, "--do", "startup", study.folder)[2].split()[1:]))
     wall, cpu = zip(*found)
     print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
-          f"`train.train` on the same settings one after another, whole commands, {args.rounds} rounds in turns: wall "
+          f"`train.train` on the same settings one after another, whole commands, at the same time on a core each, "
+          f"{args.rounds} rounds with cores exchanged: wall "
           f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row "
           f"to the first step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n "
           f"{len(begins)}).\n")

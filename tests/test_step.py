@@ -297,8 +297,9 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
             raise
         calls.append("end")
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, stand_in in dict(Stream=lambda: stream, current_stream=lambda: stream,
+    default, stream = (SimpleNamespace(wait_stream=lambda other: None) for _ in range(2))
+    current = stream if fits else default
+    for name, stand_in in dict(Stream=lambda: stream, current_stream=lambda: current, default_stream=lambda: default,
                                stream=lambda s: contextlib.nullcontext(), graph=graph,
                                CUDAGraph=lambda: SimpleNamespace(replay=lambda: calls.append("replay"))).items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
@@ -309,6 +310,7 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
         calls.append("step")
 
     call = capture.Captured(step)
+    assert call.stream is stream
     for _ in range(6):
         call()
     said = capsys.readouterr().err

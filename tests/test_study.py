@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import config as configs
 import metrics
@@ -101,6 +102,12 @@ def test_a_grid_grows_and_never_renumbers(settings):
     assert study.trials == [dict(ls=0.1), dict(ls=0.2), dict(ls=0.3), {}, dict(gamma=1.0, ls=0.1)]
     assert [study.config(i).ls for i in range(5)] == [0.1, 0.2, 0.3, 0.0, 0.1] and study.config(4).gamma == 1.0
     assert study.spec["threads"] == 1
+
+
+def test_no_compile_reaches_the_trials_and_the_latest_command_decides(settings, tmp_path):
+    for wanted in (False, True):
+        study = studies.begin(tmp_path / "s", made(settings, compile=wanted), [dict(seed=1)])
+        assert study.config(0).compile is wanted and study.config(0).seed == 1
 
 
 def test_another_base_halving_or_other_pictures_are_refused_by_name(settings, pictures, tmp_path):
@@ -570,3 +577,16 @@ def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
     again = {(float(r["ls"]), r["seed"]): r["macro_f1"] for r in table(calm)}
     assert [(r["seed"], r["macro_f1"]) for r in said] == [(s, again[v, s]) for v in (ls, 0.0) for s in "01"]
     assert {p.name for p in (place / "n").iterdir()} >= {"summary.json", "per_class.csv", "results.csv"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trials_in_turns_on_a_gpu_are_those_they_would_be_alone(settings):
+    """One of them diverges, and its neighbours do not notice."""
+    tables = []
+    for pack in (1, 3):
+        study = begun(settings, [*POINTS, WILD], name=f"pack {pack}", deterministic=True)
+        workers.work(study.folder, "cuda", pack, (0, 1), os.getppid(), runs.Stop())
+        tables.append(table(study))
+        assert [row["status"] for row in study.latest().values()].count("failed") == 1
+    assert tables[0] == tables[1]
