@@ -4,6 +4,7 @@
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make test           the tests;  make bench  every measurement of README (an hour)
+# make gpu            on a GPU, in nine minutes: its tests, its benches, and a dated record in bench/results (OUT=DIR)
 # make test-slurm     make slurm on a Slurm of one node that it starts and ends
 #
 # Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
@@ -16,6 +17,7 @@ PROJECT ?= runs
 IMG ?= auto
 FLAGS ?=
 JOBS ?= 4
+OUT ?= bench/results
 SBATCH ?=
 
 ifeq ($(QUICK),1)
@@ -59,7 +61,7 @@ SWEEP = $(PY) sweep.py $(COMMON)
 GRID = $(SWEEP) --name sweep $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
   --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
 
-.PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts test test-slurm bench
+.PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -125,3 +127,6 @@ bench: $(TEST_SETUP)
 	$(PY) bench/loss.py
 	$(PY) bench/view.py
 	$(PY) bench/kernels.py
+
+gpu: $(TEST_SETUP)
+	$(PY) bench/gpu.py --out $(OUT)

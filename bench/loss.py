@@ -74,8 +74,18 @@ def measure(args):
                                        rounds=args.rounds,
                                        calls=args.calls)
     return dict(vars(args), **environment(device), load=load, kind=device.type, kernel=kernels.usable(device),
-                settings=SETTINGS, errors=errors,
+                settings=SETTINGS, errors=errors, launches=launches(both_ways(losses.loss), device),
                 uncaptured=uncaptured, seconds=spent)
+
+
+def launches(call, device):
+    """How many kernels one call starts on a GPU; None where that cannot be counted."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call(0)
+        torch.cuda.synchronize()
+    return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profile.events()) or None
 
 
 def confident(args):
@@ -138,7 +148,8 @@ def table(r):
             f"n = {r['rounds']} alternating rounds of {r['calls']} calls ({where}): median (min to max). "
             f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, "
             f"commit {r['commit']}. Settings "
-            f"{' '.join(f'{k} {v}' for k, v in r['settings'].items())}, two targets a row.", "",
+            f"{' '.join(f'{k} {v}' for k, v in r['settings'].items())}, two targets a row."
+            f"{r['launches'] and ' Ours starts %d kernels.' % r['launches'] or ''}", "",
             "| | us | in ours | value error | gradient error | confident rows: value | gradient |",
             "| --- | --- | --- | --- | --- | --- | --- |"]
     for name, spent in r["seconds"].items():

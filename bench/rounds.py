@@ -2,7 +2,7 @@
 
 On a GPU each one's calls are captured in a CUDA graph, so that the host's time does not count, and replayed between two
 events; one that cannot be captured runs as it is, which is said. Elsewhere the clock decides. The first round is thrown
-away.
+away. `in_turn` times what is more than a launch or two, by the clock.
 """
 
 import statistics
@@ -69,6 +69,21 @@ def timed(run, device):
         last.record()
         torch.cuda.synchronize()
         return first.elapsed_time(last) / 1000
+    return clocked(run, device)
+
+
+def in_turn(contenders, device, repeats):
+    """{name: seconds of every round} of functions that are warm, by the clock: the host's time counts."""
+    found = {name: [] for name in contenders}
+    for turn in range(repeats):
+        for name, run in contenders.items():
+            found[name].append(clocked(run, device))
+            print(f"round {turn + 1} of {repeats}: {name} {found[name][-1]:.3f} s", file=sys.stderr)
+    return found
+
+
+def clocked(run, device):
+    """Seconds of one call until the device's queue is empty, as it was before."""
     start = time.perf_counter()
     run()
     getattr(torch, device.type).synchronize()
@@ -79,6 +94,6 @@ def spread(values, digits=1):
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def ratios(values, base):
+def ratios(values, base, digits=2):
     """How often `base` goes into `values`, round by round."""
-    return spread([v / b for v, b in zip(values, base)], 2)
+    return spread([v / b for v, b in zip(values, base)], digits)

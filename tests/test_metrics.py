@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
 
 import metrics
+
+sklearn = pytest.importorskip("sklearn")
+pytest.importorskip("sklearn.metrics")
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
-import scipy.stats
 
 import stats
+
+scipy = pytest.importorskip("scipy")
+pytest.importorskip("scipy.stats")
 
 
 @pytest.mark.parametrize("p", [0.001, 0.025, 0.2, 0.5, 0.6, 0.9, 0.95, 0.975, 0.995, 0.9999])

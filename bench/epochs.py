@@ -1,0 +1,96 @@
+"""A whole run of train.py, from its process's start to its finished folder, with an empty and a full compile cache.
+
+    python bench/epochs.py [--epochs 50] [--pictures 4780] [--img-size 224] [--batch-size 64] [--json FILE]
+
+Default settings but for those; a tenth of all pictures validates. They are decoded before, which is timed apart.
+"""
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
+
+import data
+import train
+from bench import jpegs
+from config import Config, Parser
+from run import environment
+
+
+def main():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--pictures", type=int, default=4780, help="training pictures (default 4780)")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--json", metavar="FILE", help="write the record here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
+        record = measure(args, Path(temporary))
+    print(table(record))
+    if args.json:
+        Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(args, folder):
+    """The record: seconds of decoding and of both runs."""
+    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    jpegs.paint(folder / "pictures", round(args.pictures / 0.9))
+    config = Config(data=str(folder / "pictures"), img_size=args.img_size, val_split=0.1)
+    begin = time.perf_counter()
+    pictures = data.prepare(config.data, **config.pick(data.prepare))
+    decoded = time.perf_counter() - begin
+    os.environ |= dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
+    runs = {name: run(args, config, folder, name) for name in ("cold", "warm")}
+    return dict(vars(args), **environment(device), load=load, kind=device.type, training=len(pictures.train),
+                validation=len(pictures.val), decoded=decoded, runs=runs)
+
+
+def run(args, config, folder, name):
+    """Seconds of one run, from start to end and by epoch."""
+    command = [sys.executable, "train.py", "--data", config.data, "--val-split", "0.1", "--img-size", args.img_size,
+               "--epochs", args.epochs, "--batch-size", args.batch_size, "--device", args.device, "--threads",
+               args.threads, "--project", folder / "runs", "--name", name]
+    begin = time.perf_counter()
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(f"epochs.py: train.py ended with {done.returncode}\n{done.stderr[-3000:]}")
+    with open(folder / "runs" / name / "results.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    return dict(seconds=seconds, epochs=[float(row["seconds"]) for row in rows],
+                images_per_s=[float(row["images_per_s"]) for row in rows])
+
+
+def table(r):
+    """The record as Markdown."""
+    said = [f"**{r['epochs']} epochs of {r['training']} pictures at {r['img_size']} px, batch {r['batch_size']}, "
+            f"{r['validation']} validate, start to finished folder.**", "",
+            f"n = 1 each. {r['device']}; {r['cpu']}, load {r['load']:.1f} before; torch {r['torch']}, commit "
+            f"{r['commit']}. Decoding, before and apart: {r['decoded']:.1f} s.", "",
+            "| compile cache | s | of it in epochs | the first epoch | the median epoch | images/s in it |",
+            "| --- | --- | --- | --- | --- | --- |"]
+    for name, state in (("cold", "empty"), ("warm", "full")):
+        found = r["runs"][name]
+        said.append(f"| {state} | {found['seconds']:.1f} | {sum(found['epochs']):.1f} | {found['epochs'][0]:.2f} | "
+                    f"{statistics.median(found['epochs']):.3f} | {statistics.median(found['images_per_s']):.0f} |")
+    return "\n".join(said)
+
+
+if __name__ == "__main__":
+    main()

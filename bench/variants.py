@@ -1,0 +1,253 @@
+"""What a change of the training step gives, and graphs side by side; what compiling costs, and what compiles again.
+
+    python bench/variants.py [--batch-size 128] [--packed 32 64 256] [--json FILE]
+
+The steps of an epoch of the default settings, drawn before; one thing is changed at a time and all take turns in one
+run. Learning rate 1e-8, so that a change which would not train is timed as well. Where there is no CUDA nothing is
+compiled or captured, and rows that differ in nothing else say so.
+"""
+
+import functools
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms ask for it before the first use
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
+
+import augment
+import data
+import kernels
+import numerics
+import resident
+import step as steps
+import train
+from bench import jpegs, rounds, start
+from config import Config, Parser
+from run import environment
+
+DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
+BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)
+CHANGES = {
+    "as it is": {},
+    "fp16": dict(dtype="fp16"),
+    "fp32": dict(dtype="fp32"),
+    "Store pixels of 4 bytes": dict(bytes=4),
+    "conv1 of 4 channels": dict(channels=4),
+    "both": dict(bytes=4, channels=4),
+    "without batch norm, a bound": dict(norm=False),
+    "not compiled": dict(compile=False),
+    "not compiled, fp16": dict(compile=False, dtype="fp16"),
+    "not captured": dict(capture=False),
+    "neither": dict(compile=False, capture=False),
+    "deterministic": dict(deterministic=True),
+}
+TRIALS = 20
+
+
+def main():
+    parser = Parser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=16, help="steps an epoch at --batch-size (default 16)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--packed", type=int, nargs="*", default=[32, 64, 256], help="batches of graphs side by side")
+    parser.add_argument("--trials", type=int, default=TRIALS, help=f"that must compile nothing (default {TRIALS})")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
+        for record, said in measure(args, Path(temporary)):
+            print(said, flush=True)
+            if args.json:
+                Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def measure(args, folder):
+    """Yields the record and a text after each of its parts."""
+    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    jpegs.paint(folder / "pictures", max(8, args.steps * args.batch_size))
+    config = Config(data=str(folder / "pictures"), img_size=args.img_size, batch_size=args.batch_size, lr=1e-8,
+                    val_split=0.0, threads=args.threads, device=args.device, project=str(folder / "runs"))
+    pictures = data.prepare(config.data, **config.pick(data.prepare))
+    r = dict(vars(args), **environment(device), load=load, kind=device.type)
+    numerics.repeatable(False)  # as train.py does
+    yield r, (f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {load:.1f} before; torch {r['torch']}, commit "
+              f"{r['commit']}. ResNet-18, {args.img_size} px, default settings; medians of {args.repeats} alternating "
+              "rounds (min to max).\n")
+    r["compiled_again"] = again(config, pictures, device, args.trials)
+    yield r, (f"{args.trials} trials that differ in loss table, lambda, learning rate, decay, dropout and order of the "
+              f"data: {r['compiled_again']['graphs']} graphs and {r['compiled_again']['kernels']} kernels compiled "
+              "after the first one.\n")
+    r |= one_at_a_time(config, pictures, device, args.repeats)
+    yield r, changes_table(r)
+    r["packed"] = [side_by_side(replace(config, batch_size=b), pictures, device, args.repeats) for b in args.packed]
+    yield r, packed_table(r)
+    r["first_step"] = first_steps(config, folder)
+    yield r, (f"From `import torch` to the end of a run's first step: {r['first_step']['cold']:.1f} s with an empty "
+              f"compile cache, {r['first_step']['warm']:.1f} s with a full one.")
+
+
+def again(config, pictures, device, trials):
+    """How many graphs inductor and kernels Triton compile for `trials` trials after a first one."""
+    compiled = []
+    if kernels.usable(device):
+        from triton import knobs
+
+        knobs.runtime.jit_post_compile_hook = lambda **_: compiled.append(1)
+    counted = []
+    for i in range(trials + 1):
+        share = (i + 1) / (trials + 2)
+        other = replace(config, ls=share, gamma=3 * share, loss_tau=share, mixup_alpha=share, lr=1e-6 * share, seed=i,
+                        weight_decay=share, ema=share, dropout=share / 2, balance=("none", "weights", "sampler")[i % 3])
+        stepper, _, _ = train.build(other, pictures, device)
+        plan = train.tables(other, pictures)[0](0)
+        stepper.begin(plan)
+        for t in range(min(len(plan.index), 6)):  # three as they are, then recorded
+            stepper.train(t)
+        counted.append((torch._dynamo.utils.counters["stats"]["unique_graphs"], len(compiled)))
+        del stepper
+        gc.collect()
+    graphs, built = zip(*counted)
+    return dict(trials=trials, graphs=graphs[-1] - graphs[0], kernels=built[-1] - built[0], first=counted[0])
+
+
+def one_at_a_time(config, pictures, device, repeats):
+    """Seconds and pictures of an epoch's steps with each change, and the changes that did not work, with the reason."""
+    on_gpu, epochs, failed = device.type == "cuda", {}, {}
+    pixels, = resident.levels(pictures.store, device).values()
+    store = {3: pixels, 4: F.pad(pixels, (0, 1))}
+    for name, change in CHANGES.items():
+        if not on_gpu and change.keys() & {"compile", "capture"}:
+            failed[name] = "only on CUDA"
+            continue
+        try:
+            epoch = changed(config, pictures, store, device, BASE | change)
+            rounds.clocked(epoch, device)
+            epochs[name] = epoch
+        except (RuntimeError, steps.NonFinite) as error:
+            failed[name] = str(error).splitlines()[0]
+        print(f"{name}: {failed.get(name, 'warm')}", file=sys.stderr)
+    images = -(-len(pictures.train) // config.batch_size) * config.batch_size
+    return dict(images=images, seconds=rounds.in_turn(epochs, device, repeats), failed=failed)
+
+
+def changed(config, pictures, store, device, to):
+    """The steps of an epoch with the changes `to`, as a function."""
+    network = train.network
+    with patch.object(train, "network", lambda *given: altered(*network(*given), to)):
+        stepper, _, _ = train.build(config, pictures, device)
+    stepper.levels = {pictures.store.pixels.shape[1]: store[to["bytes"]]}
+    stepper.dtype = DTYPES[to["dtype"]]
+    stepper.scaler = torch.amp.GradScaler(device.type, enabled=to["dtype"] == "fp16")
+    stepper.forward = stepper.forward if to["compile"] else steps.forward
+    stepper.record = stepper.record if to["capture"] else None
+    plan = train.tables(config, pictures)[0](0)
+
+    def epoch():
+        numerics.repeatable(to["deterministic"])
+        with patch.object(augment, "batch", functools.partial(batch, channels=to["channels"])):
+            stepper.begin(plan)
+            for t in range(len(plan.index)):
+                stepper.train(t)
+        numerics.repeatable(False)
+
+    return epoch
+
+
+def altered(model, shape, to):
+    """The network with a first convolution of four channels, or without batch norm."""
+    if to["channels"] == 4:
+        old = model.conv1
+        model.conv1 = torch.nn.Conv2d(4, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
+        model.conv1.weight.data = F.pad(old.weight.data, (0, 0, 0, 0, 0, 1))
+    if not to["norm"]:
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, torch.nn.BatchNorm2d):
+                    setattr(module, name, torch.nn.Identity())
+    return model, shape
+
+
+def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32, channels=3):
+    """augment.batch with Store pixels of 3 or 4 bytes, and 3 or 4 channels, of which the fourth is 0."""
+    if kernels.usable(mean.device):
+        from kernels import view
+
+        return view.view(pixels, row.index, row.partner, row.lam, row.box, row.geo, row.geo_b, row.col, row.col_b,
+                         row.erase, mean, std, size, border, dtype, channels)
+    x = augment.plain(pixels[..., :3], row, size=size, mean=mean, std=std, border=border).to(dtype)
+    return F.pad(x, (0, 0, 0, 0, 0, channels - 3))
+
+
+def side_by_side(config, pictures, device, repeats, most=4):
+    """Seconds of an epoch's steps of 1, 2 and `most` trials, each on a stream of its own, over one Store."""
+    plan, trials = train.tables(config, pictures)[0](0), []
+    for seed in range(most):
+        stream = torch.cuda.Stream() if device.type == "cuda" else None
+        with torch.cuda.stream(stream):
+            trials.append((train.build(replace(config, seed=seed), pictures, device)[0], stream))
+
+    def epoch(number):
+        for stepper, stream in trials[:number]:
+            with torch.cuda.stream(stream):
+                stepper.begin(plan)
+        for t in range(len(plan.index)):
+            for stepper, stream in trials[:number]:
+                with torch.cuda.stream(stream):
+                    stepper.train(t)
+
+    rounds.clocked(lambda: epoch(most), device)
+    numbers = (1, 2, most)
+    spent = rounds.in_turn({str(n): functools.partial(epoch, n) for n in numbers}, device, repeats)
+    return dict(batch_size=config.batch_size, images=plan.index.size, seconds=spent)
+
+
+def first_steps(config, folder):
+    """Seconds from `import torch` to the end of the first step, in processes of their own."""
+    caches = dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
+    flags = ["--img-size", str(config.img_size), "--batch-size", str(config.batch_size), "--device", config.device,
+             "--threads", str(config.threads), "--val-split", "0"]
+    with patch.dict(os.environ, caches):
+        return {name: start.start(config.data, folder, name, *flags)[0] for name in ("cold", "warm")}
+
+
+def changes_table(r):
+    base, batch = r["seconds"]["as it is"], r["batch_size"]
+    said = [f"Batch {batch}, compiled and captured in bf16 from 3-byte pixels but for:" if r["kind"] == "cuda" else
+            f"Batch {batch}, eager on {r['kind']}, but for:", "", "| | ms a step | images/s | of its time |",
+            "| --- | --- | --- | --- |"]
+    for name, spent in r["seconds"].items():
+        said.append(f"| {name} | {rounds.spread([1e3 * batch * s / r['images'] for s in spent], 2)} | "
+                    f"{r['images'] / statistics.median(spent):.0f} | {rounds.ratios(spent, base, 3)} |")
+    said += [f"| {name} | {reason} | | |" for name, reason in r["failed"].items()]
+    return "\n".join(said) + "\n"
+
+
+def packed_table(r):
+    said = ["| batch | graphs side by side | images/s of all | of one's |", "| --- | --- | --- | --- |"]
+    for size in r["packed"]:
+        for number, spent in size["seconds"].items():
+            speed = [int(number) * size["images"] / s for s in spent]
+            one = [size["images"] / s for s in size["seconds"]["1"]]
+            said.append(f"| {size['batch_size']} | {number} | {rounds.spread(speed, 0)} | "
+                        f"{rounds.ratios(speed, one)} |")
+    return "\n".join(said) + "\n"
+
+
+if __name__ == "__main__":
+    main()

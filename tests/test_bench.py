@@ -1,0 +1,223 @@
+"""The benches' arithmetic, tables and records, from figures made up; nothing is measured here."""
+
+import importlib
+import json
+import math
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import augment
+import model as models
+from conftest import ROOT
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """bench(name): a module of bench/, some of which put the project first on the path."""
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    return lambda name: importlib.import_module(f"bench.{name}")
+
+
+def test_floor_is_that_of_the_references(bench):
+    """Their totals, 1.814 GMAC and 10.65 GFLOP, are met, their 1.70, 3.31 and 6.53 ms to 1.1%: they leave open whether
+    weights are averaged, which is 0.03 ms."""
+    floor = bench("floor")
+    found = list(floor.convolutions())
+    assert len(found) == 20
+    assert sum(written * each for _, written, each in found) == pytest.approx(1.814e9, rel=1e-3)
+    flops = sum((2 if i == 0 else 3) * 2 * written * each for i, (_, written, each) in enumerate(found))
+    assert flops == pytest.approx(10.65e9, rel=1e-3)
+    for batch, wanted in ((64, 1.70e-3), (128, 3.31e-3), (256, 6.53e-3)):
+        assert floor.seconds(batch, 780e12, 4.3e12) == pytest.approx(wanted, rel=0.011)
+    bytes_alone = (100 * floor.IMAGE_BYTES + floor.STEP_BYTES) / 1e12
+    assert floor.seconds(100, math.inf, 1e12) == pytest.approx(bytes_alone)
+    assert all(v > 0 for v in floor.ceilings(torch.device("cpu"), side=32, size=1000))
+
+
+def size(batch, **changes):
+    """A batch of bench/step.py: 16 steps of 4 ms, others' in proportion."""
+    step = batch * 4e-3 / 128
+    spent = dict(model=[16 * step / 1.02] * 3, steps=[16 * step] * 3, default=[17 * step] * 3,
+                 study=[8 * 35 * step] * 3, best=[32 * 4 * step] * 3) | changes
+    images = {name: batch * dict(study=8, best=32).get(name, 16) for name in spent}
+    return dict(batch_size=batch, seconds=spent, images=images, peak=dict.fromkeys(spent, 3e9), floor=0.8 * step)
+
+
+def records():
+    """What a GPU that meets every target would leave."""
+    loss = dict(rows=128, launches=2, seconds=dict(ours=[1e-5, 1.1e-5, 0.9e-5], twin=[1e-4] * 3),
+                errors=dict(ours=dict(random=[1e-7, 1e-7], confident=[1e-7, 2e-7])))
+    view = {"ours, 1": [40e-6], "ours, 2": [70e-6], "twin, 1": [1e-3], "twin, 2": [2e-3],
+            "ours, the Store in pinned host memory, 1": [45e-6], "torchvision, one draw a batch, 2": [80e-6]}
+    return {
+        "tests": dict(ran=90, failed=0), "view": dict(batch_size=128, img_size=224, seconds=view),
+        "step": dict(img_size=224, sizes=[size(b) for b in (128, 64, 256, 32)]),
+        "step-32px": dict(img_size=32, sizes=[size(128)]),
+        "loss-50-float32": dict(loss, classes=50), "loss-50-bfloat16": dict(loss, classes=50),
+        "loss-1000-bfloat16": dict(loss, classes=1000),
+        "variants": dict(trials=20, compiled_again=dict(graphs=0, kernels=0)),
+        "epochs": dict(epochs=50, pictures=4780, img_size=224, batch_size=64,
+                       runs=dict(warm=dict(seconds=31.0), cold=dict(seconds=70.0)))}
+
+
+def verdicts(rows):
+    return {what: verdict for what, _, _, verdict in rows}
+
+
+def test_targets_met_missed_and_not_measured(bench):
+    rows = bench("targets").rows
+    good = rows(records())
+    assert {row[3] for row in good} == {"met", ""}
+    assert [row[0] for row in good if not row[3]] == [
+        *(f"whole step / its floor, 224 px, batch {b}" for b in (64, 128, 256)),
+        "a run of 50 epochs of 4,780 pictures, compile cache empty: s"]
+    assert ["whole step / its model alone, 224 px, batch 64", "<= 1.03", "1.02", "met"] in good
+    assert ["images/s, 224 px, batch 128 (aim 25,000)", ">= 16,000", "30,118", "met"] in good
+    assert ["images/s / those of the study way, 224 px, batch 128", ">= 30", "32.9", "met"] in good
+    assert ["images/s / those of the best-practice way, 32 px, batch 128", ">= 3", "3.76", "met"] in good
+    assert {row[3] for row in rows({})} == {"not measured"} and {row[2] for row in rows({})} == {""}
+
+    bad = records()
+    bad["step"]["sizes"][1]["seconds"]["steps"] = [1.0] * 3
+    bad["view"]["seconds"]["ours, 2"] = [600e-6]
+    bad["loss-50-float32"]["errors"] = dict(ours=dict(random=[0, math.nan], confident=[0, 1e-5]))
+    bad["loss-50-bfloat16"] = dict(bad["loss-50-bfloat16"], launches=None)
+    bad["variants"]["compiled_again"]["graphs"] = 1
+    bad["epochs"]["epochs"] = 2  # another run than the target asks
+    del bad["step-32px"]
+    found = verdicts(rows(bad))
+    assert [what for what, verdict in found.items() if verdict == "missed"] == [
+        "whole step / its model alone, 224 px, batch 64", "input kernel, batch 128, 224 px, views 2: us",
+        "fastest peer of the same work / input kernel, views 2",
+        "loss, 50 classes, float32: gradient error, random rows",
+        "loss, 50 classes, float32: gradient error, confident rows", "graphs that 20 trials compiled again"]
+    assert [what for what, verdict in found.items() if verdict == "not measured"] == [
+        *(f"images/s / those of the {way} way, 32 px, batch 128" for way in ("study", "best-practice")),
+        "loss, 50 classes, bfloat16: kernels, forward and backward",
+        *(f"a run of 50 epochs of 4,780 pictures, compile cache {cache}: s" for cache in ("full", "empty"))]
+
+
+def test_tables_of_a_gpu(bench):
+    """The text that a machine without one never prints."""
+    r = dict(kind="cuda", device="NVIDIA H200", cpu="a CPU", threads=16, load=0.1, torch="2", pillow="3", python="3",
+             commit="c", img_size=224, repeats=3, validation=100, workers=16, kilobytes=86, store=1e9, native="bf16",
+             flops=780e12, bandwidth=4.3e12, pictures=None)
+    said = bench("step").table(r, size(128))
+    assert "780 TFLOP/s in bf16, 4.30 TB/s" in said and "The floor is 3.20 ms, 40000 images/s" in said
+    assert said.count("| met |") == 3 and "1.020 (1.020 to 1.020) of its time | <= 1.03 | met |" in said
+    assert "32.941 (32.941 to 32.941) of its images/s | >= 30 | met |" in said
+    assert "| missed |" in bench("step").table(r, size(128, steps=[1.0] * 3))
+
+    r = dict(kind="cuda", batch_size=128, images=1024, seconds={"as it is": [0.032], "fp32": [0.064]},
+             failed=dict(both="no"))
+    said = bench("variants").changes_table(r)
+    assert "| fp32 | 8.00 (8.00 to 8.00) | 16000 | 2.000 (2.000 to 2.000) |" in said and "| both | no | | |" in said
+
+
+FAKE = """
+import json, subprocess, sys, time
+what, file = sys.argv[1], sys.argv[-1]
+print("said by " + what)
+json.dump(dict(what=what), open(file, "w"))
+if what == "broken":
+    sys.exit("it broke")
+if what == "slow":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    json.dump(dict(child=child.pid), open(file, "w"))
+    time.sleep(60)
+"""
+
+
+def test_a_bench_that_fails_is_recorded_and_the_others_run(bench, monkeypatch, tmp_path, capsys):
+    gpu = bench("gpu")
+    (tmp_path / "fake.py").write_text(FAKE)
+
+    def fake(name, needs=0, limit=50):
+        return gpu.Bench(name, f"{tmp_path}/fake.py", name, name, needs, limit)
+
+    monkeypatch.setattr(gpu, "BENCHES", [fake("broken"), fake("slow", limit=3), fake("long", needs=1000), fake("good")])
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--device", "cpu", "--quick", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(gpu.signal, "signal", lambda *_: None)
+    assert gpu.main() == 1
+    path, = (tmp_path / "out").glob("*.md")
+    assert capsys.readouterr().out == f"{path}\n" and path.stem[11:] == "cpu"
+    found = json.loads(path.with_suffix(".json").read_text())["benches"]
+    assert [found[n]["status"].split(":")[0] for n in found] == ["failed", "failed", "left out", "ok"]
+    assert found["broken"]["status"] == "failed: exit 1" and found["slow"]["status"] == "failed: not done in 3 s"
+    assert found["broken"]["last"] == ["said by broken", "it broke"] and found["good"]["record"] == dict(what="good")
+    of_its_child = Path(f"/proc/{found['slow']['record']['child']}/cmdline")
+    assert not of_its_child.exists() or "sleep(60)" not in of_its_child.read_text()
+    text = path.read_text()
+    assert "Incomplete: broken failed: exit 1; slow failed" in text and "long left out: it takes 1000 s" in text
+    assert "said by good" in text and "it broke" in text and "not measured |" in text
+
+    monkeypatch.setattr(gpu, "BENCHES", [fake("good")])
+    assert gpu.main() == 0
+    assert len(list((tmp_path / "out").glob("*.md"))) == 2
+
+
+def test_without_a_gpu_one_line_and_1(bench, monkeypatch, capsys):
+    gpu = bench("gpu")
+    monkeypatch.setattr(sys, "argv", ["bench/gpu.py"])
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    assert gpu.main() == 1
+    assert capsys.readouterr().err == "bench/gpu.py: no CUDA device here\n"
+
+
+def test_records_are_named_by_day_and_device_and_never_overwritten(bench, tmp_path):
+    gpu = bench("gpu")
+    names = []
+    for end in (".md", ".json", ".md"):
+        path = gpu.fresh(tmp_path / "results", "2026-11-21", "NVIDIA H200 141GB (MIG)")
+        path.with_suffix(end).touch()
+        names.append(path.name)
+    assert names == ["2026-11-21-nvidia-h200-141gb-mig" + n for n in ("", "-2", "-3")]
+
+
+@pytest.mark.parametrize("line, ran, failed", [
+    ("92 skipped, 1153 deselected in 5.57s", 0, 0), ("2 failed, 90 passed, 1 warning in 80.1s", 92, 2),
+    ("90 passed, 1 error in 9s", 91, 1)])
+def test_outcomes(bench, line, ran, failed):
+    assert bench("gpu").outcomes(line) == dict(ran=ran, failed=failed)
+    assert bench("gpu").outcomes("Killed") is None
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_studys_transforms_are_torchvisions(bench, monkeypatch, torchvision, mirror):
+    T, ways = torchvision.transforms, bench("ways")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    wanted = T.Compose([T.Resize((37, 37)), T.CenterCrop(32), T.RandomHorizontalFlip(float(mirror)), T.ToTensor(),
+                        T.Normalize(mean, std)])(image)
+    monkeypatch.setattr(ways, "random", types.SimpleNamespace(random=lambda: 0.5 - mirror / 4))
+    assert torch.equal(ways.plain(image, 37, 32, *(torch.tensor(v).view(3, 1, 1) for v in (mean, std))), wanted)
+
+
+def test_crops_of_the_best_practice_way(bench):
+    ways = bench("ways")
+    ways.random.seed(0)
+    flat = Image.new("RGB", (60, 40), (9, 8, 7))
+    for image in (flat, Image.new("RGB", (300, 3), (9, 8, 7))):  # in the second no crop fits
+        x = ways.cropped(image, 24)
+        assert x.shape == (24, 24, 3) and x.dtype == torch.uint8 and (x == torch.tensor([9, 8, 7])).all()
+
+
+def test_a_fourth_channel_changes_nothing(bench, monkeypatch):
+    variants = bench("variants")
+    torch.manual_seed(0)
+    plain = models.build(classes=5, width=0.125, stem="cifar").eval()
+    torch.manual_seed(0)
+    wide = models.build(classes=5, width=0.125, stem="cifar").eval()
+    variants.altered(wide, {}, variants.BASE | dict(channels=4))
+    x, store = torch.rand(2, 3, 16, 16), torch.zeros(1, 16, 16, 4, dtype=torch.uint8)
+    monkeypatch.setattr(augment, "plain", lambda pixels, row, **how: x)
+    four = variants.batch(store, None, size=16, mean=torch.zeros(3), std=None, channels=4)
+    torch.testing.assert_close(wide(four), plain(x))
+    bare, _ = variants.altered(plain, {}, variants.BASE | dict(norm=False))
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in bare.modules())
