@@ -35,4 +35,5 @@ def repeatable(wanted):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     torch.backends.cudnn.benchmark = not wanted
     torch.utils.deterministic.fill_uninitialized_memory = False  # every cell is written before it is read
-    torch.use_deterministic_algorithms(wanted)  # turns inductor's autotuning off too
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # asking imports inductor, whose autotuning it turns off
+        torch.use_deterministic_algorithms(wanted)
