@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import metrics
+import outcome
 import run as runs
 import train
 from lease import LeaseLost
@@ -70,7 +71,7 @@ def _scores(config):
     if not rows:
         return {}
     aside = ("lr", "seconds", "data_wait", "images_per_s")  # lr is the name of a setting
-    kept = max(rows, key=lambda row: train.rating(row, config.monitor))
+    kept = max(rows, key=lambda row: outcome.rating(row, config.monitor))
     scores = {k: v for k, v in kept.items() if k not in aside}
     scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))
     if (folder / "val_predictions.csv").exists():

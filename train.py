@@ -16,13 +16,13 @@ import config as configs
 import data
 import kernels
 import losses
-import metrics
 import model as models
 import plan as plans
 import resident
 import synthetic
 from capture import Captured
 from numerics import precision, repeatable
+from outcome import finish, judge, line
 from ranks import Ranks
 from run import Reader, Run, RunError, Stop, Stopped, environment
 from step import NonFinite, Stepper
@@ -31,8 +31,8 @@ from store import StoreError
 THREADS = torch.get_num_threads()
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
-ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError, RunError)
+ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError,
+          RunError)
 
 
 def trial(config, stop=None, guard=lambda: None, turn=0):
@@ -80,12 +80,15 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                     yield
                     repeatable(config.deterministic)  # a trial that had its turn may have wanted otherwise
             seconds = time.perf_counter() - start
-            logits = [stepper.logits(e, len(pictures.val), pause if ranks.world == 1 else int) + bias for e in evaluation]
+            look = pause if ranks.world == 1 else int  # several ranks must stop at the same batch
+            logits = [stepper.logits(e, len(pictures.val), look) + bias for e in evaluation]
             if not np.isfinite(logits).all():
                 raise NonFinite(len(plan.index) - 1)
             row = judge(state, config, pictures, stepper, logits, float(plan.scalars[-1, 0]))
-            row |= dict(seconds=round(time.perf_counter() - start, 3), data_wait=round(stepper.waited / max(seconds, 1e-9), 4),
-                        images_per_s=round((len(plan.index) - first) * config.batch_size / max(seconds, 1e-9), 1))
+            shown = (len(plan.index) - first) * config.batch_size
+            row |= dict(seconds=round(time.perf_counter() - start, 3),
+                        data_wait=round(stepper.waited / max(seconds, 1e-9), 4),
+                        images_per_s=round(shown / max(seconds, 1e-9), 1))
             run.append(row)
             run.say(line(row, config, state))
             if state["epoch"] == end or stale(state, config) or time.monotonic() - saved > run.PERIOD:
@@ -97,8 +100,8 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
         if ranks.rank == 0:
             finish(run, config, pictures, state)
     except NonFinite as e:
-        raise RunError(f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a lower --lr, "
-                       f"some --warmup, or --no-amp") from e
+        raise RunError(f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a "
+                       f"lower --lr, some --warmup, or --no-amp") from e
     finally:
         stop.held = False
         run.close()
@@ -121,19 +124,20 @@ def pick_device(name):
 
 
 def build(config, pictures, device, ranks=Ranks()):
-    """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the weights."""
+    """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the
+    weights."""
     repeatable(config.deterministic)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = network(config, pictures)
     sampled = plans.sampled_counts(pictures.counts, config.balance, config.tail_crops)
-    table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, weights=config.balance == "weights",
-                              tau=config.loss_tau)
+    table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, tau=config.loss_tau,
+                              weights=config.balance == "weights")
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
-    sizes = {plans.view_size(epoch, epochs=config.epochs, img_size=config.img_size, size=pictures.size) for epoch in range(config.epochs)}
-    levels = resident.levels(pictures.store, device, [plans.level(size, side) for size in sizes])
+    smallest = plans.view_size(0, epochs=config.epochs, img_size=config.img_size, size=pictures.size)
+    levels = resident.levels(pictures.store, device, [plans.level(smallest, side)])
     stepper = Stepper(model, levels, torch.from_numpy(pictures.listing.labels), table, device=device,
                       size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
                       opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
@@ -151,10 +155,11 @@ def network(config, pictures):
     if stem == "auto":
         stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
     kernel = None if config.stem_kernel == "auto" else config.stem_kernel
-    if kernel is None and config.model == "resnet18" and stem == "imagenet" and pictures.size <= SMALL and not config.pretrained:
+    if (kernel is None and config.model == "resnet18" and stem == "imagenet" and pictures.size <= SMALL
+            and not config.pretrained):
         kernel = 3
-    shape = dict(name=config.model, classes=len(pictures.listing.classes), width=config.width, stem=stem, stem_kernel=kernel,
-                 dropout=config.dropout)
+    shape = dict(name=config.model, classes=len(pictures.listing.classes), width=config.width, stem=stem,
+                 stem_kernel=kernel, dropout=config.dropout)
     return models.build(**shape, pretrained=config.pretrained), shape
 
 
@@ -163,14 +168,14 @@ def tables(config, pictures):
     view = dict(size=pictures.size, store_size=pictures.store.pixels.shape[1])
 
     def draw(epoch):
-        return plans.draw(pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, epoch=epoch, **view,
-                          **config.pick(plans.draw))
+        return plans.draw(pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, epoch=epoch,
+                          **view, **config.pick(plans.draw))
 
     return draw, plans.evaluation(pictures.val, batch_size=128, **view) if len(pictures.val) else []
 
 
 def begin(run, config, pictures, stepper, ranks):
-    """Writes what the folder says from its first moment, or checks it against what is asked, and returns the state to go on from."""
+    """Writes what the folder says from its first moment, or checks it against what is asked; the state to go on from."""
     env = dict(environment(stepper.device), precision=PRECISIONS[stepper.dtype], data_key=pictures.store.key,
                key=config.key(pictures.store.key), ranks=ranks.world)
     if ranks.rank:
@@ -178,9 +183,11 @@ def begin(run, config, pictures, stepper, ranks):
     old, old_env = run.read_json("args.json"), run.read_json("env.json")
     if old is not None:
         old = configs.from_dict(old, str(run.folder / "args.json")).settings()
-        changed = [f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}" for k, v in config.settings().items() if v != old[k]]
+        changed = [f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}"
+                   for k, v in config.settings().items() if v != old[k]]
         if old_env:
-            changed += [f"{k} {old_env[k]} -> {env[k]}" for k in ("data_key", "device", "threads", "precision", "ranks") if env[k] != old_env[k]]
+            changed += [f"{k} {old_env[k]} -> {env[k]}" for k in ("data_key", "device", "threads", "precision", "ranks")
+                        if env[k] != old_env[k]]
         if changed:
             raise RunError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
     for note in pictures.notes:
@@ -190,8 +197,8 @@ def begin(run, config, pictures, stepper, ranks):
         run.write_json("args.json", {k: getattr(config, k) for k in config.__dataclass_fields__})
         run.write_text("classes.txt", "\n".join(files.classes) + "\n")
         parts = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
-        run.write_rows("split.csv", ["path", "class", "part"], [[files.paths[i], files.classes[files.labels[i]], parts.get(i, "bad")]
-                                                                for i in range(len(files.paths))])
+        run.write_rows("split.csv", ["path", "class", "part"],
+                       [[path, files.classes[files.labels[i]], parts.get(i, "bad")] for i, path in enumerate(files.paths)])
         run.write_json("stats.json", dict(mean=pictures.mean, std=pictures.std))
         run.write_json("env.json", env)
     state = run.load("last.pt")
@@ -208,73 +215,8 @@ def begin(run, config, pictures, stepper, ranks):
     return state
 
 
-def judge(state, config, pictures, stepper, logits, lr):
-    """Ends the epoch: its metrics as a dict, and in `state` the row, the best weights so far and the epochs since."""
-    state["epoch"], state["step"] = state["epoch"] + 1, 0
-    row = dict(epoch=state["epoch"], lr=lr, train_loss=float(stepper.losses.mean()), train_acc=float(stepper.right.mean()))
-    if logits:
-        scores = metrics.evaluate(logits[0], pictures.listing.labels[pictures.val], pictures.counts)
-        row |= dict(val_loss=scores.pop("nll"), val_acc=scores.pop("acc"), **scores)
-    better = not state["best"] or rating(row, config.monitor) > rating(state["best"]["metrics"], config.monitor)
-    state["rows"].append(row)
-    state["stale"] = 0 if better else state["stale"] + 1
-    if better:
-        weights = {k: v.detach().cpu().clone() for k, v in stepper.evaluated().state_dict().items()}
-        state["best"] = dict(weights=weights, epoch=state["epoch"], metrics=dict(row),
-                             logits=torch.from_numpy(logits[0]) if logits else None)
-    return row
-
-
-def rating(row, monitor):
-    """What an epoch's row is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
-    if monitor == "last" or "val_loss" not in row:
-        return row["epoch"]
-    return -row["val_loss"] if monitor == "nll" else row["val_acc" if monitor == "acc" else monitor]
-
-
 def stale(state, config):
     return bool(config.patience) and state["stale"] >= config.patience
-
-
-def finish(run, config, pictures, state):
-    """Validation tables of the best epoch, and the warnings that a practitioner would want."""
-    best, classes = state["best"], pictures.listing.classes
-    if not len(pictures.val):
-        run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: python predict.py --run {run.folder} > submission.csv")
-        return
-    logits, targets = best["logits"].numpy(), pictures.listing.labels[pictures.val]
-    probs, predicted = metrics.softmax(logits), logits.argmax(1)
-    with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
-        np.save(f, logits)
-    run.write_rows("val_predictions.csv", ["path", "true", "predicted", "p"],
-                   [[pictures.listing.paths[i], classes[t], classes[p], f"{q:.6f}"]
-                    for i, t, p, q in zip(pictures.val, targets, predicted, probs.max(1))])
-    scores = metrics.per_class(targets, predicted, len(classes))
-    run.write_rows("per_class.csv", ["class", "train", *scores],
-                   [[c, n, *(f"{v[i]:.6g}" for v in scores.values())] for i, (c, n) in enumerate(zip(classes, pictures.counts))])
-    confusion = metrics.confusion(targets, predicted, len(classes))
-    run.write_rows("confusion_matrix.csv", ["true \\ predicted", *classes], [[c, *row] for c, row in zip(classes, confusion.tolist())])
-
-    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
-    m = best["metrics"]
-    gap = m["train_acc"] - m["val_acc"]
-    if gap > GAP:
-        run.say(f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may help")
-    never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
-    if never:
-        run.say(f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, {', '.join(never[:3])}{' ...' * (len(never) > 3)}: "
-                f"try --balance sampler or --prior uniform")
-    chosen = f"best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, so it flatters)"
-    run.say(f"{run.folder}: {chosen if config.monitor != 'last' else 'last epoch'}: macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n {len(targets)}, 95% bootstrap "
-            f"interval over pictures. Next: python predict.py --run {run.folder} > submission.csv")
-
-
-def line(row, config, state):
-    """An epoch in a line."""
-    said = f"epoch {row['epoch']:3d}/{config.epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
-    if "val_loss" in row:
-        said += f"  val loss {row['val_loss']:.3f} acc {row['val_acc']:.3f}  macro F1 {row['macro_f1']:.3f}  ECE {row['ece']:.3f}"
-    return said + f"  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}" + ("  best" if not state["stale"] else "")
 
 
 def bar(steps, name):
@@ -299,7 +241,8 @@ def main(args=None):
         print(f"train.py: {e}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as e:
-        print(f"train.py: out of memory ({str(e).splitlines()[0]}): try a smaller --batch-size or --img-size", file=sys.stderr)
+        print(f"train.py: out of memory ({str(e).splitlines()[0]}): try a smaller --batch-size or --img-size",
+              file=sys.stderr)
         return 1
     except (*ERRORS, OSError) as e:
         print(f"train.py: {e}", file=sys.stderr)
