@@ -194,10 +194,14 @@ class Stepper:
         if self.record and not self.places:
             self.places = self._places()
         self.updates += 1
-        if self.device.type == "cpu" or t % 50 == 49 or t == len(self.losses) - 1:  # elsewhere it waits for the device
-            wrong = (~self.losses[: t + 1].isfinite()).nonzero()
-            if len(wrong):
-                raise NonFinite(int(wrong[0]))
+        if self.device.type == "cpu" or t % 50 == 49:
+            self.check(t + 1)
+
+    def check(self, steps):
+        """Waits for the device; NonFinite if one of the epoch's first `steps` losses is not."""
+        wrong = (~self.losses[:steps].isfinite()).nonzero()
+        if len(wrong):
+            raise NonFinite(int(wrong[0]))
 
     def step(self):
         """Forward, loss, backward, optimizer, average: reads nothing of the host's that changes."""

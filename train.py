@@ -68,9 +68,9 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                 save()
                 raise Stopped(number)
 
-        stop.held, saved = True, time.monotonic()
+        stop.held, saved, ahead = True, time.monotonic(), None
         while state["epoch"] < end and not stale(state, config):
-            plan, first, start = draw(state["epoch"]), state["step"], time.perf_counter()
+            plan, first, start = ahead or draw(state["epoch"]), state["step"], time.perf_counter()
             stepper.begin(plan, first)
             for t in bar(range(first, len(plan.index)), f"epoch {state['epoch'] + 1}/{config.epochs}"):
                 stepper.train(t)
@@ -79,6 +79,8 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                 if turn and (t + 1) % turn == 0:
                     yield
                     repeatable(config.deterministic)  # a trial that had its turn may have wanted otherwise
+            ahead = draw(state["epoch"] + 1) if state["epoch"] + 1 < end else None  # while a GPU has steps to do
+            stepper.check(len(plan.index))
             seconds = time.perf_counter() - start
             look = pause if ranks.world == 1 else int  # several ranks must stop at the same batch
             logits = [stepper.logits(e, len(pictures.val), look) + bias for e in evaluation]
