@@ -4,6 +4,7 @@ The function must read and write tensors that stay where they are and nothing of
 wait for the device. It draws no random number: all graphs share the default generator's state.
 """
 
+import gc
 import sys
 
 import torch
@@ -37,9 +38,12 @@ class Captured:
 
     def _capture(self):
         """Computes nothing; where memory does not suffice, the step stays eager and stderr is told."""
+        gc.collect()  # a dead trial's graph that was collected during this capture would spoil it
+        collecting = gc.isenabled()
+        gc.disable()
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, stream=self.stream):
+        try:  # the outer stream: a capture that fails would leave its own behind as the current one
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=self.stream):
                 self.step()
             self.graph = graph
         except RuntimeError as error:  # closing a capture that failed raises too, and hides why it failed
@@ -47,3 +51,6 @@ class Captured:
                 raise
             print("no memory to capture the step: it runs eagerly, and slower (a smaller --batch-size helps)",
                   file=sys.stderr)
+        finally:
+            if collecting:
+                gc.enable()

@@ -16,6 +16,7 @@ import torch
 import config as configs
 import data
 import train
+from capture import Captured
 from study import StudyError, locked, write_spec
 
 
@@ -97,17 +98,20 @@ def _time(settings, device, threads, pack, seconds=1.0):
                     stepper.begin(plan)
                 stepper.train(t % len(plan.index))
 
-    turn(0)
+    for t in range(Captured.WARM + 1 if device.type == "cuda" else 1):  # all is compiled and captured
+        turn(t)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     print("ready", flush=True)
     if not sys.stdin.readline():
         return  # nobody waits for the answer
-    start, t = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or t < 3:
+    start, first = time.perf_counter(), t
+    while time.perf_counter() - start < seconds or t < first + 3:
         t += 1
         turn(t)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    print(t * pack * config.batch_size / (time.perf_counter() - start))
+    print((t - first) * pack * config.batch_size / (time.perf_counter() - start))
 
 
 def main():

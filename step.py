@@ -9,6 +9,7 @@ runs eagerly.
 import copy
 import functools
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ def optimizer(model, opt, lr, weight_decay):
         for p in model.parameters():  # a first step that is left out for an overflow would leave them uninitialised
             made.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return made
-    return torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
+    made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
+    made._warned_capturable_if_run_uncaptured = True  # no news: a step warms up before its capture
+    return made
 
 
 def view(device, *, size, mean, std, border):
@@ -97,6 +100,7 @@ def compiled():
     study's trials that share a process are more than dynamo's 8."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = 64
+    warnings.filterwarnings("ignore", message="TensorFloat32")  # the network computes in bfloat16 or float16
     return torch.compile(forward, dynamic=False)
 
 

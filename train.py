@@ -6,6 +6,7 @@
 Results go to a run's folder (run.py) and to the caller; the test set is never looked at.
 """
 
+import gc
 import sys
 import time
 
@@ -108,6 +109,8 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
         stop.held = False
         run.close()
         ranks.end()
+        stepper = None
+        gc.collect()  # a step's graphs and memory hang in cycles, and the next trial of this process needs the room
 
 
 def train(config, stop=None):

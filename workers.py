@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -254,6 +255,7 @@ def _mourn(study, pid, code, deaths):
 def main():
     """What `fill` starts: not a command for people."""
     folder, device, pack, shard, of, parent = sys.argv[1:]
+    gc.freeze()  # what was imported stays: so that a trial's end looks through what it leaves alone
     stop = runs.Stop(patient=True).listen()  # Slurm signals a whole task, and the supervisor does, while this one saves
     try:
         work(folder, device, int(pack), (int(shard), int(of)), int(parent), stop)

@@ -50,11 +50,15 @@ def captured(run):
     """`run` as the replay of a CUDA graph, after the warm-up that a capture needs."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
+    torch.cuda.set_sync_debug_mode("error")  # who waits for the device says so here: a capture that fails spoils others
+    try:
+        with torch.cuda.stream(side):
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):
         run()
     return graph.replay
 

@@ -95,6 +95,7 @@ def measure(args, folder):
               "after the first one.\n")
     r |= one_at_a_time(config, pictures, device, args.repeats)
     yield r, changes_table(r)
+    gc.collect()  # graphs hang in cycles
     r["packed"] = [side_by_side(replace(config, batch_size=b), pictures, device, args.repeats) for b in args.packed]
     yield r, packed_table(r)
     r["first_step"] = first_steps(config, folder)

@@ -5,6 +5,9 @@ data.
 """
 
 import contextlib
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,7 +87,8 @@ def recorder(device):
 
 def made(settings, device, record=None, **more):
     """A Stepper of a small run, the function epoch -> Plan, and its evaluation plan."""
-    config = Config(**{**settings, **EVERYTHING, "device": device, "compile": False, "batch_size": 4, **more})
+    config = Config(**{**settings, **EVERYTHING, "device": device, "compile": False, "batch_size": 4,
+                       "deterministic": device == "cuda", **more})
     pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
     stepper = train.build(config, pictures, torch.device(device))[0]
     stepper.record = record
@@ -102,13 +106,10 @@ def everything(stepper):
     return {k: torch.as_tensor(v).clone() for k, v in found.items()}
 
 
-def assert_same(one, other, device):
+def assert_same(one, other):
     assert one.keys() == other.keys()
     for k in one:
-        if device == "cpu":
-            assert torch.equal(one[k], other[k]), k
-        else:  # cuDNN may choose another algorithm
-            torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
+        assert torch.equal(one[k], other[k]), k
 
 
 def run(stepper, draw, evaluation, epochs):
@@ -133,7 +134,7 @@ def test_recorded_steps_equal_eager_ones(device, settings, opt, epochs):
     assert len(np.unique([p.scalars[:, 0] for p in seen])) == sum(len(p.index) for p in seen) == 5 * epochs
     assert all((p.lam < 1).any() for p in seen)
     for one, other in zip(run(*eager, epochs), run(*recorded, epochs)):
-        assert_same(one, other, device)
+        assert_same(one, other)
     if device == "cpu":
         assert recorded[0].calls[32].replays == sum(len(p.index) for p in seen) - 2
         assert eager[0].calls == {32: eager[0].step}
@@ -145,7 +146,7 @@ def test_every_size_of_the_views_has_its_own_recording(device, settings):
     pairs = [made(settings, device, record, img_size=(16, 32), epochs=4) for record in (None, recorder(device))]
     assert sorted(pairs[0][0].levels) == [18, 37]
     for one, other in zip(run(*pairs[0], 4), run(*pairs[1], 4)):
-        assert_same(one, other, device)
+        assert_same(one, other)
     assert list(pairs[1][0].calls) == [16, 24, 32]
     seen = []
     batch = steps.augment.batch
@@ -166,7 +167,7 @@ def test_a_table_changed_in_place_is_seen_and_an_exchanged_one_is_caught(device,
         stepper.table[2] += 0.3
         for t in range(3, len(draw(0).index)):
             stepper.train(t)
-    assert_same(*(everything(p[0]) for p in pairs), device)
+    assert_same(*(everything(p[0]) for p in pairs))
     for stepper, draw, _ in pairs:
         stepper.table = stepper.table + 0.1  # a new tensor
     with pytest.raises(RuntimeError, match="moved since the step was recorded: table"):
@@ -176,7 +177,7 @@ def test_a_table_changed_in_place_is_seen_and_an_exchanged_one_is_caught(device,
         stepper.begin(draw(1))
         stepper.train(0)
     with pytest.raises(AssertionError):
-        assert_same(*(everything(p[0]) for p in pairs), device)
+        assert_same(*(everything(p[0]) for p in pairs))
 
 
 @on_device
@@ -194,11 +195,11 @@ def test_a_number_frozen_by_the_recording_is_caught(device, settings, monkeypatc
         stepper.optimizer.step = step
         plan = draw(0)
         stepper.begin(plan)
-        for t in range(4):
+        for t in range(5):  # the last one after a GPU's capture
             stepper.rate = plan.scalars[t, 0]
             stepper.train(t)
     with pytest.raises(AssertionError):
-        assert_same(*(everything(p[0]) for p in pairs), device)
+        assert_same(*(everything(p[0]) for p in pairs))
 
 
 @on_device
@@ -222,7 +223,7 @@ def test_float16_scales_the_loss(device, settings, opt):
         assert not torch.equal(everything(stepper)["model conv1.weight"], before)
         assert 1 < stepper.scaler.get_scale() < 2.0**30
     one, other = (p[0] for p in pairs)
-    assert_same(everything(one), everything(other), device)
+    assert_same(everything(one), everything(other))
     assert one.scaler.state_dict() == other.scaler.state_dict()
     again = made(settings, device, opt=opt)[0]
     again.dtype, again.scaler = torch.float16, torch.amp.GradScaler(device)
@@ -232,6 +233,10 @@ def test_float16_scales_the_loss(device, settings, opt):
 
 @on_device
 def test_a_look_into_a_tensor_is_refused(device, settings):
+    if device == "cuda" and "ALONE" not in os.environ:  # a capture that failed spoils its process
+        subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                        f"{__file__}::test_a_look_into_a_tensor_is_refused"], env=dict(os.environ, ALONE="1"), check=True)
+        return
     stepper, draw, _ = made(settings, device, recorder(device))
     step = stepper.step
     stepper.step = lambda: step() if stepper.lr.item() >= 0 else None
@@ -259,7 +264,7 @@ def test_resumes_into_a_recorded_run(device, settings, tmp_path):
     for t in range(1, len(plan.index)):
         again.train(t)
     assert again.calls[32] is not first.calls[32]
-    assert_same(everything(again), {k: v for k, v in expected.items() if k != "logits"}, device)
+    assert_same(everything(again), {k: v for k, v in expected.items() if k != "logits"})
 
 
 @pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
@@ -371,11 +376,20 @@ def test_under_the_interpreter():
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])
 def test_compiled_and_captured_equals_eager(device, settings):
-    eager, fast = made(settings, device), made(settings, device, capture.Captured)
-    fast[0].forward = steps.compiled()
-    for one, other in zip(run(*eager, 5), run(*fast, 5)):
-        for k in ("losses", "right"):
-            torch.testing.assert_close(one[k], other[k], rtol=2e-2, atol=2e-2, msg=k)
+    """Fifteen steps of SGD, under which rounding does not grow; the learning rate, mixing and smoothing change."""
+    how = dict(opt="sgd", lr=1e-2)
+    pairs = made(settings, device, **how), made(settings, device, capture.Captured, **how)
+    pairs[1][0].forward = steps.compiled()
+    for epoch in range(3):
+        for stepper, draw, _ in pairs:
+            stepper.table[2] += 0.05
+            plan = draw(epoch)
+            stepper.begin(plan)
+            for t in range(len(plan.index)):
+                stepper.train(t)
+        one, other = (everything(stepper) for stepper, _, _ in pairs)
+        for k in one:
+            torch.testing.assert_close(one[k], other[k], rtol=1e-2, atol=2e-3, msg=k)
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=GPU)])

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -446,3 +448,26 @@ def test_bad_pictures_are_refused_and_with_skip_bad_listed(settings, pictures, t
     folder = tmp_path / "runs" / "run"
     assert "train/red/torn.png,red,bad" in (folder / "split.csv").read_text()
     assert "torn.png" in (folder / "train.log").read_text()
+
+
+def test_a_finished_trial_leaves_nothing_in_memory(settings, monkeypatch):
+    """Two hundred trainings in one process need the memory of one."""
+    alive, build = [], train.build
+
+    def noted(*args):
+        made = build(*args)
+        alive.append(weakref.ref(made[0]))
+        return made
+
+    monkeypatch.setattr(train, "build", noted)
+    gc.disable()
+    try:
+        for name in ("a", "b"):
+            train.train(made(settings, epochs=1, name=name))
+            assert [step() for step in alive] == [None] * len(alive)
+        abandoned = train.trial(made(settings, name="c"))
+        next(abandoned)
+        abandoned.close()
+        assert alive[-1]() is None
+    finally:
+        gc.enable()
