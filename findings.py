@@ -49,7 +49,7 @@ def changes(study, group):
     found = sorted(ranking.against_base(study, group), key=lambda f: -abs(f[1])) if len(group) > 2 else []
     if not found or any(len(_changed(study, p)) > 1 for p, *_ in found):
         return []
-    lines = ["What one change does to macro F1, paired by fold and seed, 95% t interval:\n",
+    lines = ["What one change does to macro F1, paired by fold and seed, 95% t interval with pooled noise:\n",
              "| change | difference | n | |", "| --- | --- | --- | --- |"]
     for p, mean, half, n in found:
         interval = "" if math.isnan(half) else f" ± {half:.4f}"

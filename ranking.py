@@ -187,15 +187,21 @@ def factors(study, group):
 
 def against_base(study, group):
     """What each point changes of the base point: [(Point, mean difference, half width of its 95% t interval, n)],
-    paired by fold and seed; nothing where the base point cannot be ranked."""
-    def scores(point):
-        return {(study.config(r["trial"]).fold, study.config(r["trial"]).seed): r["macro_f1"] for r in point.rows}
+    paired by fold and seed; nothing where the base point cannot be ranked.
 
-    base = next((p for p in group if point_key(study.trials[p.trials[0]]) == "{}" and not p.wanting), None)
-    found = []
-    for p in group if base else []:
-        if p is not base and not p.wanting:
-            pairs = [(v, scores(base)[k]) for k, v in scores(p).items() if k in scores(base)]
-            if pairs:
-                found.append((p, *stats.interval([a - b for a, b in pairs]), len(pairs)))
-    return found
+    Two or three pairs say little of one difference's noise: over the folds and seeds that all points have it is pooled
+    (`stats.blocked`), as in `yardstick`. Where there is one of them the half width is nan.
+    """
+    points = [p for p in group if not p.wanting]
+    base = next((p for p in points if point_key(study.trials[p.trials[0]]) == "{}"), None)
+    scores = [{(study.config(r["trial"]).fold, study.config(r["trial"]).seed): r["macro_f1"] for r in p.rows}
+              for p in points]
+    cells = sorted(set.intersection(*map(set, scores))) if base and len(points) > 1 else []
+    if not cells:
+        return []
+    table, half = np.array([[s[cell] for cell in cells] for s in scores]), math.nan
+    if len(cells) > 1:
+        free = (len(points) - 1) * (len(cells) - 1)
+        half = stats.t_quantile(0.975, free) * math.sqrt(2) * stats.blocked(table)
+    at = points.index(base)
+    return [(p, float((row - table[at]).mean()), half, len(cells)) for p, row in zip(points, table) if p is not base]

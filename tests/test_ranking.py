@@ -272,9 +272,12 @@ def test_against_base_pairs_by_fold_and_seed(settings):
     gain = {(0, 0): 0.01, (0, 1): 0.02, (1, 0): 0.03, (1, 1): 0.04}
     fill(study, lambda c: 0.5 + noise[c.fold, c.seed] + (gain[c.fold, c.seed] if c.ls else 0) - 0.05 * bool(c.gamma))
     found = {p.label(): rest for p, *rest in ranking.against_base(study, only_group(study))}
-    t, sd = 3.182446, np.std([0.01, 0.02, 0.03, 0.04], ddof=1)
-    assert found["ls 0.1, gamma 0.0"] == [pytest.approx(0.025), pytest.approx(t * sd / 2, rel=1e-5), 4]
-    assert found["ls 0.0, gamma 1.0"] == [pytest.approx(-0.05), pytest.approx(0, abs=1e-12), 4]
+    y = np.array([[noise[k] for k in noise], [noise[k] + gain[k] for k in noise], [noise[k] - 0.05 for k in noise]])
+    dummies = np.concatenate([np.kron(np.eye(3), np.ones((4, 1))), np.tile(np.eye(4), (3, 1))], 1)
+    left = y.ravel() - dummies @ np.linalg.lstsq(dummies, y.ravel(), rcond=None)[0]
+    half = 2.446912 * np.sqrt(left @ left / 6 * 2 / 4)  # Student's t on 2 x 3 degrees of freedom
+    assert found["ls 0.1, gamma 0.0"] == [pytest.approx(0.025), pytest.approx(half, rel=1e-5), 4]
+    assert found["ls 0.0, gamma 1.0"] == [pytest.approx(-0.05), pytest.approx(half, rel=1e-5), 4]
     (next((study.folder / "rows").glob("0000-*.json"))).unlink()
     assert ranking.against_base(studies.Study(study.folder), only_group(studies.Study(study.folder))) == []
 
