@@ -109,7 +109,7 @@ submission: final
 study: sweep tune sensitivity seeds final submission
 
 attempts: $(SETUP)
-	$(PY) bench/attempts.py $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default
+	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default
 
 test: $(TEST_SETUP)
 	$(PY) -m pytest -q
@@ -118,15 +118,15 @@ test-slurm: $(SETUP)
 	$(PY) tests/slurm_array.py
 
 bench: $(TEST_SETUP)
-	$(PY) bench/step.py
-	$(PY) bench/decode.py
-	$(PY) bench/start.py
-	$(PY) bench/kill.py
-	$(PY) bench/synthetic.py
-	$(PY) bench/study.py
-	$(PY) bench/loss.py
-	$(PY) bench/view.py
-	$(PY) bench/kernels.py
+	$(PY) -m bench.step
+	$(PY) -m bench.decode
+	$(PY) -m bench.start
+	$(PY) -m bench.kill
+	$(PY) -m bench.synthetic
+	$(PY) -m bench.study
+	$(PY) -m bench.loss
+	$(PY) -m bench.view
+	$(PY) -m bench.kernels
 
 gpu: $(TEST_SETUP)
-	$(PY) bench/gpu.py --out $(OUT)
+	$(PY) -m bench.gpu --out $(OUT)

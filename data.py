@@ -15,8 +15,8 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image
 
-import store as stores
-from listing import DataError, Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
+from pictures import store as stores
+from pictures.listing import DataError, Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
 
 
 @dataclass(frozen=True)

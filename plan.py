@@ -2,13 +2,12 @@
 
 Pure in its arguments: the same tables on every device and rank and at a resume. Every table has its own random stream,
 so that turning one method on leaves the others' draws alone and two settings can be compared picture by picture.
-`python plan.py -c RECIPE --show 3` prints rows and draws the batches that the network would see (show.py).
+`python plan.py -c RECIPE --show 3` prints rows and draws the batches that the network would see (reporting/montage.py).
 """
 
 import math
 import runpy
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -182,4 +181,4 @@ def evaluation(rows, *, size, store_size, batch_size, views="centre"):
 
 
 if __name__ == "__main__":  # the command stands on this file, which imports nothing of it
-    runpy.run_path(str(Path(__file__).with_name("show.py")), run_name="__main__")
+    runpy.run_module("reporting.montage", run_name="__main__")

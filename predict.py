@@ -19,14 +19,14 @@ import data
 import metrics
 import model as models
 import plan as plans
-import ranking
-import resident
-import run as runs
-import store as stores
-import study as studies
+from study import ranking
+from engine import resident
+from engine import run as runs
+from pictures import store as stores
+from study import table as studies
 import train
-from numerics import precision
-from step import logits, view
+from engine.numerics import precision
+from engine.step import logits, view
 
 
 def probabilities(checkpoint, files, *, device, tta="none"):

@@ -22,10 +22,10 @@ import numpy as np
 
 import config as configs
 import metrics
-import run as runs
-import stats
-import study as studies
-import workers
+from engine import run as runs
+from study import stats
+from study import table as studies
+from study import workers
 
 SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
 

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 import config as configs
-import findings
-import ranking
-import run as runs
-import study as studies
-import workers
+from study import findings
+from study import ranking
+from engine import run as runs
+from study import table as studies
+from study import workers
 
 KNOBS = {f.name: f for f in dataclasses.fields(configs.Config) if f.metadata["keyed"]}
 

@@ -19,15 +19,15 @@ import kernels
 import losses
 import model as models
 import plan as plans
-import resident
-import synthetic
-from capture import Captured
-from numerics import precision, repeatable
-from outcome import finish, judge, line
-from ranks import Ranks
-from run import Reader, Run, RunError, Stop, Stopped, environment
-from step import NonFinite, Stepper
-from store import StoreError
+from engine import resident
+from pictures import synthetic
+from engine.capture import Captured
+from engine.numerics import precision, repeatable
+from engine.outcome import finish, judge, line
+from engine.ranks import Ranks
+from engine.run import Reader, Run, RunError, Stop, Stopped, environment
+from engine.step import NonFinite, Stepper
+from pictures.store import StoreError
 
 THREADS = torch.get_num_threads()
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide

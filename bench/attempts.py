@@ -1,6 +1,6 @@
 """Recipes side by side over validation folds: macro F1, accuracy and the gap between training and validation.
 
-    python bench/attempts.py --folds 3 --data DIR --img-size 64 recipes/attempt-3.json recipes/attempt-7.json default
+    python -m bench.attempts --folds 3 --data DIR --img-size 64 recipes/attempt-3.json recipes/attempt-7.json default
     make attempts                                  the study's eight attempts and the default, on the data at hand
 
 A run is a folder in --project; one that is finished is not repeated. All figures are of the last epoch, so that no epoch is picked by
@@ -11,11 +11,10 @@ import csv
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config as configs
-import run as runs
-import stats
+from engine import run as runs
+from study import stats
 import train
 
 

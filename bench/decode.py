@@ -1,6 +1,6 @@
 """Claim: making a Store costs within 10% of a bare Pillow decode-and-resize loop over as many processes.
 
-    python bench/decode.py [DIR] [--size 256] [--processes N] [--rounds 9]
+    python -m bench.decode [DIR] [--size 256] [--processes N] [--rounds 9]
 
 Both sides start their processes anew and import NumPy and Pillow in them; ours also hashes every file, checks it, takes
 its moments, writes its pixels and forces them to disk. Rounds alternate, so that a busy machine is busy for both.
@@ -21,8 +21,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import store  # noqa: E402
+from pictures import store
 
 # Each process takes every N-th file, so that none waits for another.
 BARE = """

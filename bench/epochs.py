@@ -1,6 +1,6 @@
 """A whole run of train.py, from its process's start to its finished folder, with an empty and a full compile cache.
 
-    python bench/epochs.py [--epochs 50] [--pictures 4780] [--img-size 224] [--batch-size 64] [--json FILE]
+    python -m bench.epochs [--epochs 50] [--pictures 4780] [--img-size 224] [--batch-size 64] [--json FILE]
 
 Default settings but for those; a tenth of all pictures validates. They are decoded before, which is timed apart.
 """
@@ -18,13 +18,12 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
 
 import data
 import train
 from bench import jpegs
 from config import Config, Parser
-from run import environment
+from engine.run import environment
 
 
 def main():

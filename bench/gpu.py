@@ -1,7 +1,7 @@
 """make gpu: the tests that need a GPU, every bench that it decides, and a dated record of what they found.
 
-    python bench/gpu.py [--minutes 9] [--out bench/results]
-    python bench/gpu.py --device cpu --quick --out /tmp/results     the same chain in small, to see that it works
+    python -m bench.gpu [--minutes 9] [--out bench/results]
+    python -m bench.gpu --device cpu --quick --out /tmp/results     the same chain in small, to see that it works
 
 Every bench is a process of its own. One that fails is recorded with its last lines, one that does not fit in the
 minutes is left out, which is said, and the others run. Exit 1 where one failed, or where there is no GPU. It takes
@@ -22,11 +22,10 @@ from typing import NamedTuple
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
 
 from bench import targets
 from config import Parser
-from run import environment
+from engine.run import environment
 
 
 class Bench(NamedTuple):
@@ -41,20 +40,20 @@ class Bench(NamedTuple):
 
 BENCHES = [  # what matters most first: the last may not fit
     Bench("tests", "-m pytest", "-m gpu -q -p no:cacheprovider", "-m gpu -q -p no:cacheprovider", 20, 300),
-    Bench("step", "bench/step.py", "--batch-size 128 64 256 32 --repeats 3", "--batch-size 4 2 --img-size 64 --steps 1 "
+    Bench("step", "-m bench.step", "--batch-size 128 64 256 32 --repeats 3", "--batch-size 4 2 --img-size 64 --steps 1 "
           "--repeats 1 --workers 1 --contenders model steps default study best", 60, 240),
-    Bench("loss-50-float32", "bench/loss.py", "", "--rows 8 --rounds 1 --calls 1", 10, 90),
-    Bench("loss-50-bfloat16", "bench/loss.py", "--dtype bfloat16", "--dtype bfloat16 --rows 8 --rounds 1 --calls 1",
+    Bench("loss-50-float32", "-m bench.loss", "", "--rows 8 --rounds 1 --calls 1", 10, 90),
+    Bench("loss-50-bfloat16", "-m bench.loss", "--dtype bfloat16", "--dtype bfloat16 --rows 8 --rounds 1 --calls 1",
           10, 90),
-    Bench("loss-1000-bfloat16", "bench/loss.py", "--classes 1000 --dtype bfloat16",
+    Bench("loss-1000-bfloat16", "-m bench.loss", "--classes 1000 --dtype bfloat16",
           "--classes 20 --dtype bfloat16 --rows 8 --rounds 1 --calls 1", 10, 90),
-    Bench("view", "bench/view.py", "", "--batch-size 2 --img-size 32 --rounds 1", 10, 90),
-    Bench("epochs", "bench/epochs.py", "", "--epochs 1 --pictures 12 --img-size 32 --batch-size 4", 60, 200),
-    Bench("step-32px", "bench/step.py", "--img-size 32 --batch-size 128 --repeats 3",
+    Bench("view", "-m bench.view", "", "--batch-size 2 --img-size 32 --rounds 1", 10, 90),
+    Bench("epochs", "-m bench.epochs", "", "--epochs 1 --pictures 12 --img-size 32 --batch-size 4", 60, 200),
+    Bench("step-32px", "-m bench.step", "--img-size 32 --batch-size 128 --repeats 3",
           "--img-size 32 --batch-size 2 --steps 1 --repeats 1 --workers 1 --contenders model default", 30, 90),
-    Bench("variants", "bench/variants.py", "--repeats 3",
+    Bench("variants", "-m bench.variants", "--repeats 3",
           "--img-size 32 --batch-size 2 --steps 2 --packed 2 --repeats 1 --trials 1", 40, 240),
-    Bench("kernels", "bench/kernels.py", "", "", 30, 90),
+    Bench("kernels", "-m bench.kernels", "", "", 30, 90),
 ]
 
 

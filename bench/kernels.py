@@ -1,7 +1,7 @@
 """What the Triton kernels become on each GPU: registers, spills, shared memory and instructions, built here without
 one.
 
-    python bench/kernels.py [--arch 75 80 89 90 100] [--json FILE]
+    python -m bench.kernels [--arch 75 80 89 90 100] [--json FILE]
 
 Builds ahead of time and reads cuobjdump's listing, so nothing is measured: instructions are those that stand in the
 machine code; for the input kernel those of its loop and a share of what comes before, for each output pixel, by the
@@ -21,7 +21,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not bench/, whose kernels.py would hide the project's
 
 from config import Parser
 from kernels import loss, view

@@ -20,16 +20,15 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
 
-import synthetic
+from pictures import synthetic
 from config import Parser
 
 EPOCHS = 20
 FLAGS = (f"--epochs {EPOCHS} --batch-size 16 --img-size 32 --width 0.125 --threads 1 --device cpu --warmup 2 --ema 0.9 "
          "--dropout 0.3 --ls 0.1 --gamma 1 --balance sampler --mixup-p 0.4 --cutmix-p 0.2 --crop-scale 0.4:1 "
          "--rotate 10 --jitter 0.3 --erase 0.3 --tail-crops 12:2").split()
-SAVE = "import sys, run, train; run.Run.PERIOD = {}; sys.exit(train.main(sys.argv[1:]))"
+SAVE = "import sys, train; from engine import run; run.Run.PERIOD = {}; sys.exit(train.main(sys.argv[1:]))"
 MOMENTS = ("training", "last.pt", "start", "training", "final val_logits.npy", "final best.pt", "decoding", "training",
            "best.pt", "end")
 TIMES = ("seconds", "images_per_s", "data_wait")  # the columns of results.csv that may differ

@@ -1,7 +1,7 @@
 """The loss and its gradient beside what else computes them: microseconds forward and backward, and errors against
 float64.
 
-    python bench/loss.py [--rows 128] [--classes 50] [--dtype float32] [--json FILE]
+    python -m bench.loss [--rows 128] [--classes 50] [--dtype float32] [--json FILE]
 
 Ours is the kernel on a GPU, its twin elsewhere. The composition is the formula as one would write it, under autograd.
 Cross entropy, Liger-Kernel's and torchvision's sigmoid focal loss compute less (no focus, prior, margin or second
@@ -12,11 +12,8 @@ worst of all rows; confident rows have hard labels, since smoothing would drown 
 import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # and no longer bench/, whose loss.py means something else
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +23,9 @@ import losses
 import train
 from bench import rounds
 from config import Parser
-from conftest import import_torchvision
-from run import environment
-from test_losses import batch, reference
+from tests.conftest import import_torchvision
+from engine.run import environment
+from tests.test_losses import batch, reference
 
 SETTINGS = dict(ls=0.1, gamma=2.0, weights=True, tau=1.0)
 

@@ -18,17 +18,17 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
 
-import store
-import synthetic
+from pictures import store
+from pictures import synthetic
 from config import Parser
 
 # Prints the seconds, then stops the run as a user would: it saves its state, and the next process can resume it.
 CHILD = """
 import torch, time
 start = time.perf_counter()
-import json, os, signal, sys, step, train
+import json, os, signal, sys, train
+from engine import step
 whole_step = step.Stepper.train
 def first_step(self, t):
     whole_step(self, t)

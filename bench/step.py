@@ -22,17 +22,16 @@ import torch
 import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
 
 import augment
 import data
-import numerics
-import resident
-import step as steps
+from engine import numerics
+from engine import resident
+from engine import step as steps
 import train
 from bench import floor, jpegs, rounds, ways
 from config import Config, Parser, read
-from run import environment
+from engine.run import environment
 
 STUDY = ROOT / "recipes" / "attempt-5.json"  # flips, a centre crop, mixup p 0.4 by the batch, focal loss
 CROPS = dict(crop_scale=(0.5, 1.0), mixup_p=0.0, mixup_by="row")

@@ -1,7 +1,7 @@
 """What a study costs beside its training, what trials side by side cost each other, and what a kill does to it.
 
-    python bench/study.py                       overhead, packing and --status; about five minutes on two idle cores
-    python bench/study.py --kills 30            30 kill -9 over one study, each at a random moment
+    python -m bench.study                       overhead, packing and --status; about five minutes on two idle cores
+    python -m bench.study --kills 30            30 kill -9 over one study, each at a random moment
 
 Trains small networks on the CPU, one thread each. Beside wall times it gives CPU seconds, which other processes on the
 machine move less. Prints Markdown; --kills exits 1 if the killed study's table differs from that of one that was left
@@ -25,15 +25,14 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose study.py would hide the project's
 
 import config as configs
-import pace
-import run as runs
-import study as studies
-import synthetic
+from study import pace
+from engine import run as runs
+from study import table as studies
+from pictures import synthetic
 import train
-import workers
+from study import workers
 
 BASE = dict(batch_size=16, img_size=32, width=0.125, threads=1, device="cpu", warmup=1.0, monitor="last")
 TIMES = ("seconds",)  # the columns of results.csv that may differ
@@ -149,7 +148,7 @@ def overhead(args, root):
         trials += map(float, out.split())
         found.append([f"{b - a:+.1f} s ({b / a - 1:+.1%})" for a, b in zip(one, both)])
     study = begun(args, root, "startup", min(args.trials, 10))
-    begins = sorted(map(float, timed(__file__, "--do", "startup", study.folder)[2].split()[1:]))
+    begins = sorted(map(float, timed("-m", "bench.study", "--do", "startup", study.folder)[2].split()[1:]))
     wall, cpu = zip(*found)
     print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
           f"`train.train` on the same settings one after another, whole commands, at the same time on a core each, "
@@ -201,10 +200,10 @@ def kills(args, root):
     """Kills the supervisor or a worker of one study, again and again; compares its table with an undisturbed one's."""
     rng, struck, supervisor = random.Random(args.seed), dict(supervisor=0, worker=0), None
     calm, start = begun(args, root, "calm", args.trials), time.perf_counter()
-    timed(__file__, "--do", "supervise", calm.folder, "--workers", args.workers)
+    timed("-m", "bench.study", "--do", "supervise", calm.folder, "--workers", args.workers)
     span = time.perf_counter() - start
     study = begun(args, root, "killed", args.trials)
-    command = [sys.executable, __file__, "--do", "supervise", str(study.folder), "--workers", str(args.workers)]
+    command = [sys.executable, "-m", "bench.study", "--do", "supervise", str(study.folder), "--workers", str(args.workers)]
     while sum(struck.values()) < args.kills:
         if supervisor is None or supervisor.poll() is not None:
             if not study.jobs():  # it was through before the last blow fell: more trials
@@ -223,10 +222,10 @@ def kills(args, root):
                 supervisor.wait()
     if supervisor.poll() is None:
         supervisor.wait()
-    timed(__file__, "--do", "supervise", study.folder, "--workers", args.workers)
+    timed("-m", "bench.study", "--do", "supervise", study.folder, "--workers", args.workers)
     if len(study.trials) > args.trials:
         calm = begun(args, root, "calm", len(study.trials))
-        timed(__file__, "--do", "supervise", calm.folder, "--workers", args.workers)
+        timed("-m", "bench.study", "--do", "supervise", calm.folder, "--workers", args.workers)
     tables = [table(s.folder) for s in (calm, study)]
     logs = [(study.run(i) / "train.log").read_text() for i in range(len(study.trials))]
     twice = sum(log.count("last epoch: macro F1") - 1 for log in logs)

@@ -1,7 +1,7 @@
 """What can be known about the built-in set's painters, what a network finds, and what pixels give away.
 
-    python bench/synthetic.py                          the default set, RECIPE below
-    python bench/synthetic.py --scale 1 --epochs 20    more pictures, fewer epochs; every setting of train.py is a flag
+    python -m bench.synthetic                          the default set, RECIPE below
+    python -m bench.synthetic --scale 1 --epochs 20    more pictures, fewer epochs; every setting of train.py is a flag
 
 Makes a set in a temporary folder and asks three rules for the painters of its test pictures: Bayes' rule on the true
 style; ResNet-18 trained by train.py on all training pictures, last epoch; logistic regression on pixels at 32 px, its
@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # instead of bench/, whose files would hide the project's
 
 import numpy as np
 from PIL import Image
@@ -27,8 +26,8 @@ from sklearn.linear_model import LogisticRegression
 
 import config as configs
 import predict
-import run as runs
-import synthetic
+from engine import run as runs
+from pictures import synthetic
 import train
 
 RECIPE = dict(epochs=40, lr=1e-3, weight_decay=1e-4, warmup=1, ema=0.98, ls=0.1, mixup_p=0.5, cutmix_p=0,
@@ -41,7 +40,7 @@ def main():
     made.add_argument("--classes", type=int, default=50)
     made.add_argument("--scale", type=float, default=0.28)
     made.add_argument("--difficulty", type=float, default=1.0)
-    made.add_argument("--set-seed", type=int, default=0, help="--seed of synthetic.py")
+    made.add_argument("--set-seed", type=int, default=0, help="--seed of pictures.synthetic")
     configs.add_flags(parser)
     args = parser.parse_args()
     try:

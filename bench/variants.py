@@ -1,6 +1,6 @@
 """What a change of the training step gives, and graphs side by side; what compiling costs, and what compiles again.
 
-    python bench/variants.py [--batch-size 128] [--packed 32 64 256] [--json FILE]
+    python -m bench.variants [--batch-size 128] [--packed 32 64 256] [--json FILE]
 
 The steps of an epoch of the default settings, drawn before; one thing is changed at a time and all take turns in one
 run. Learning rate 1e-8, so that a change which would not train is timed as well. Where there is no CUDA nothing is
@@ -23,19 +23,17 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic alg
 import torch
 import torch.nn.functional as F
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # instead of bench/, whose step.py would hide the project's
 
 import augment
 import data
 import kernels
-import numerics
-import resident
-import step as steps
+from engine import numerics
+from engine import resident
+from engine import step as steps
 import train
 from bench import jpegs, rounds, start
 from config import Config, Parser
-from run import environment
+from engine.run import environment
 
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)

@@ -1,7 +1,7 @@
 """The network's input beside what else makes it on the device: microseconds a batch, and bytes against the copy
 bandwidth.
 
-    python bench/view.py [--batch-size 128] [--img-size 224] [--json FILE]
+    python -m bench.view [--batch-size 128] [--img-size 224] [--json FILE]
 
 Random resized crops, flips, brightness, contrast and saturation, drawn for every picture; with two views every row is
 mixed. Ours is the kernel on a GPU, its twin elsewhere. torchvision and kornia also draw as they go; torchvision is
@@ -12,11 +12,8 @@ crops without resizing.
 import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # and no longer bench/
 
 import numpy as np
 import torch
@@ -27,9 +24,9 @@ import plan as plans
 import train
 from bench import rounds
 from config import Parser
-from conftest import import_torchvision
-from run import environment
-from step import tensors
+from tests.conftest import import_torchvision
+from engine.run import environment
+from engine.step import tensors
 
 MEAN, STD = (0.5, 0.44, 0.37), (0.21, 0.19, 0.17)
 SCALE, JITTER = (0.35, 1.0), 0.2

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import numerics
+from engine import numerics
 import train
 
 SHOWN = 512  # pictures of the study's epoch at the most: enough to forget its workers' start

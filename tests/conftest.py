@@ -1,7 +1,7 @@
 """What tests share: the real pictures where they are there, a torchvision that imports beside any build of torch, and
 kernels without a GPU."""
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -12,7 +12,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 SHARED = ROOT.parent / "shared" / "data"
 
 
@@ -136,10 +135,6 @@ def poisoned(monkeypatch):
 
 
 def kernel_builds(monkeypatch, cache):
-    """bench/kernels.py as a module, building into the folder `cache`."""
+    """The module bench.kernels, building into the folder `cache`."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec = importlib.util.spec_from_file_location("bench_kernels", ROOT / "bench" / "kernels.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("bench.kernels")

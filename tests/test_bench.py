@@ -14,13 +14,11 @@ from PIL import Image
 
 import augment
 import model as models
-from conftest import ROOT
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """bench(name): a module of bench/, some of which put the project first on the path."""
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+def bench():
+    """bench(name): a module of bench/."""
     return lambda name: importlib.import_module(f"bench.{name}")
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data
-import store
+from pictures import store
 from data import DataError, Listing
 
 ROOT = Path(data.__file__).parent

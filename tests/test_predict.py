@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import predict
-import study
+from study import table as study
 import train
 from config import Config
 from conftest import PLAIN

@@ -22,8 +22,8 @@ import losses
 import metrics
 import model as models
 import plan as plans
-import run as runs
-import step
+from engine import run as runs
+from engine import step
 import train
 from config import Config
 from conftest import PLAIN

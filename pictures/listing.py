@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from labels import DataError, id_rows, is_picture_name, label_rows, some
+from pictures.labels import DataError, id_rows, is_picture_name, label_rows, some
 
 VAL = ("val", "valid", "validation")
 PARTS = ("train", *VAL, "test")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-import picture
-import store
+from pictures import decode as picture
+from conftest import ROOT
+from pictures import store
 
-ROOT = Path(store.__file__).parent
 RNG = np.random.default_rng(0)
 S = 24
 
@@ -541,7 +541,7 @@ LOAD = """
 import json, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import store
+from pictures import store
 files = sorted(Path(sys.argv[2]).iterdir())
 """
 
@@ -591,7 +591,7 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
     victim.kill()
     victim.wait()
     assert not list(cache.glob("*/meta.json")) or list(cache.glob("*.tmp-*/meta.json"))
-    assert until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and b"picture.py" in
+    assert until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and b"pictures.decode" in
                                  Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children))
     assert list(cache.glob("*.tmp-*"))
     other = folder / "000.jpg"
@@ -639,7 +639,7 @@ print(peak)
 
 
 def test_the_store_needs_no_torch():
-    done = subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import store, data;"
+    done = subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import data; from pictures import store;"
                            "print([n for n in ('torch', 'matplotlib', 'tqdm') if n in sys.modules])", str(ROOT)],
                           capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

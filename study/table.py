@@ -19,10 +19,10 @@ import torch
 import config as configs
 import data
 import model as models
-import run as runs
-import synthetic
+from engine import run as runs
+from pictures import synthetic
 import train
-from lease import Lease, LeaseLost
+from study.lease import Lease, LeaseLost
 
 
 class StudyError(RuntimeError):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 import config as configs
-import ranking
-import run as runs
-import stats
+from study import ranking
+from engine import run as runs
+from study import stats
 
 SHOWN = 12  # points in the table
 

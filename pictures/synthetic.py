@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import store as stores
-from painting import FACTORS, render
+from pictures import store as stores
+from pictures.painting import FACTORS, render
 
 # Training pictures of the study's 50 painters.
 COUNTS = (560, 443, 274, 210, 201, 195, 176, 161, 156, 153, 147, 124, 121, 121, 118, 111, 111, 106, 105, 96, 88, 83, 82,
@@ -207,7 +207,7 @@ def _write_csv(path, files, column, values):
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(prog="synthetic.py", description=__doc__, allow_abbrev=False,
+    parser = argparse.ArgumentParser(prog="pictures.synthetic", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", metavar="DIR", help="folder to make")
     for flag, default, said in (("--classes", 50, "painters"), ("--scale", 0.28, "times the study's counts"),
@@ -219,7 +219,7 @@ def main(args=None):
     try:
         make(**vars(args))
     except (SyntheticError, OSError) as e:
-        print(f"synthetic.py: {e}", file=sys.stderr)
+        print(f"pictures.synthetic: {e}", file=sys.stderr)
         return 1
     print(f"{args.root}: painted. Next: python train.py --data {args.root}", file=sys.stderr)
     return 0

@@ -15,13 +15,14 @@ import threading
 import time
 
 import config as configs
-import pace
-import ranking
-import run as runs
+from study import pace
+from study import ranking
+from engine import run as runs
 import train
-from job import Job
-from lease import Lease, LeaseLost
-from study import Study, StudyError
+from pictures.children import child_command, child_environment
+from study.job import Job
+from study.lease import Lease, LeaseLost
+from study.table import Study, StudyError
 
 DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
 LONG = 60  # minutes from which a study is told how to become smaller
@@ -182,8 +183,8 @@ def fill(study, *, workers, device, pack, shard, devices, stop, seen):
     A worker that dies is replaced, and its trial resumed; after DEATHS in a row the trial is a failed row. Raises
     Stopped after the workers have saved.
     """
-    command = [sys.executable, __file__, str(study.folder), device, str(pack), *map(str, shard), str(os.getpid())]
-    places = [dict(os.environ, CUDA_VISIBLE_DEVICES=str(d)) for d in devices] or [dict(os.environ)]
+    command = child_command("study.workers", study.folder, device, pack, *shard, os.getpid())
+    places = [child_environment(CUDA_VISIBLE_DEVICES=str(d)) for d in devices] or [child_environment()]
 
     def spawn(n):
         with open(study.folder / "workers.log", "a") as log:

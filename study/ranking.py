@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import config as configs
-import stats
-from study import REPEATS, SCHEME, point_key
+from study import stats
+from study.table import REPEATS, SCHEME, point_key
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one point simpler than another.
 OFF = dict(mixup_p=0.0, cutmix_p=0.0, ls=0.0, gamma=0.0, loss_tau=0.0, balance="none", prior="train", dropout=0.0,

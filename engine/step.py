@@ -16,7 +16,7 @@ import torch
 
 import augment
 import losses
-from numerics import autocast, input_dtype
+from engine.numerics import autocast, input_dtype
 from plan import Plan, level
 
 

@@ -17,18 +17,17 @@ import torch
 
 import config as configs
 import metrics
-import run as runs
+from engine import run as runs
 import seeds
-import study as studies
+from study import table as studies
 import train
-import workers
-from conftest import PLAIN
-from job import Job
-from lease import Lease, LeaseLost
-from study import Study, StudyError
+from study import workers
+from conftest import PLAIN, ROOT
+from study.job import Job
+from study.lease import Lease, LeaseLost
+from study.table import Study, StudyError
 from test_train import FULL, assert_same_state, made, results
 
-ROOT = Path(__file__).resolve().parent.parent
 RICH = {**FULL, "monitor": "last"}
 WILD = dict(opt="sgd", lr=100, schedule="constant", epochs=30)  # it diverges
 POINTS = [{}, dict(ls=0.2), dict(lr=1e-3, seed=1), dict(val_split=0.3)]
@@ -406,7 +405,9 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
 # processes ------------------------------------------------------------------------------------------------------------
 
 SUPERVISE = """
-import sys, run, study, workers
+import sys
+from engine import run
+from study import table as study, workers
 s = study.Study(sys.argv[1])
 stop = run.Stop().listen()
 n = int(sys.argv[2])
@@ -506,14 +507,19 @@ def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch)
     assert_undisturbed(study, six)
 
 
+def start_instead(monkeypatch, script):
+    """Has `script` started where a worker would be."""
+    monkeypatch.setattr(workers, "child_command", lambda module, *a: [sys.executable, str(script), *map(str, a)])
+
+
 def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
     wrapper = tmp_path / "wrapper.py"
     wrapper.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-                       "import os, train, workers\n"
+                       "import os, train\nfrom study import workers\n"
                        "plain = train.trial\n"
                        "train.trial = lambda c, *a: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *a)\n"
                        "sys.exit(workers.main())\n")
-    monkeypatch.setattr(workers, "__file__", str(wrapper))
+    start_instead(monkeypatch, wrapper)
     monkeypatch.setattr(workers, "DEATHS", 2)
     study = begun(settings, [dict(seed=i, epochs=1) for i in range(3)])
     fill(study, 1)
@@ -524,7 +530,7 @@ def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkey
 
 def test_workers_that_cannot_start_end_the_study_with_the_reason(settings, monkeypatch, tmp_path):
     (tmp_path / "broken.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr(workers, "__file__", str(tmp_path / "broken.py"))
+    start_instead(monkeypatch, tmp_path / "broken.py")
     with pytest.raises(StudyError, match="workers.log says why"):
         fill(begun(settings, [{}]), 1)
 

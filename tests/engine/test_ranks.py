@@ -10,15 +10,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-import ranks
+from engine import ranks
 from config import Config, flag, text
-from conftest import PLAIN
+from conftest import PLAIN, ROOT
 from plan import Plan
 
-ROOT = Path(__file__).resolve().parent.parent
 TIMES = ("seconds", "images_per_s", "data_wait")
 
 STEPS = """
@@ -27,7 +25,7 @@ import torch
 sys.path.insert(0, sys.argv[1])
 import data, train
 from config import Config
-from ranks import Ranks
+from engine.ranks import Ranks
 
 here, config = Ranks(), Config(**json.loads(sys.argv[2]))
 torch.set_num_threads(1)

@@ -16,8 +16,9 @@ import torch
 import config as configs
 import data
 import train
-from capture import Captured
-from study import StudyError, locked, write_spec
+from engine.capture import Captured
+from pictures.children import child_command, child_environment
+from study.table import StudyError, locked, write_spec
 
 
 def measure(study, device, pack="auto", threads=0):
@@ -54,9 +55,9 @@ def measure(study, device, pack="auto", threads=0):
 def rate(config, device, workers, threads, pack):
     """Images a second of `workers` processes that train together for a moment, `pack` trials in each."""
     settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
-    command = [sys.executable, __file__, settings, device, str(threads), str(pack)]
+    command = child_command("study.pace", settings, device, threads, pack)
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                 start_new_session=True) for _ in range(workers)]
+                                 env=child_environment(), start_new_session=True) for _ in range(workers)]
     try:
         ready = [child.stdout.readline() for child in children]
         for child in children if all(ready) else []:

@@ -4,7 +4,6 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import pytest
 from PIL import Image
 
 import data
-import synthetic
-from painting import FACTORS, render
-from synthetic import COUNTS, STYLES, SyntheticError
+from pictures import synthetic
+from pictures.children import child_command, child_environment
+from pictures.painting import FACTORS, render
+from pictures.synthetic import COUNTS, STYLES, SyntheticError
 
 SMALL = dict(classes=3, scale=0.01, size=32, workers=1)
 LEVELS = [len(levels) for levels in FACTORS.values()]
@@ -225,8 +225,8 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_killed_command_leaves_no_folder_of_that_name(tmp_path):
-    command = [sys.executable, synthetic.__file__, str(tmp_path / "set"), "--scale", "5"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = child_command("pictures.synthetic", tmp_path / "set", "--scale", "5")
+    process = subprocess.Popen(command, env=child_environment(), stderr=subprocess.DEVNULL, start_new_session=True)
     while not any(tmp_path.rglob("*.jpg")):
         assert process.poll() is None
         time.sleep(0.02)

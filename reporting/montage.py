@@ -15,9 +15,9 @@ import augment
 import config as configs
 import data
 import plan as plans
-import resident
-import synthetic
-from store import StoreError
+from engine import resident
+from pictures import synthetic
+from pictures.store import StoreError
 
 
 def lines(plan, t, classes, labels, *, store_size):

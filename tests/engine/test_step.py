@@ -16,11 +16,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import capture
+from engine import capture
 import kernels
-import numerics
+from engine import numerics
 import plan as plans
-import step as steps
+from engine import step as steps
 import train
 from config import Config
 from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter

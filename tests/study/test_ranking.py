@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import config as configs
-import pace
-import ranking
+from study import pace
+from study import ranking
 import seeds
-import study as studies
+from study import table as studies
 import sweep
 from conftest import PLAIN
 from test_train import made

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-import resident
+from engine import resident
 
 CPU = torch.device("cpu")
 

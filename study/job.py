@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 import metrics
-import outcome
-import run as runs
+from engine import outcome
+from engine import run as runs
 import train
-from lease import LeaseLost
+from study.lease import LeaseLost
 
 
 TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-import stats
+from study import stats
 
 scipy = pytest.importorskip("scipy")
 pytest.importorskip("scipy.stats")

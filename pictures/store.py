@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-import picture
-from picture import MACHINE, RECIPE, RESIZES, PictureError, decode, decode_into, dimensions  # noqa: F401  (handed on)
+from pictures.children import child_command, child_environment
+from pictures.decode import MACHINE, RECIPE, RESIZES, PictureError, decode, decode_into, dimensions  # noqa: F401  (handed on)
 
 CHUNK = 8  # pictures handed to a worker at a time
 
@@ -233,14 +233,14 @@ def _bar(work, total: int):
 
 
 def _in_processes(file, start: int, files: list[Path], size: int, resize: str, workers: int):
-    """Yield (row, result) from `python picture.py` children, each fed by a thread of ours.
+    """Yield (row, result) from `python -m pictures.decode` children, each fed by a thread of ours.
 
     Not a fork, which would copy a process full of torch's threads and locks, nor multiprocessing's spawn, which would
     import the caller's script, and torch, in every child. A child ends by itself when its parent dies.
     """
-    command = [sys.executable, picture.__file__, file.name, str(start), str(size), resize]
+    command = child_command("pictures.decode", file.name, start, size, resize)
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}) for _ in range(workers)]
+                                 env=child_environment(OPENBLAS_NUM_THREADS="1")) for _ in range(workers)]
     chunks: queue.SimpleQueue = queue.SimpleQueue()
     results: queue.SimpleQueue = queue.SimpleQueue()
     for first in range(0, len(files), CHUNK):

@@ -11,7 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
-import run as runs
+from engine import run as runs
 
 
 class LeaseLost(Exception):

@@ -1,0 +1,1 @@
+"""Measurements, each a command: `python -m bench.step`. Speed is measured here and asserted nowhere."""

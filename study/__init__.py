@@ -1,0 +1,1 @@
+"""Many runs: their table, who works on it, and what it says."""
