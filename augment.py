@@ -33,12 +33,17 @@ def draw_geometry(rng, shape, *, size, store_size, shown, crop_scale, pad, flip,
         side, offset = np.full((*shape, 2), float(shown)), np.floor(place * (store_size + 2 * pad - shown + 1)) - pad
     else:
         centre = (low >= 1) & (high >= 1)
-        side, offset = np.where(centre, shown, side), np.where(centre, (store_size - shown) // 2, place * (store_size - side))
+        side, offset = (
+            np.where(centre, shown, side),
+            np.where(centre, (store_size - shown) // 2, place * (store_size - side)),
+        )
 
     mirror = np.where(rng.random(shape) < 0.5 * flip, -1.0, 1.0)
     angle = np.deg2rad(rng.uniform(-1, 1, shape) * rotate)
     cos, sin = np.cos(angle), np.sin(angle)
-    linear = np.stack([np.stack([mirror * cos, -mirror * sin], -1), np.stack([sin, cos], -1)], -2) * (side / size)[..., None]
+    linear = (
+        np.stack([np.stack([mirror * cos, -mirror * sin], -1), np.stack([sin, cos], -1)], -2) * (side / size)[..., None]
+    )
     shift = offset + side / 2 - linear.sum(-1) * size / 2
     return np.concatenate([linear, shift[..., None]], -1).astype(np.float32)
 
@@ -80,8 +85,24 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
     if kernels.usable(mean.device):
         from kernels import view as kernel
 
-        return kernel.view(pixels, row.index, row.partner, row.lam, row.box, row.geo, row.geo_b, row.col, row.col_b, row.erase,
-                           mean, std, size, border, dtype, 3)
+        return kernel.view(
+            pixels,
+            row.index,
+            row.partner,
+            row.lam,
+            row.box,
+            row.geo,
+            row.geo_b,
+            row.col,
+            row.col_b,
+            row.erase,
+            mean,
+            std,
+            size,
+            border,
+            dtype,
+            3,
+        )
     return plain(pixels, row, size=size, mean=mean, std=std, border=border).to(dtype)
 
 
@@ -106,7 +127,9 @@ def views(pixels, index, geo, col, size, border):
     """Float32 [B,3,size,size] in [0,1]: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
     pictures = pixels.index_select(0, index.to(pixels.device)).to(geo.device).permute(0, 3, 1, 2).contiguous().float()
     centres = torch.arange(size, device=geo.device) + 0.5
-    across, down, shift = geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)  # [B,2,1] each, in grid_sample's units
+    across, down, shift = (
+        geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)
+    )  # [B,2,1] each, in grid_sample's units
     grid = (across * centres + shift - 1)[:, :, None, :] + (down * centres)[:, :, :, None]
     mode = {"reflect": "reflection", "constant": "zeros"}[border]
     x = F.grid_sample(pictures, grid.permute(0, 2, 3, 1), "bilinear", mode, align_corners=False).view(len(index), 3, -1)

@@ -24,88 +24,167 @@ class ConfigError(ValueError):
 def knob(default, group, help, *, low=-math.inf, high=math.inf, choices=(), names=(), parts=1, auto=None, keyed=True):
     """A field of Config. `parts` values joined by ':' on the command line; `auto` a word that stands for "decide";
     `keyed=False` marks what cannot change a run's result and so stays out of its key."""
-    metadata = dict(group=group, help=help, low=low, high=high, choices=choices, names=names,
-                    parts=parts, auto=auto, keyed=keyed)
+    metadata = dict(
+        group=group, help=help, low=low, high=high, choices=choices, names=names, parts=parts, auto=auto, keyed=keyed
+    )
     return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Config:
-    data: str = knob("", "data", "folder of class folders, or of train/ val/ test/ (default: $DATA, else the built-in set)",
-                     keyed=False)
+    data: str = knob(
+        "",
+        "data",
+        "folder of class folders, or of train/ val/ test/ (default: $DATA, else the built-in set)",
+        keyed=False,
+    )
     labels: str = knob("", "data", "CSV of file names and labels, where folders do not say them")
     image_col: str = knob("auto", "data", "column of --labels that holds the file name")
     label_col: str = knob("auto", "data", "column of --labels that holds the label")
     group_col: str = knob("", "data", "column of --labels whose groups are never split between training and validation")
     resize: str = knob("squash", "data", "how a picture becomes square", choices=("squash", "crop", "pad"))
     skip_bad: bool = knob(False, "data", "train without the files that cannot be read, and list them in the run")
-    img_size: int = knob("auto", "data", "side of the network's input; auto: 224 px, or less where pictures are small; "
-                         "LOW:HIGH grows from LOW to HIGH in training", low=8, high=1024, auto="auto", names=("--size",), parts=(1, 2))
+    img_size: int = knob(
+        "auto",
+        "data",
+        "side of the network's input; auto: 224 px, or less where pictures are small; "
+        "LOW:HIGH grows from LOW to HIGH in training",
+        low=8,
+        high=1024,
+        auto="auto",
+        names=("--size",),
+        parts=(1, 2),
+    )
     val_split: float = knob(0.2, "data", "share of the training pictures held out for validation", low=0, high=0.9)
-    folds: int = knob(0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0,
-                      high=50)
+    folds: int = knob(
+        0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0, high=50
+    )
     fold: int = knob(0, "data", "which fold validates", low=0, high=49)
     split_seed: int = knob(0, "data", "seed of the split alone", low=0, high=2**31 - 1)
 
     model: str = knob("resnet18", "model", "resnet18, resnet32 (CIFAR), or any name of torchvision.models")
     width: float = knob(1.0, "model", "multiplies the channels", low=0.125, high=8)
-    stem: str = knob("auto", "model", "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
-                     choices=("auto", "imagenet", "cifar"))
-    stem_kernel: int = knob("auto", "model", "first convolution's kernel: 3, 5 or 7; auto: 3 up to 128 px, else the stem's own", low=3, high=7,
-                            auto="auto")
+    stem: str = knob(
+        "auto",
+        "model",
+        "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
+        choices=("auto", "imagenet", "cifar"),
+    )
+    stem_kernel: int = knob(
+        "auto",
+        "model",
+        "first convolution's kernel: 3, 5 or 7; auto: 3 up to 128 px, else the stem's own",
+        low=3,
+        high=7,
+        auto="auto",
+    )
     dropout: float = knob(0.0, "model", "dropout before the head", low=0, high=0.95)
     pretrained: bool = knob(False, "model", "start from torchvision's ImageNet weights in its cache")
 
     epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000)
-    until: int = knob(0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000,
-                      keyed=False)
-    batch_size: int = knob(32, "training", "pictures a step; batch norm needs two", low=2, high=65_536,
-                           names=("-b", "--batch"))
+    until: int = knob(
+        0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000, keyed=False
+    )
+    batch_size: int = knob(
+        32, "training", "pictures a step; batch norm needs two", low=2, high=65_536, names=("-b", "--batch")
+    )
     opt: str = knob("adamw", "training", "optimizer", choices=("adamw", "sgd"))
     lr: float = knob(2e-3, "training", "peak learning rate", low=1e-8, high=100)
-    weight_decay: float = knob(0.1, "training", "decay of weights, not of norms and biases", low=0, high=10,
-                               names=("--wd",))
-    schedule: str = knob("cosine", "training", "learning rate over time; step: x0.01 at 80% and again at 90%",
-                         choices=("cosine", "onecycle", "step", "constant"))
+    weight_decay: float = knob(
+        0.1, "training", "decay of weights, not of norms and biases", low=0, high=10, names=("--wd",)
+    )
+    schedule: str = knob(
+        "cosine",
+        "training",
+        "learning rate over time; step: x0.01 at 80% and again at 90%",
+        choices=("cosine", "onecycle", "step", "constant"),
+    )
     warmup: float = knob(3.0, "training", "epochs of linear warm-up (onecycle has its own)", low=0, high=1000)
-    ema: float = knob(0.995, "training", "decay of the averaged weights, which are then the ones evaluated (0: off)", low=0,
-                      high=0.99999)
+    ema: float = knob(
+        0.995,
+        "training",
+        "decay of the averaged weights, which are then the ones evaluated (0: off)",
+        low=0,
+        high=0.99999,
+    )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10)
     alpha: float = knob(1.0, "loss", "focal loss's factor", low=1e-3, high=100)
     ls: float = knob(0.1, "loss", "label smoothing", low=0, high=0.999, names=("--label-smoothing", "--smoothing"))
-    loss_tau: float = knob(0.0, "loss", "logit adjustment: tau times log prior joins the logits in training", low=0, high=4)
-    balance: str = knob("none", "loss", "sampler: every class equally often; weights: rare classes weigh more",
-                        choices=("none", "sampler", "weights"))
+    loss_tau: float = knob(
+        0.0, "loss", "logit adjustment: tau times log prior joins the logits in training", low=0, high=4
+    )
+    balance: str = knob(
+        "none",
+        "loss",
+        "sampler: every class equally often; weights: rare classes weigh more",
+        choices=("none", "sampler", "weights"),
+    )
     prior: str = knob("train", "loss", "class prior that evaluation and predict assume", choices=("train", "uniform"))
 
-    mixup_p: float = knob(0.6, "mixing", "probability of mixup; LOW:HIGH with --mixup-by class, HIGH for the rarest",
-                          low=0, high=1, parts=(1, 2))
+    mixup_p: float = knob(
+        0.6,
+        "mixing",
+        "probability of mixup; LOW:HIGH with --mixup-by class, HIGH for the rarest",
+        low=0,
+        high=1,
+        parts=(1, 2),
+    )
     mixup_alpha: float = knob(1.0, "mixing", "lambda ~ Beta(alpha, alpha)", low=1e-3, high=100)
-    mixup_by: str = knob("row", "mixing", "who draws: each row; the batch; each row by its class; the batch by its classes' mean",
-                         choices=("row", "batch", "class", "class-batch"))
+    mixup_by: str = knob(
+        "row",
+        "mixing",
+        "who draws: each row; the batch; each row by its class; the batch by its classes' mean",
+        choices=("row", "batch", "class", "class-batch"),
+    )
     cutmix_p: float = knob(0.3, "mixing", "probability of CutMix, drawn before mixup", low=0, high=1)
 
-    crop_scale: float = knob((0.35, 1.0), "augmentation", "random resized crop, LOW:HIGH share of the area (1:1: none)",
-                             low=0.01, high=1, parts=2)
-    pad: int = knob(0, "augmentation", "instead of --crop-scale: random crop with a black border of PAD pixels", low=0, high=64)
+    crop_scale: float = knob(
+        (0.35, 1.0),
+        "augmentation",
+        "random resized crop, LOW:HIGH share of the area (1:1: none)",
+        low=0.01,
+        high=1,
+        parts=2,
+    )
+    pad: int = knob(
+        0, "augmentation", "instead of --crop-scale: random crop with a black border of PAD pixels", low=0, high=64
+    )
     flip: bool = knob(True, "augmentation", "mirror half of the pictures left to right")
     rotate: float = knob(0.0, "augmentation", "rotate by up to this many degrees", low=0, high=180)
-    jitter: float = knob(0.2, "augmentation", "brightness, contrast and saturation vary by up to this share", low=0, high=1)
+    jitter: float = knob(
+        0.2, "augmentation", "brightness, contrast and saturation vary by up to this share", low=0, high=1
+    )
     erase: float = knob(0.0, "augmentation", "probability of random erasing", low=0, high=1)
-    tail_crops: int = knob((0, 1), "augmentation", "COUNT:VIEWS: classes under COUNT give VIEWS strong views an epoch",
-                           low=0, high=100_000, parts=2)
+    tail_crops: int = knob(
+        (0, 1),
+        "augmentation",
+        "COUNT:VIEWS: classes under COUNT give VIEWS strong views an epoch",
+        low=0,
+        high=100_000,
+        parts=2,
+    )
 
-    monitor: str = knob("macro_f1", "choice", "validation metric that picks the best epoch; last: the last epoch, no choice",
-                        choices=("macro_f1", "acc", "worst", "nll", "last"))
-    patience: int = knob(0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000)
+    monitor: str = knob(
+        "macro_f1",
+        "choice",
+        "validation metric that picks the best epoch; last: the last epoch, no choice",
+        choices=("macro_f1", "acc", "worst", "nll", "last"),
+    )
+    patience: int = knob(
+        0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000
+    )
 
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1)
     threads: int = knob(0, "run", "CPU threads (0: all cores)", low=0, high=1024, keyed=False)
     device: str = knob("auto", "run", "where to compute", choices=("auto", "cuda", "mps", "cpu"), keyed=False)
-    deterministic: bool = knob(False, "run", "on CUDA: only algorithms that repeat bit for bit, which is slower (a CPU's always do)")
+    deterministic: bool = knob(
+        False, "run", "on CUDA: only algorithms that repeat bit for bit, which is slower (a CPU's always do)"
+    )
     amp: bool = knob(True, "run", "bf16 where the device has it natively, on older GPUs fp16 with loss scaling")
-    compile: bool = knob(True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False)
+    compile: bool = knob(
+        True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
+    )
     project: str = knob("runs", "run", "folder of the runs", keyed=False)
     name: str = knob("run", "run", "folder of this run in --project", keyed=False)
     resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False)
@@ -114,15 +193,21 @@ class Config:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
         if self.folds == 1 or (self.folds and self.fold >= self.folds):
-            raise ConfigError(f"--fold {self.fold} of --folds {self.folds}: give 2 or more folds, and a fold below their number")
+            raise ConfigError(
+                f"--fold {self.fold} of --folds {self.folds}: give 2 or more folds, and a fold below their number"
+            )
         if isinstance(self.mixup_p, tuple) and not self.mixup_by.startswith("class"):
-            raise ConfigError(f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number")
+            raise ConfigError(
+                f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
+            )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if isinstance(self.img_size, tuple) and (self.img_size[0] >= self.img_size[1] or self.pad):
             raise ConfigError(f"--img-size {text(self.img_size)}: the low end comes first, and --pad takes one size")
         if self.monitor == "last" and self.patience:
-            raise ConfigError("--patience waits for a better epoch, which --monitor last never looks for: choose another --monitor")
+            raise ConfigError(
+                "--patience waits for a better epoch, which --monitor last never looks for: choose another --monitor"
+            )
         if self.tail_crops[1] < 1:
             raise ConfigError(f"--tail-crops {text(self.tail_crops)}: VIEWS is at least 1")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
@@ -174,8 +259,12 @@ def checked(f, value):
         exact = kind is float or all(float(v) == n for v, n in zip(items, numbers))
     except (TypeError, ValueError):
         exact = False
-    if (not exact or len(items) not in allowed or any(isinstance(v, bool) for v in items)
-            or not all(m["low"] <= n <= m["high"] for n in numbers)):
+    if (
+        not exact
+        or len(items) not in allowed
+        or any(isinstance(v, bool) for v in items)
+        or not all(m["low"] <= n <= m["high"] for n in numbers)
+    ):
         raise ConfigError(f"{flag(f.name)} takes {bounds(f)}, not {value!r}")
     if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
         raise ConfigError(f"{flag(f.name)} {text(numbers)}: the low end comes first")
@@ -252,15 +341,25 @@ def add_flags(parser):
         names = sorted([flag(f.name), *m["names"]], key=lambda n: n.startswith("--"))  # short ones first
         said = m["help"].replace("%", "%%")
         if f.type is bool:
-            group.add_argument(*names, dest=f.name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
-                               help=f"{said} (default {'on' if f.default else 'off'})")
+            group.add_argument(
+                *names,
+                dest=f.name,
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=f"{said} (default {'on' if f.default else 'off'})",
+            )
             continue
         limits = f"one of {', '.join(m['choices'])}" if m["choices"] else "" if f.type is str else bounds(f)
         shown = [limits] if limits else []
         if f.default != "":
             shown.append(f"default {text(f.default)}")
-        group.add_argument(*names, dest=f.name, default=argparse.SUPPRESS, metavar=f.name.split("_")[-1].upper(),
-                           help=said + (f" ({'; '.join(shown)})" if shown else ""))
+        group.add_argument(
+            *names,
+            dest=f.name,
+            default=argparse.SUPPRESS,
+            metavar=f.name.split("_")[-1].upper(),
+            help=said + (f" ({'; '.join(shown)})" if shown else ""),
+        )
 
 
 def from_args(space):

@@ -3,6 +3,7 @@
 listing.py says what there is and store.py decodes it. Never touches a test picture but to check it, and draws from no
 generator but the split's own.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -22,6 +23,7 @@ from pictures.listing import DataError, Listing, listing, natural_key, test_list
 @dataclass(frozen=True)
 class Pictures:
     """A Store with all that training needs to know about it."""
+
     listing: Listing
     store: stores.Store
     size: int  # what the network sees
@@ -33,8 +35,21 @@ class Pictures:
     notes: list[str]  # what was passed over, a line each, to be said
 
 
-def prepare(root, *, labels: str, image_col: str, label_col: str, group_col: str, resize: str, skip_bad: bool, img_size,
-            val_split: float, folds: int, fold: int, split_seed: int) -> Pictures:
+def prepare(
+    root,
+    *,
+    labels: str,
+    image_col: str,
+    label_col: str,
+    group_col: str,
+    resize: str,
+    skip_bad: bool,
+    img_size,
+    val_split: float,
+    folds: int,
+    fold: int,
+    split_seed: int,
+) -> Pictures:
     """Folder to Pictures: listed, decoded or mapped, split. The arguments are Config's fields.
 
     Raises DataError, for pictures that cannot be read too, unless skip_bad leaves them out and says so in the notes.
@@ -46,9 +61,11 @@ def prepare(root, *, labels: str, image_col: str, label_col: str, group_col: str
     notes += [f"bad picture left out: {found.paths[row]}: {reason}" for row, reason in store.bad.items()]
     if store.bad and not skip_bad:
         row, reason = next(iter(store.bad.items()))
-        raise DataError(f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
-                        f"{found.root / found.paths[row]} for one ({reason}): mend or remove them, or train without "
-                        f"them by --skip-bad; `python data.py check {root}` lists them")
+        raise DataError(
+            f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
+            f"{found.root / found.paths[row]} for one ({reason}): mend or remove them, or train without "
+            f"them by --skip-bad; `python data.py check {root}` lists them"
+        )
     usable = ~np.isin(np.arange(len(found.paths)), list(store.bad))
     train, val = split(found, usable, val_split=val_split, folds=folds, fold=fold, split_seed=split_seed)
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
@@ -78,8 +95,9 @@ def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] 
     return img_size, min(round(img_size * 256 / 224), max(img_size, side))
 
 
-def split(pictures: Listing, usable: np.ndarray, *, val_split: float = 0.2, folds: int = 0, fold: int = 0,
-          split_seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    pictures: Listing, usable: np.ndarray, *, val_split: float = 0.2, folds: int = 0, fold: int = 0, split_seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """(train rows, val rows), int64, sorted, of the rows where `usable` (bool [N]) holds.
 
     A val part of the data is used as it is. Else a stratified draw: each class gives its share, rounded up or down so
@@ -172,15 +190,30 @@ def check(root, labels: str, image_col: str, label_col: str, group_col: str, plo
             print(f"bad: {part.paths[row]}: {reason}")
     for finding in _duplicates(parts, stored):
         print(finding)
-    columns = {name: np.bincount(parts[0].labels[parts[0].parts == name], minlength=len(parts[0].classes))
-               for name in ("train", "val") if (parts[0].parts == name).any()}
+    columns = {
+        name: np.bincount(parts[0].labels[parts[0].parts == name], minlength=len(parts[0].classes))
+        for name in ("train", "val")
+        if (parts[0].parts == name).any()
+    }
     _table(parts[0].classes, columns)
     if plot:
         _plot(parts[0].classes, columns, plot)
         print(f"class counts drawn in {plot}", file=sys.stderr)
     try:
-        prepare(root, labels=labels, image_col=image_col, label_col=label_col, group_col=group_col, resize="squash",
-                skip_bad=False, img_size="auto", val_split=0.2, folds=0, fold=0, split_seed=0)
+        prepare(
+            root,
+            labels=labels,
+            image_col=image_col,
+            label_col=label_col,
+            group_col=group_col,
+            resize="squash",
+            skip_bad=False,
+            img_size="auto",
+            val_split=0.2,
+            folds=0,
+            fold=0,
+            split_seed=0,
+        )
     except DataError as error:
         print(f"training would refuse this: {error}", file=sys.stderr)
         return False
@@ -194,21 +227,29 @@ def _duplicates(parts: list[Listing], stored: list[stores.Store]) -> list[str]:
     Nearly: difference hashes (64 signs of neighbours on a 9 x 8 grey thumbnail) at most 10 bits apart, and colour
     thumbnails at most 8 of 255 apart on average, which takes resaving, rescaling and a few per cent of light or crop.
     """
-    rows = [(part, store, row) for part, store in zip(parts, stored) for row in range(len(part.paths))
-            if row not in store.bad]
+    rows = [
+        (part, store, row)
+        for part, store in zip(parts, stored)
+        for row in range(len(part.paths))
+        if row not in store.bad
+    ]
     if not rows:
         return []
     same: dict[bytes, list[int]] = {}
     for i, (_, store, row) in enumerate(rows):
         same.setdefault(hashlib.blake2b(store.pixels[row]).digest(), []).append(i)
     firsts = [members[0] for members in same.values()]
-    thumbs = np.stack([np.asarray(Image.fromarray(store.pixels[row]).resize((9, 8), Image.Resampling.BOX), np.float32)
-                       for _, store, row in map(rows.__getitem__, firsts)])
+    thumbs = np.stack(
+        [
+            np.asarray(Image.fromarray(store.pixels[row]).resize((9, 8), Image.Resampling.BOX), np.float32)
+            for _, store, row in map(rows.__getitem__, firsts)
+        ]
+    )
     grey = thumbs.mean(-1)
     hashes = np.packbits((grey[:, :, 1:] > grey[:, :, :-1]).reshape(-1, 64), axis=1).view(np.uint64).ravel()
     near = {i: [i] for i in range(len(firsts))}  # each picture's set, one list shared by its members
     for i in range(len(firsts)):
-        close = i + 1 + np.flatnonzero(np.bitwise_count(hashes[i + 1:] ^ hashes[i]) <= 10)
+        close = i + 1 + np.flatnonzero(np.bitwise_count(hashes[i + 1 :] ^ hashes[i]) <= 10)
         for j in close[np.abs(thumbs[close] - thumbs[i]).mean((1, 2, 3)) <= 8]:
             if near[i] is not near[j]:
                 near[i] += near[j]
@@ -224,9 +265,11 @@ def _duplicates(parts: list[Listing], stored: list[stores.Store]) -> list[str]:
         across = f", across {' and '.join(dict.fromkeys(places))}" if len(set(places)) > 1 else ""
         return f"{kind}{across}{', CONFLICTING LABELS' if len(set(names)) > 1 else ''}: {' = '.join(said)}"
 
-    return ([line("same picture", members) for members in same.values() if len(members) > 1]
-            + [line("nearly the same", [firsts[i] for i in sorted(members)])
-               for first, members in near.items() if len(members) > 1 and first == min(members)])
+    return [line("same picture", members) for members in same.values() if len(members) > 1] + [
+        line("nearly the same", [firsts[i] for i in sorted(members)])
+        for first, members in near.items()
+        if len(members) > 1 and first == min(members)
+    ]
 
 
 def _table(classes: list[str], columns: dict[str, np.ndarray]) -> None:
@@ -236,8 +279,10 @@ def _table(classes: list[str], columns: dict[str, np.ndarray]) -> None:
         bar = "#" * max(1, round(40 * total[c] / total.max()))
         print(f"{name:{widest}}", *(f"{counts[c]:7d}" for counts in columns.values()), bar)
     train = columns["train"]
-    print(f"{total.sum()} pictures, {len(classes)} classes, imbalance ratio {train.max() / train.min():.1f} "
-          f"({train.max()} to {train.min()} training pictures)")
+    print(
+        f"{total.sum()} pictures, {len(classes)} classes, imbalance ratio {train.max() / train.min():.1f} "
+        f"({train.max()} to {train.min()} training pictures)"
+    )
 
 
 def _plot(classes: list[str], columns: dict[str, np.ndarray], file) -> None:
@@ -264,7 +309,8 @@ def _plot(classes: list[str], columns: dict[str, np.ndarray], file) -> None:
 def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
     command = parser.add_subparsers(required=True).add_parser(
-        "check", help="name bad files, duplicates and conflicting labels; count the classes", allow_abbrev=False)
+        "check", help="name bad files, duplicates and conflicting labels; count the classes", allow_abbrev=False
+    )
     command.add_argument("root", metavar="DIR", help="the data that training would get by --data")
     command.add_argument("--labels", default="", help="CSV of file names and labels, where folders do not say them")
     command.add_argument("--image-col", default="auto", help="its column of file names (auto)")

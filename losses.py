@@ -117,7 +117,7 @@ class _Loss(torch.autograd.Function):
 
 def _settings(logits, targets, lams, table):
     """lam * weight, eps and gamma of both targets in the dtype of the arithmetic, and their index, each [2, B, 1]."""
-    weight, eps, gamma = table.to(_wide(logits))[WEIGHT : MARGIN, targets, None]
+    weight, eps, gamma = table.to(_wide(logits))[WEIGHT:MARGIN, targets, None]
     return lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None]
 
 

@@ -35,8 +35,12 @@ def per_class(targets, predicted, classes):
     targets, predicted = _labels(targets, predicted, classes)
     counted = (targets[targets == predicted], targets, predicted)
     hits, support, named = (np.bincount(labels, minlength=classes) for labels in counted)
-    return {"precision": _ratio(hits, named), "recall": _ratio(hits, support),
-            "f1": _ratio(2 * hits, support + named), "support": support.astype(np.float64)}
+    return {
+        "precision": _ratio(hits, named),
+        "recall": _ratio(hits, support),
+        "f1": _ratio(2 * hits, support + named),
+        "support": support.astype(np.float64),
+    }
 
 
 def macro_f1(targets, predicted, classes):

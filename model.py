@@ -174,8 +174,10 @@ def _ours(name, classes, width, stem, stem_kernel, dropout, pretrained):
     model = ResNet(classes, channels, depth, kernel, reduce=reduce, pad=name == "resnet32", dropout=dropout)
     if pretrained:
         if name != "resnet18" or width != 1 or kernel != 7:
-            raise ModelError("pretrained weights fit resnet18 with width 1, the imagenet stem and stem_kernel 7, not "
-                             f"{name} with width {width}, the {stem} stem and stem_kernel {kernel}")
+            raise ModelError(
+                "pretrained weights fit resnet18 with width 1, the imagenet stem and stem_kernel 7, not "
+                f"{name} with width {width}, the {stem} stem and stem_kernel {kernel}"
+            )
         path = _cached(name, _import_torchvision(name).models)
         _adopt(model, torch.load(path, map_location="cpu", weights_only=True))
     return model
@@ -222,9 +224,11 @@ def _import_torchvision(name):
     try:
         import torchvision
     except (ImportError, RuntimeError, OSError) as error:
-        raise ModelError(f"{name} needs torchvision, which does not import here ({textwrap.shorten(str(error), 300)}); "
-                         f"install the build that belongs to torch {torch.__version__}, or take resnet18 or resnet32, "
-                         "not pretrained") from error
+        raise ModelError(
+            f"{name} needs torchvision, which does not import here ({textwrap.shorten(str(error), 300)}); "
+            f"install the build that belongs to torch {torch.__version__}, or take resnet18 or resnet32, "
+            "not pretrained"
+        ) from error
     return torchvision
 
 

@@ -68,7 +68,9 @@ def order(rng, labels, rows, counts, need, balance, tail_crops):
     present = np.flatnonzero(counts)
     share = np.full(len(present), need // len(present))
     share[rng.permutation(len(present))[: need % len(present)]] += 1
-    drawn = [order(rng, labels, rows[labels[rows] == c], counts, n, "none", (0, 1)) for c, n in zip(present, share) if n]
+    drawn = [
+        order(rng, labels, rows[labels[rows] == c], counts, n, "none", (0, 1)) for c, n in zip(present, share) if n
+    ]
     return rng.permutation(np.concatenate(drawn))
 
 
@@ -105,14 +107,44 @@ def learning_rates(epoch, count, *, epochs, lr, schedule, warmup):
         factor = np.where(done < 0.3, 1 / 25 + (1 - 1 / 25) * rise, 4e-6 + (1 - 4e-6) * fall)
     else:
         after = np.clip((at - warmup) / max(epochs - warmup, 1e-9), 0, 1)
-        factor = {"cosine": 0.5 + 0.5 * np.cos(np.pi * after), "constant": np.ones(count),
-                  "step": np.where(done < 0.8, 1.0, np.where(done < 0.9, 1e-2, 1e-4))}[schedule]
+        factor = {
+            "cosine": 0.5 + 0.5 * np.cos(np.pi * after),
+            "constant": np.ones(count),
+            "step": np.where(done < 0.8, 1.0, np.where(done < 0.9, 1e-2, 1e-4)),
+        }[schedule]
         factor = factor * np.minimum(1, at / warmup if warmup else 1)
     return (lr * factor).astype(np.float32)
 
 
-def draw(labels, means, rows, counts, *, epoch, seed, img_size, size, store_size, batch_size, epochs, lr, schedule, warmup, balance,
-         mixup_p, mixup_alpha, mixup_by, cutmix_p, crop_scale, pad, flip, rotate, jitter, erase, tail_crops):
+def draw(
+    labels,
+    means,
+    rows,
+    counts,
+    *,
+    epoch,
+    seed,
+    img_size,
+    size,
+    store_size,
+    batch_size,
+    epochs,
+    lr,
+    schedule,
+    warmup,
+    balance,
+    mixup_p,
+    mixup_alpha,
+    mixup_by,
+    cutmix_p,
+    crop_scale,
+    pad,
+    flip,
+    rotate,
+    jitter,
+    erase,
+    tail_crops,
+):
     """The Plan of one epoch over the training `rows` of the Store.
 
     labels: int [N] and means: float [N,3] of the whole Store; counts: training pictures a class [C]; size: of views at the end,
@@ -136,13 +168,30 @@ def draw(labels, means, rows, counts, *, epoch, seed, img_size, size, store_size
         scale = (np.where(tail, min(crop_scale[0], STRONG["crop_scale"]), crop_scale[0]), np.full(shape, crop_scale[1]))
         turn = np.where(tail, max(rotate, STRONG["rotate"]), rotate)
         vary = np.where(tail, max(jitter, STRONG["jitter"]), jitter)
-        geo = augment.draw_geometry(rng("geo" + suffix), shape, size=size, store_size=store_size, shown=shown,
-                                    crop_scale=scale, pad=pad, flip=flip, rotate=turn)
+        geo = augment.draw_geometry(
+            rng("geo" + suffix),
+            shape,
+            size=size,
+            store_size=store_size,
+            shown=shown,
+            crop_scale=scale,
+            pad=pad,
+            flip=flip,
+            rotate=turn,
+        )
         return geo, augment.draw_colour(rng("col" + suffix), means[index], vary)
 
     index = drawn("index")
-    lam, box = mixup.draw(rng("mix"), labels[index], counts, size=size, mixup_p=mixup_p, mixup_alpha=mixup_alpha,
-                          mixup_by=mixup_by, cutmix_p=cutmix_p)
+    lam, box = mixup.draw(
+        rng("mix"),
+        labels[index],
+        counts,
+        size=size,
+        mixup_p=mixup_p,
+        mixup_alpha=mixup_alpha,
+        mixup_by=mixup_by,
+        cutmix_p=cutmix_p,
+    )
     geo, col = views(index, "")
     if mixup.in_batch(mixup_by):
         turn = np.argsort(rng("partner").random(shape), axis=1)
@@ -151,11 +200,25 @@ def draw(labels, means, rows, counts, *, epoch, seed, img_size, size, store_size
     else:
         partner = np.where(lam < 1, drawn("partner"), index)
         geo_b, col_b = views(partner, "_b")
-    return Plan(index.astype(np.int32), partner.astype(np.int32), lam, box, geo, geo_b, col, col_b,
-                augment.draw_erase(rng("erase"), shape, size=size, erase=erase),
-                np.stack([learning_rates(epoch, shape[0], epochs=epochs, lr=lr, schedule=schedule, warmup=warmup),
-                          np.full(shape[0], size, np.float32)], 1),
-                rng("key").integers(0, 2**63, shape[0], dtype=np.int64))
+    return Plan(
+        index.astype(np.int32),
+        partner.astype(np.int32),
+        lam,
+        box,
+        geo,
+        geo_b,
+        col,
+        col_b,
+        augment.draw_erase(rng("erase"), shape, size=size, erase=erase),
+        np.stack(
+            [
+                learning_rates(epoch, shape[0], epochs=epochs, lr=lr, schedule=schedule, warmup=warmup),
+                np.full(shape[0], size, np.float32),
+            ],
+            1,
+        ),
+        rng("key").integers(0, 2**63, shape[0], dtype=np.int64),
+    )
 
 
 def evaluation(rows, *, size, store_size, batch_size, views="centre"):
@@ -175,8 +238,21 @@ def evaluation(rows, *, size, store_size, batch_size, views="centre"):
         for mirror in (1, -1)[: 1 if views == "centre" else 2]:
             geo = np.array([[mirror, 0, x if mirror > 0 else x + size], [0, 1, y]], np.float32)
             geo = np.broadcast_to(geo, (*index.shape, 2, 3))
-            plans.append(Plan(index, index, np.ones(index.shape, np.float32), none, geo, geo, col, col, none,
-                              np.tile(np.float32([0, size]), (count, 1)), np.zeros(count, np.int64)))
+            plans.append(
+                Plan(
+                    index,
+                    index,
+                    np.ones(index.shape, np.float32),
+                    none,
+                    geo,
+                    geo,
+                    col,
+                    col,
+                    none,
+                    np.tile(np.float32([0, size]), (count, 1)),
+                    np.zeros(count, np.int64),
+                )
+            )
     return plans
 
 

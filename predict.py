@@ -19,14 +19,14 @@ import data
 import metrics
 import model as models
 import plan as plans
-from study import ranking
+import train
 from engine import resident
 from engine import run as runs
-from pictures import store as stores
-from study import table as studies
-import train
 from engine.numerics import precision
 from engine.step import logits, view
+from pictures import store as stores
+from study import ranking
+from study import table as studies
 
 
 def probabilities(checkpoint, files, *, device, tta="none"):
@@ -44,7 +44,10 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     dtype = precision(device, c["config"]["amp"])
     views = plans.evaluation(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
-    probs = np.mean([metrics.softmax(logits(net, pixels, v, len(files), shown, dtype=dtype) + np.array(c["bias"])) for v in views], 0)
+    probs = np.mean(
+        [metrics.softmax(logits(net, pixels, v, len(files), shown, dtype=dtype) + np.array(c["bias"])) for v in views],
+        0,
+    )
     prior = np.ones(len(c["classes"])) if c["config"]["prior"] == "uniform" else np.array(c["counts"], float)
     probs[list(store.bad)] = prior / prior.sum()
     return probs, store.bad
@@ -132,15 +135,31 @@ def predict(args):
 
 def main(args=None):
     parser = configs.Parser(prog="predict.py", description=__doc__)
-    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help="run folders, averaged (default: a finished study `final`, "
-                        "else the winner of the newest best.json, else the newest run)")
+    parser.add_argument(
+        "--run",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="run folders, averaged (default: a finished study `final`, "
+        "else the winner of the newest best.json, else the newest run)",
+    )
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")
-    parser.add_argument("--test", help="folder, or CSV of ids, of the test pictures (default: test.csv or test/ in --data)")
-    parser.add_argument("--sample-submission", metavar="CSV", help="keep its header, ids and order (default: --data's, if any)")
-    parser.add_argument("--probs", action="store_true", help="a column of probabilities for each class instead of the label")
-    parser.add_argument("--tta", default="none", choices=("none", "flip", "crops"),
-                        help="average over mirrored views, or corner crops too")
+    parser.add_argument(
+        "--test", help="folder, or CSV of ids, of the test pictures (default: test.csv or test/ in --data)"
+    )
+    parser.add_argument(
+        "--sample-submission", metavar="CSV", help="keep its header, ids and order (default: --data's, if any)"
+    )
+    parser.add_argument(
+        "--probs", action="store_true", help="a column of probabilities for each class instead of the label"
+    )
+    parser.add_argument(
+        "--tta",
+        default="none",
+        choices=("none", "flip", "crops"),
+        help="average over mirrored views, or corner crops too",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="write here, all or nothing, instead of stdout")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     try:

@@ -23,9 +23,8 @@ import numpy as np
 import config as configs
 import metrics
 from engine import run as runs
-from study import stats
+from study import stats, workers
 from study import table as studies
-from study import workers
 
 SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
 
@@ -39,8 +38,10 @@ def other(space, base):
     found = dataclasses.replace(found, **{k: v for k, v in given.items() if k != "config"})
     for k in (*studies.SCHEME, "fold"):
         if getattr(found, k) != getattr(base, k):
-            raise configs.ConfigError(f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, "
-                                      f"not {getattr(base, k)}): give {configs.flag(k)}, which then holds for both")
+            raise configs.ConfigError(
+                f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, "
+                f"not {getattr(base, k)}): give {configs.flag(k)}, which then holds for both"
+            )
     return dataclasses.replace(found, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
@@ -88,11 +89,18 @@ def summary(study, trials):
 
     f1 = np.stack([metrics.per_class(targets, column, len(classes))["f1"] for column in predicted.T])
     support = np.bincount(targets, minlength=len(classes))
-    table = [[c, int(n), *map(float, (v.mean(), v.std(ddof=1) if len(v) > 1 else math.nan, v.min(), v.max()))]
-             for c, n, v in zip(classes, support, f1.T)]
-    return dict(n=len(trials), pictures=len(targets), scores=scores, ensemble={k: ensemble[k] for k in SCORES},
-                agreement=float(np.mean(agreement)) if agreement else math.nan,
-                bootstrap=metrics.bootstrap(mean_f1, targets, predicted, n=500)), table
+    table = [
+        [c, int(n), *map(float, (v.mean(), v.std(ddof=1) if len(v) > 1 else math.nan, v.min(), v.max()))]
+        for c, n, v in zip(classes, support, f1.T)
+    ]
+    return dict(
+        n=len(trials),
+        pictures=len(targets),
+        scores=scores,
+        ensemble={k: ensemble[k] for k in SCORES},
+        agreement=float(np.mean(agreement)) if agreement else math.nan,
+        bootstrap=metrics.bootstrap(mean_f1, targets, predicted, n=500),
+    ), table
 
 
 def lines(name, s, table):
@@ -106,20 +114,26 @@ def lines(name, s, table):
     yield "| 95% t interval of the mean | " + " | ".join(f"± {v['half']:.4f}" for v in scores) + " |"
     yield f"| ensemble of the {s['n']} | " + " | ".join(f"{s['ensemble'][m]:.4f}" for m in SCORES) + " |\n"
     if s["n"] > 1:
-        loose = [f"{c} (F1 {low:.2f} to {high:.2f} on {n} pictures)"
-                 for c, n, _, _, low, high in sorted(table, key=lambda row: -row[3])[:3]]
+        loose = [
+            f"{c} (F1 {low:.2f} to {high:.2f} on {n} pictures)"
+            for c, n, _, _, low, high in sorted(table, key=lambda row: -row[3])[:3]
+        ]
         yield f"Two seeds label {s['agreement']:.1%} of the pictures alike. Least stable: {', '.join(loose)}."
     low, high = s["bootstrap"]
-    yield (f"Over other validation pictures the mean macro F1 may lie in {low:.4f} to {high:.4f} (95%, bootstrap over "
-           "pictures).")
+    yield (
+        f"Over other validation pictures the mean macro F1 may lie in {low:.4f} to {high:.4f} (95%, bootstrap over "
+        "pictures)."
+    )
 
 
 def against(a, b):
     """Differences a - b by seed of two summaries, as Markdown."""
     d = np.subtract(a["scores"]["macro_f1"]["values"], b["scores"]["macro_f1"]["values"])
     mean, half = stats.interval(d)
-    yield (f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in d)}; mean {mean:+.4f}, "
-           f"95% t interval {mean - half:+.4f} to {mean + half:+.4f} (n {len(d)})")
+    yield (
+        f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in d)}; mean {mean:+.4f}, "
+        f"95% t interval {mean - half:+.4f} to {mean + half:+.4f} (n {len(d)})"
+    )
     try:
         yield f"exact sign-flip test: p = {stats.sign_flip(d):.4f}"
     except stats.StatsError as e:
@@ -153,11 +167,13 @@ def run(space, stop):
         indices = [known[json.dumps(configs.from_dict(t, "seeds", study.base).settings())] for t in wanted]
         for i in indices:
             if rows[i]["status"] != "ok":
-                raise studies.StudyError(f"{folder}: trial {i} failed: {rows[i]['reason']}; "
-                                         "--retry-failed runs it again")
+                raise studies.StudyError(
+                    f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again"
+                )
             if "macro_f1" not in rows[i]:
-                raise studies.StudyError(f"{folder}: there are no validation pictures to score on: "
-                                         "give --val-split or --folds")
+                raise studies.StudyError(
+                    f"{folder}: there are no validation pictures to score on: give --val-split or --folds"
+                )
         s, table = summary(study, indices)
         s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **s)
         print(*lines(title, s, table), sep="\n")
@@ -166,17 +182,24 @@ def run(space, stop):
     if space.compare:
         print(*against(*found), sep="\n")
     write(folder, found, classes)
-    print(f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final "
-          f"-c {space.config or 'RECIPE'} --folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv",
-          file=sys.stderr)
+    print(
+        f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final "
+        f"-c {space.config or 'RECIPE'} --folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv",
+        file=sys.stderr,
+    )
     return 0
 
 
 def write(folder, found, classes):
     with runs.replacing(folder / "seeds.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
         csv.writer(f, lineterminator="\n").writerows(
-            [["recipe", "seed", *SCORES]] + [[s["recipe"], seed, *(s["scores"][m]["values"][k] for m in SCORES)]
-                                             for s in found for k, seed in enumerate(s["seeds"])])
+            [["recipe", "seed", *SCORES]]
+            + [
+                [s["recipe"], seed, *(s["scores"][m]["values"][k] for m in SCORES)]
+                for s in found
+                for k, seed in enumerate(s["seeds"])
+            ]
+        )
     with runs.replacing(folder / "per_class.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
         header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
         csv.writer(f, lineterminator="\n").writerows([header, *classes])
@@ -189,8 +212,9 @@ def main(args=None):
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
-    what.add_argument("--compare", metavar="OTHER",
-                      help="a recipe or run to compare with, seed by seed, on the same split")
+    what.add_argument(
+        "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
+    )
     workers.add_flags(parser)
     configs.add_flags(parser)
     space = parser.parse_args(args)

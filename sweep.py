@@ -23,11 +23,9 @@ import numpy as np
 import torch
 
 import config as configs
-from study import findings
-from study import ranking
 from engine import run as runs
+from study import findings, ranking, workers
 from study import table as studies
-from study import workers
 
 KNOBS = {f.name: f for f in dataclasses.fields(configs.Config) if f.metadata["keyed"]}
 
@@ -38,8 +36,9 @@ def knob(name):
     spelled = {n.lstrip("-").replace("-", "_"): f.name for f in KNOBS.values() for n in f.metadata["names"]}
     name = spelled.get(name, name)
     if name not in KNOBS:
-        raise configs.ConfigError(f"{name!r} is no setting that a study can vary: "
-                                  f"did you mean {configs.nearest(name, list(KNOBS))}?")
+        raise configs.ConfigError(
+            f"{name!r} is no setting that a study can vary: did you mean {configs.nearest(name, list(KNOBS))}?"
+        )
     return KNOBS[name]
 
 
@@ -106,8 +105,9 @@ def around(base, specs):
             value = getattr(base, f.name)
             if word.startswith("x") and f.type in (int, float):
                 if not isinstance(value, (int, float)):
-                    raise configs.ConfigError(f"{f.name}={word}: the base's {configs.text(value)} is no plain number "
-                                              "to multiply")
+                    raise configs.ConfigError(
+                        f"{f.name}={word}: the base's {configs.text(value)} is no plain number to multiply"
+                    )
                 try:
                     value = value * float(word[1:])
                 except ValueError:
@@ -162,8 +162,11 @@ def conclude(study, choosing):
         if v != getattr(configs.Config(), k):
             flag = configs.flag(k)
             words += [flag if v else f"--no-{flag[2:]}"] if isinstance(v, bool) else [flag, configs.text(v)]
-    print(f"the winner is {path}: python train.py {shlex.join(words)}\n"
-          f"Next: python seeds.py -c {shlex.quote(str(path))} --n 10", file=sys.stderr)
+    print(
+        f"the winner is {path}: python train.py {shlex.join(words)}\n"
+        f"Next: python seeds.py -c {shlex.quote(str(path))} --n 10",
+        file=sys.stderr,
+    )
     return 0
 
 
@@ -171,18 +174,35 @@ def arguments():
     parser = configs.Parser(prog="sweep.py", description=__doc__)
     what = parser.add_argument_group("what to try")
     what.add_argument("--grid", nargs="+", default=[], metavar="SETTING=A,B", help="every combination of these values")
-    what.add_argument("--random", nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"),
-                      help="the base, and N random points of these ranges or lists")
-    what.add_argument("--sobol", nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"),
-                      help="the base, and N points that cover the ranges evenly")
-    what.add_argument("--around", nargs="+", default=[], metavar=("RECIPE", "SETTING=x0.5,x2"),
-                      help="one setting of RECIPE at a time")
+    what.add_argument(
+        "--random",
+        nargs="+",
+        default=[],
+        metavar=("N", "SETTING=LOW..HIGH"),
+        help="the base, and N random points of these ranges or lists",
+    )
+    what.add_argument(
+        "--sobol",
+        nargs="+",
+        default=[],
+        metavar=("N", "SETTING=LOW..HIGH"),
+        help="the base, and N points that cover the ranges evenly",
+    )
+    what.add_argument(
+        "--around", nargs="+", default=[], metavar=("RECIPE", "SETTING=x0.5,x2"), help="one setting of RECIPE at a time"
+    )
     what.add_argument("--ablate", metavar="RECIPE", help="one method of RECIPE removed at a time")
     what.add_argument("--seeds", type=int, default=1, help="seeds of every point and fold (default 1)")
-    what.add_argument("--halving", type=int, default=0, metavar="ETA",
-                      help="go on with the best 1/ETA of the points at a ninth (for 3) and at a third of the epochs")
-    what.add_argument("--status", action="store_true",
-                      help="say how far the study is, and its ranking so far; run nothing")
+    what.add_argument(
+        "--halving",
+        type=int,
+        default=0,
+        metavar="ETA",
+        help="go on with the best 1/ETA of the points at a ninth (for 3) and at a third of the epochs",
+    )
+    what.add_argument(
+        "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
+    )
     workers.add_flags(parser)
     configs.add_flags(parser)
     return parser
@@ -222,16 +242,22 @@ def sweep(space, stop):
         study = studies.Study(folder)
         done = study.latest()
         failed = sum(r["status"] != "ok" for r in done.values())
-        print(f"{folder}: {len(study.trials)} trials, {len(done) - failed} done, {failed} failed, "
-              f"{len(study.jobs())} to run now", file=sys.stderr)
+        print(
+            f"{folder}: {len(study.trials)} trials, {len(done) - failed} done, {failed} failed, "
+            f"{len(study.jobs())} to run now",
+            file=sys.stderr,
+        )
         print(*findings.report(study), sep="\n")
         return 0
     workers.check_flags(space, base)
     wanted = trials(base, points, workers.number("--seeds", space.seeds, 1, 1000))
     study = studies.begin(folder, base, wanted, halving)
     if not workers.execute(study, space, base, stop):
-        print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. "
-              "Next: the same command, or --status", file=sys.stderr)
+        print(
+            f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. "
+            "Next: the same command, or --status",
+            file=sys.stderr,
+        )
         return 0
     return conclude(study, choosing=not (space.around or space.ablate))
 

@@ -20,20 +20,27 @@ import losses
 import model as models
 import plan as plans
 from engine import resident
-from pictures import synthetic
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
 from engine.outcome import finish, judge, line
 from engine.ranks import Ranks
 from engine.run import Reader, Run, RunError, Stop, Stopped, environment
 from engine.step import NonFinite, Stepper
+from pictures import synthetic
 from pictures.store import StoreError
 
 THREADS = torch.get_num_threads()
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-ERRORS = (configs.ConfigError, StoreError, data.DataError, synthetic.SyntheticError, models.ModelError, losses.LossError,
-          RunError)
+ERRORS = (
+    configs.ConfigError,
+    StoreError,
+    data.DataError,
+    synthetic.SyntheticError,
+    models.ModelError,
+    losses.LossError,
+    RunError,
+)
 
 
 def trial(config, stop=None, guard=lambda: None, turn=0):
@@ -89,9 +96,11 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                 raise NonFinite(len(plan.index) - 1)
             row = judge(state, config, pictures, stepper, logits, float(plan.scalars[-1, 0]))
             shown = (len(plan.index) - first) * config.batch_size
-            row |= dict(seconds=round(time.perf_counter() - start, 3),
-                        data_wait=round(stepper.waited / max(seconds, 1e-9), 4),
-                        images_per_s=round(shown / max(seconds, 1e-9), 1))
+            row |= dict(
+                seconds=round(time.perf_counter() - start, 3),
+                data_wait=round(stepper.waited / max(seconds, 1e-9), 4),
+                images_per_s=round(shown / max(seconds, 1e-9), 1),
+            )
             run.append(row)
             run.say(line(row, config, state))
             if state["epoch"] == end or stale(state, config) or time.monotonic() - saved > run.PERIOD:
@@ -103,8 +112,10 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
         if ranks.rank == 0:
             finish(run, config, pictures, state)
     except NonFinite as e:
-        raise RunError(f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a "
-                       f"lower --lr, some --warmup, or --no-amp") from e
+        raise RunError(
+            f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a "
+            f"lower --lr, some --warmup, or --no-amp"
+        ) from e
     finally:
         stop.held = False
         run.close()
@@ -136,21 +147,51 @@ def build(config, pictures, device, ranks=Ranks()):
         torch.manual_seed(config.seed)
         model, shape = network(config, pictures)
     sampled = plans.sampled_counts(pictures.counts, config.balance, config.tail_crops)
-    table = losses.loss_table(sampled, ls=config.ls, gamma=config.gamma, alpha=config.alpha, tau=config.loss_tau,
-                              weights=config.balance == "weights")
+    table = losses.loss_table(
+        sampled,
+        ls=config.ls,
+        gamma=config.gamma,
+        alpha=config.alpha,
+        tau=config.loss_tau,
+        weights=config.balance == "weights",
+    )
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
     smallest = plans.view_size(0, epochs=config.epochs, img_size=config.img_size, size=pictures.size)
     levels = resident.levels(pictures.store, device, [plans.level(smallest, side)])
-    stepper = Stepper(model, levels, torch.from_numpy(pictures.listing.labels), table, device=device,
-                      size=pictures.size, mean=pictures.mean, std=pictures.std, border="constant" if config.pad else "reflect",
-                      opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, ema=config.ema,
-                      dtype=precision(device, config.amp), ranks=ranks, compile=fast, record=Captured if fast else None)
-    recipe = dict(model=shape, config=config.settings(), classes=pictures.listing.classes,
-                  counts=pictures.counts.tolist(), bias=bias.tolist(), size=pictures.size,
-                  store_size=side, resize=config.resize,
-                  mean=pictures.mean, std=pictures.std, data=str(pictures.listing.root.resolve()))
+    stepper = Stepper(
+        model,
+        levels,
+        torch.from_numpy(pictures.listing.labels),
+        table,
+        device=device,
+        size=pictures.size,
+        mean=pictures.mean,
+        std=pictures.std,
+        border="constant" if config.pad else "reflect",
+        opt=config.opt,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        ema=config.ema,
+        dtype=precision(device, config.amp),
+        ranks=ranks,
+        compile=fast,
+        record=Captured if fast else None,
+    )
+    recipe = dict(
+        model=shape,
+        config=config.settings(),
+        classes=pictures.listing.classes,
+        counts=pictures.counts.tolist(),
+        bias=bias.tolist(),
+        size=pictures.size,
+        store_size=side,
+        resize=config.resize,
+        mean=pictures.mean,
+        std=pictures.std,
+        data=str(pictures.listing.root.resolve()),
+    )
     return stepper, bias, recipe
 
 
@@ -160,11 +201,22 @@ def network(config, pictures):
     if stem == "auto":
         stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
     kernel = None if config.stem_kernel == "auto" else config.stem_kernel
-    if (kernel is None and config.model == "resnet18" and stem == "imagenet" and pictures.size <= SMALL
-            and not config.pretrained):
+    if (
+        kernel is None
+        and config.model == "resnet18"
+        and stem == "imagenet"
+        and pictures.size <= SMALL
+        and not config.pretrained
+    ):
         kernel = 3
-    shape = dict(name=config.model, classes=len(pictures.listing.classes), width=config.width, stem=stem,
-                 stem_kernel=kernel, dropout=config.dropout)
+    shape = dict(
+        name=config.model,
+        classes=len(pictures.listing.classes),
+        width=config.width,
+        stem=stem,
+        stem_kernel=kernel,
+        dropout=config.dropout,
+    )
     return models.build(**shape, pretrained=config.pretrained), shape
 
 
@@ -173,26 +225,44 @@ def tables(config, pictures):
     view = dict(size=pictures.size, store_size=pictures.store.pixels.shape[1])
 
     def draw(epoch):
-        return plans.draw(pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, epoch=epoch,
-                          **view, **config.pick(plans.draw))
+        return plans.draw(
+            pictures.listing.labels,
+            pictures.store.means,
+            pictures.train,
+            pictures.counts,
+            epoch=epoch,
+            **view,
+            **config.pick(plans.draw),
+        )
 
     return draw, plans.evaluation(pictures.val, batch_size=128, **view) if len(pictures.val) else []
 
 
 def begin(run, config, pictures, stepper, ranks):
     """Writes what the folder says from its first moment, or checks it against what is asked; the state to go on from."""
-    env = dict(environment(stepper.device), precision=PRECISIONS[stepper.dtype], data_key=pictures.store.key,
-               key=config.key(pictures.store.key), ranks=ranks.world)
+    env = dict(
+        environment(stepper.device),
+        precision=PRECISIONS[stepper.dtype],
+        data_key=pictures.store.key,
+        key=config.key(pictures.store.key),
+        ranks=ranks.world,
+    )
     if ranks.rank:
         ranks.wait()  # rank 0 has the folder to itself until then
     old, old_env = run.read_json("args.json"), run.read_json("env.json")
     if old is not None:
         old = configs.from_dict(old, str(run.folder / "args.json")).settings()
-        changed = [f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}"
-                   for k, v in config.settings().items() if v != old[k]]
+        changed = [
+            f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}"
+            for k, v in config.settings().items()
+            if v != old[k]
+        ]
         if old_env:
-            changed += [f"{k} {old_env[k]} -> {env[k]}" for k in ("data_key", "device", "threads", "precision", "ranks")
-                        if env[k] != old_env[k]]
+            changed += [
+                f"{k} {old_env[k]} -> {env[k]}"
+                for k in ("data_key", "device", "threads", "precision", "ranks")
+                if env[k] != old_env[k]
+            ]
         if changed:
             raise RunError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
     for note in pictures.notes:
@@ -202,8 +272,11 @@ def begin(run, config, pictures, stepper, ranks):
         run.write_json("args.json", {k: getattr(config, k) for k in config.__dataclass_fields__})
         run.write_text("classes.txt", "\n".join(files.classes) + "\n")
         parts = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
-        run.write_rows("split.csv", ["path", "class", "part"],
-                       [[path, files.classes[files.labels[i]], parts.get(i, "bad")] for i, path in enumerate(files.paths)])
+        run.write_rows(
+            "split.csv",
+            ["path", "class", "part"],
+            [[path, files.classes[files.labels[i]], parts.get(i, "bad")] for i, path in enumerate(files.paths)],
+        )
         run.write_json("stats.json", dict(mean=pictures.mean, std=pictures.std))
         run.write_json("env.json", env)
     state = run.load("last.pt")
@@ -212,8 +285,10 @@ def begin(run, config, pictures, stepper, ranks):
         run.say(f"resuming {run.folder} at epoch {state['epoch'] + 1}, step {state['step'] + 1}")
     else:
         state = dict(epoch=0, step=0, stale=0, rows=[], best=None)
-        run.say(f"{run.folder}: {len(pictures.train)} pictures to train on, {len(pictures.val)} to validate, "
-                f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}")
+        run.say(
+            f"{run.folder}: {len(pictures.train)} pictures to train on, {len(pictures.val)} to validate, "
+            f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}"
+        )
     run.results(state["rows"])
     if not ranks.rank:
         ranks.wait()
@@ -246,8 +321,10 @@ def main(args=None):
         print(f"train.py: {e}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as e:
-        print(f"train.py: out of memory ({str(e).splitlines()[0]}): try a smaller --batch-size or --img-size",
-              file=sys.stderr)
+        print(
+            f"train.py: out of memory ({str(e).splitlines()[0]}): try a smaller --batch-size or --img-size",
+            file=sys.stderr,
+        )
         return 1
     except (*ERRORS, OSError) as e:
         print(f"train.py: {e}", file=sys.stderr)

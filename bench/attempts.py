@@ -11,11 +11,10 @@ import csv
 import sys
 from pathlib import Path
 
-
 import config as configs
+import train
 from engine import run as runs
 from study import stats
-import train
 
 
 def interval(values):
@@ -61,13 +60,19 @@ def main():
     except train.ERRORS as e:
         print(f"bench/attempts.py: {e}", file=sys.stderr)
         return 1
-    print(f"folds {len(folds)}, {' '.join(f'{configs.flag(k)} {configs.text(v)}' for k, v in given.items() if k not in ('data', 'folds'))}\n")
-    print("| recipe | epochs | macro F1 | best | accuracy | ECE | train - val accuracy |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"folds {len(folds)}, {' '.join(f'{configs.flag(k)} {configs.text(v)}' for k, v in given.items() if k not in ('data', 'folds'))}\n"
+    )
+    print(
+        "| recipe | epochs | macro F1 | best | accuracy | ECE | train - val accuracy |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for name, found in table:
         last = [rows[-1] for rows in found]
-        print(f"| {name} | {last[0]['epoch']:.0f} | {interval([r['macro_f1'] for r in last])} | "
-              f"{interval([max(r['macro_f1'] for r in rows) for rows in found])} | {interval([r['val_acc'] for r in last])} | "
-              f"{interval([r['ece'] for r in last])} | {interval([r['train_acc'] - r['val_acc'] for r in last])} |")
+        print(
+            f"| {name} | {last[0]['epoch']:.0f} | {interval([r['macro_f1'] for r in last])} | "
+            f"{interval([max(r['macro_f1'] for r in rows) for rows in found])} | {interval([r['val_acc'] for r in last])} | "
+            f"{interval([r['ece'] for r in last])} | {interval([r['train_acc'] - r['val_acc'] for r in last])} |"
+        )
     return 0
 
 

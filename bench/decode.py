@@ -6,6 +6,7 @@ Both sides start their processes anew and import NumPy and Pillow in them; ours 
 its moments, writes its pixels and forces them to disk. Rounds alternate, so that a busy machine is busy for both.
 Without DIR: 300 generated JPEGs of 500 px. Exit 1 where the claim fails.
 """
+
 import argparse
 import os
 import platform
@@ -35,9 +36,15 @@ for path in sys.stdin.read().split("\\0")[first::step]:
 
 
 def bare(files, size, processes, _):
-    children = [subprocess.Popen([sys.executable, "-c", BARE, str(first), str(processes), str(size)],
-                                 stdin=subprocess.PIPE, text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
-                for first in range(processes)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", BARE, str(first), str(processes), str(size)],
+            stdin=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )
+        for first in range(processes)
+    ]
     for child in children:
         child.stdin.write("\0".join(map(str, files)))
         child.stdin.close()
@@ -51,9 +58,13 @@ def ours(files, size, processes, cache):
 
 def measured(function, *args):
     """Seconds by the clock, and of all processors together: the second is calmer on a busy machine."""
+
     def processors():
-        return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF,
-                                                                                      resource.RUSAGE_CHILDREN)))
+        return sum(
+            used.ru_utime + used.ru_stime
+            for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        )
+
     clock, used = time.perf_counter(), processors()
     function(*args)
     return time.perf_counter() - clock, processors() - used
@@ -87,14 +98,18 @@ def main():
             for name, side in sides.items():
                 with tempfile.TemporaryDirectory() as cache:
                     times[name].append(measured(side, files, args.size, args.processes, Path(cache)))
-    print(f"{len(files)} files, {args.processes} processes, {args.size} px, {args.rounds} alternating rounds after one "
-          f"to warm up; Python {platform.python_version()}, Pillow {PIL.__version__}, {platform.machine()}")
+    print(
+        f"{len(files)} files, {args.processes} processes, {args.size} px, {args.rounds} alternating rounds after one "
+        f"to warm up; Python {platform.python_version()}, Pillow {PIL.__version__}, {platform.machine()}"
+    )
     for kind, what in enumerate(("clock", "processors")):
         for name in sides:
             seconds = [both[kind] for both in times[name][1:]]
             median = statistics.median(seconds)
-            print(f"{what:10} {name}  median {median:.3f} s, {len(files) / median:.0f} files/s, "
-                  f"from {min(seconds):.3f} to {max(seconds):.3f} s")
+            print(
+                f"{what:10} {name}  median {median:.3f} s, {len(files) / median:.0f} files/s, "
+                f"from {min(seconds):.3f} to {max(seconds):.3f} s"
+            )
         ratios = [a[kind] / b[kind] for a, b in zip(times["ours"][1:], times["bare"][1:])]
         ratio = statistics.median(ratios)
         print(f"{what:10} ours / bare, round by round: median {ratio:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")

@@ -55,39 +55,76 @@ def measure(args, folder):
     decoded = time.perf_counter() - begin
     os.environ |= dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
     runs = {name: run(args, config, folder, name) for name in ("cold", "warm")}
-    return dict(vars(args), **environment(device), load=load, kind=device.type, training=len(pictures.train),
-                validation=len(pictures.val), decoded=decoded, runs=runs)
+    return dict(
+        vars(args),
+        **environment(device),
+        load=load,
+        kind=device.type,
+        training=len(pictures.train),
+        validation=len(pictures.val),
+        decoded=decoded,
+        runs=runs,
+    )
 
 
 def run(args, config, folder, name):
     """Seconds of one run, from start to end and by epoch."""
-    command = [sys.executable, "train.py", "--data", config.data, "--val-split", "0.1", "--img-size", args.img_size,
-               "--epochs", args.epochs, "--batch-size", args.batch_size, "--device", args.device, "--threads",
-               args.threads, "--project", folder / "runs", "--name", name]
+    command = [
+        sys.executable,
+        "train.py",
+        "--data",
+        config.data,
+        "--val-split",
+        "0.1",
+        "--img-size",
+        args.img_size,
+        "--epochs",
+        args.epochs,
+        "--batch-size",
+        args.batch_size,
+        "--device",
+        args.device,
+        "--threads",
+        args.threads,
+        "--project",
+        folder / "runs",
+        "--name",
+        name,
+    ]
     begin = time.perf_counter()
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True)
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     seconds = time.perf_counter() - begin
     if done.returncode:
         raise SystemExit(f"epochs.py: train.py ended with {done.returncode}\n{done.stderr[-3000:]}")
     with open(folder / "runs" / name / "results.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    return dict(seconds=seconds, epochs=[float(row["seconds"]) for row in rows],
-                images_per_s=[float(row["images_per_s"]) for row in rows])
+    return dict(
+        seconds=seconds,
+        epochs=[float(row["seconds"]) for row in rows],
+        images_per_s=[float(row["images_per_s"]) for row in rows],
+    )
 
 
 def table(r):
     """The record as Markdown."""
-    said = [f"**{r['epochs']} epochs of {r['training']} pictures at {r['img_size']} px, batch {r['batch_size']}, "
-            f"{r['validation']} validate, start to finished folder.**", "",
-            f"n = 1 each. {r['device']}; {r['cpu']}, load {r['load']:.1f} before; torch {r['torch']}, commit "
-            f"{r['commit']}. Decoding, before and apart: {r['decoded']:.1f} s.", "",
-            "| compile cache | s | of it in epochs | the first epoch | the median epoch | images/s in it |",
-            "| --- | --- | --- | --- | --- | --- |"]
+    said = [
+        f"**{r['epochs']} epochs of {r['training']} pictures at {r['img_size']} px, batch {r['batch_size']}, "
+        f"{r['validation']} validate, start to finished folder.**",
+        "",
+        f"n = 1 each. {r['device']}; {r['cpu']}, load {r['load']:.1f} before; torch {r['torch']}, commit "
+        f"{r['commit']}. Decoding, before and apart: {r['decoded']:.1f} s.",
+        "",
+        "| compile cache | s | of it in epochs | the first epoch | the median epoch | images/s in it |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for name, state in (("cold", "empty"), ("warm", "full")):
         found = r["runs"][name]
-        said.append(f"| {state} | {found['seconds']:.1f} | {sum(found['epochs']):.1f} | {found['epochs'][0]:.2f} | "
-                    f"{statistics.median(found['epochs']):.3f} | {statistics.median(found['images_per_s']):.0f} |")
+        said.append(
+            f"| {state} | {found['seconds']:.1f} | {sum(found['epochs']):.1f} | {found['epochs'][0]:.2f} | "
+            f"{statistics.median(found['epochs']):.3f} | {statistics.median(found['images_per_s']):.0f} |"
+        )
     return "\n".join(said)
 
 

@@ -45,6 +45,10 @@ def ceilings(device, side=8192, size=2**30):
     a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
     source = torch.ones(size, dtype=torch.uint8, device=device)
     product, target = torch.empty_like(a), torch.empty_like(source)
-    spent, _ = rounds.seconds(dict(product=lambda _: torch.mm(a, b, out=product), copy=lambda _: target.copy_(source)),
-                              device, rounds=5, calls=10)
+    spent, _ = rounds.seconds(
+        dict(product=lambda _: torch.mm(a, b, out=product), copy=lambda _: target.copy_(source)),
+        device,
+        rounds=5,
+        calls=10,
+    )
     return 2 * side**3 / statistics.median(spent["product"]), 2 * size / statistics.median(spent["copy"])

@@ -30,6 +30,7 @@ from engine.run import environment
 
 class Bench(NamedTuple):
     """flags, quick: of a whole and of a small run. needs: seconds under which it is not begun; limit: it may take."""
+
     name: str
     script: str
     flags: str
@@ -40,19 +41,49 @@ class Bench(NamedTuple):
 
 BENCHES = [  # what matters most first: the last may not fit
     Bench("tests", "-m pytest", "-m gpu -q -p no:cacheprovider", "-m gpu -q -p no:cacheprovider", 20, 300),
-    Bench("step", "-m bench.step", "--batch-size 128 64 256 32 --repeats 3", "--batch-size 4 2 --img-size 64 --steps 1 "
-          "--repeats 1 --workers 1 --contenders model steps default study best", 60, 240),
+    Bench(
+        "step",
+        "-m bench.step",
+        "--batch-size 128 64 256 32 --repeats 3",
+        "--batch-size 4 2 --img-size 64 --steps 1 --repeats 1 --workers 1 --contenders model steps default study best",
+        60,
+        240,
+    ),
     Bench("loss-50-float32", "-m bench.loss", "", "--rows 8 --rounds 1 --calls 1", 10, 90),
-    Bench("loss-50-bfloat16", "-m bench.loss", "--dtype bfloat16", "--dtype bfloat16 --rows 8 --rounds 1 --calls 1",
-          10, 90),
-    Bench("loss-1000-bfloat16", "-m bench.loss", "--classes 1000 --dtype bfloat16",
-          "--classes 20 --dtype bfloat16 --rows 8 --rounds 1 --calls 1", 10, 90),
+    Bench(
+        "loss-50-bfloat16",
+        "-m bench.loss",
+        "--dtype bfloat16",
+        "--dtype bfloat16 --rows 8 --rounds 1 --calls 1",
+        10,
+        90,
+    ),
+    Bench(
+        "loss-1000-bfloat16",
+        "-m bench.loss",
+        "--classes 1000 --dtype bfloat16",
+        "--classes 20 --dtype bfloat16 --rows 8 --rounds 1 --calls 1",
+        10,
+        90,
+    ),
     Bench("view", "-m bench.view", "", "--batch-size 2 --img-size 32 --rounds 1", 10, 90),
     Bench("epochs", "-m bench.epochs", "", "--epochs 1 --pictures 12 --img-size 32 --batch-size 4", 60, 200),
-    Bench("step-32px", "-m bench.step", "--img-size 32 --batch-size 128 --repeats 3",
-          "--img-size 32 --batch-size 2 --steps 1 --repeats 1 --workers 1 --contenders model default", 30, 90),
-    Bench("variants", "-m bench.variants", "--repeats 3",
-          "--img-size 32 --batch-size 2 --steps 2 --packed 2 --repeats 1 --trials 1", 40, 240),
+    Bench(
+        "step-32px",
+        "-m bench.step",
+        "--img-size 32 --batch-size 128 --repeats 3",
+        "--img-size 32 --batch-size 2 --steps 1 --repeats 1 --workers 1 --contenders model default",
+        30,
+        90,
+    ),
+    Bench(
+        "variants",
+        "-m bench.variants",
+        "--repeats 3",
+        "--img-size 32 --batch-size 2 --steps 2 --packed 2 --repeats 1 --trials 1",
+        40,
+        240,
+    ),
     Bench("kernels", "-m bench.kernels", "", "", 30, 90),
 ]
 
@@ -78,8 +109,12 @@ def measure(args, benches):
     """Runs `benches` in turn and returns the record, which is written after each of them."""
     begin, device = time.monotonic(), torch.device(args.device)
     versions = environment(device)
-    versions |= dict(commit=versions["commit"] or args.commit, triton=triton_version(), cuda=torch.version.cuda,
-                     cudnn=torch.backends.cudnn.version())
+    versions |= dict(
+        commit=versions["commit"] or args.commit,
+        triton=triton_version(),
+        cuda=torch.version.cuda,
+        cudnn=torch.backends.cudnn.version(),
+    )
     record = dict(versions, benches={})
     path = fresh(args.out, versions["started"][:10], versions["device"])
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +133,9 @@ def measure(args, benches):
 def run(bench, args, folder, left):
     """What one bench said, its record, how long it took and how it ended."""
     if left < bench.needs:
-        return dict(status=f"left out: it takes {bench.needs} s and more, {max(left, 0):.0f} were left", said="",
-                    record=None)
+        return dict(
+            status=f"left out: it takes {bench.needs} s and more, {max(left, 0):.0f} were left", said="", record=None
+        )
     file, said, errors = (folder / f"{bench.name}.{end}" for end in ("json", "out", "err"))
     command = [*bench.script.split(), *(bench.quick if args.quick else bench.flags).split()]
     if bench.name == "kernels":
@@ -111,14 +147,23 @@ def run(bench, args, folder, left):
     caches = dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
     begin = time.monotonic()
     with open(said, "w") as out, open(errors, "w") as err:
-        child = subprocess.Popen([sys.executable, *command, *asked], cwd=ROOT, stdout=out, stderr=err,
-                                 start_new_session=True, env={**os.environ, **caches, "TMPDIR": str(folder)})
+        child = subprocess.Popen(
+            [sys.executable, *command, *asked],
+            cwd=ROOT,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            env={**os.environ, **caches, "TMPDIR": str(folder)},
+        )
         try:
             code = child.wait(min(bench.limit, left))
             status = "ok" if code == 0 else f"failed: exit {code}"
         except subprocess.TimeoutExpired:
-            status = (f"failed: not done in {bench.limit} s" if bench.limit < left else
-                      f"cut short: the minutes were over after {left:.0f} s")
+            status = (
+                f"failed: not done in {bench.limit} s"
+                if bench.limit < left
+                else f"cut short: the minutes were over after {left:.0f} s"
+            )
         finally:
             end(child)
     text, more = (path.read_text(encoding="utf-8", errors="replace").strip() for path in (said, errors))
@@ -130,8 +175,9 @@ def run(bench, args, folder, left):
     if bench.name == "tests":
         text = text.rpartition("\n")[2]
         found = outcomes(text)
-    return dict(command=command, seconds=round(time.monotonic() - begin, 1), status=status, said=text, record=found,
-                last=last)
+    return dict(
+        command=command, seconds=round(time.monotonic() - begin, 1), status=status, said=text, record=found, last=last
+    )
 
 
 def end(child):
@@ -171,11 +217,16 @@ def fresh(folder, day, device):
 
 def markdown(r):
     """The record for people: targets, what is missing, and what each bench said."""
-    said = [f"# {r['device']}, {r['started'][:10]}", "",
-            f"`python {' '.join(r['command'])}`, commit {r['commit']}, {r['minutes']:.1f} minutes. torch "
-            f"{r['torch']}, triton {r['triton']}, CUDA {r['cuda']}, cuDNN {r['cudnn']}, Python {r['python']}, NumPy "
-            f"{r['numpy']}, Pillow {r['pillow']}; {r['cpu']}, {r['platform']}. The targets are for an H200.", "",
-            "| | target | measured | |", "| --- | --- | --- | --- |"]
+    said = [
+        f"# {r['device']}, {r['started'][:10]}",
+        "",
+        f"`python {' '.join(r['command'])}`, commit {r['commit']}, {r['minutes']:.1f} minutes. torch "
+        f"{r['torch']}, triton {r['triton']}, CUDA {r['cuda']}, cuDNN {r['cudnn']}, Python {r['python']}, NumPy "
+        f"{r['numpy']}, Pillow {r['pillow']}; {r['cpu']}, {r['platform']}. The targets are for an H200.",
+        "",
+        "| | target | measured | |",
+        "| --- | --- | --- | --- |",
+    ]
     said += [f"| {' | '.join(row)} |" for row in r["targets"]]
     missing = {name: bench["status"] for name, bench in r["benches"].items() if bench["status"] != "ok"}
     if missing:

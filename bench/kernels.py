@@ -21,18 +21,38 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-
 from config import Parser
 from kernels import loss, view
 
 ARCHS = (75, 80, 89, 90, 100)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-TYPES = dict(logits="*{}", a="*i32", b="*i32", lam="*fp32", table="*fp32", losses="*fp32", upstream="*fp32",
-             gradient="*{}",
-             rows="i32", classes="i32", stride="i32", upstream_stride="i32", pixels="*u8", index="*i32", partner="*i32",
-             box="*i32", geo="*fp32", geo_b="*fp32", col="*fp32", col_b="*fp32", erase="*i32", mean="*fp32",
-             std="*fp32",
-             out="*{}", pictures="i32")
+TYPES = dict(
+    logits="*{}",
+    a="*i32",
+    b="*i32",
+    lam="*fp32",
+    table="*fp32",
+    losses="*fp32",
+    upstream="*fp32",
+    gradient="*{}",
+    rows="i32",
+    classes="i32",
+    stride="i32",
+    upstream_stride="i32",
+    pixels="*u8",
+    index="*i32",
+    partner="*i32",
+    box="*i32",
+    geo="*fp32",
+    geo_b="*fp32",
+    col="*fp32",
+    col_b="*fp32",
+    erase="*i32",
+    mean="*fp32",
+    std="*fp32",
+    out="*{}",
+    pictures="i32",
+)
 
 
 class Variant(NamedTuple):
@@ -53,17 +73,42 @@ def variants():
         rows, columns, warps = loss.tile(128, classes)
         for dtype in ("fp32", "bf16", "fp16"):
             for name, kernel in (("forward", loss._forward), ("backward", loss._backward)):
-                found.append(Variant(f"loss {name}, {classes} classes, {dtype}", kernel, dtype,
-                                     dict(ROWS=rows, COLUMNS=columns), warps))
+                found.append(
+                    Variant(
+                        f"loss {name}, {classes} classes, {dtype}",
+                        kernel,
+                        dtype,
+                        dict(ROWS=rows, COLUMNS=columns),
+                        warps,
+                    )
+                )
     for dtype, bytes, channels, border in (
-            ("bf16", 3, 3, "reflect"), ("bf16", 4, 3, "reflect"), ("bf16", 3, 4, "reflect"), ("bf16", 4, 4, "reflect"),
-            ("fp32", 3, 3, "reflect"), ("fp16", 3, 3, "constant")):
-        constants = dict(SIZE=224, SIDE=256, BYTES=bytes, CHANNELS=channels, REFLECT=border == "reflect",
-                         BLOCK=view.BLOCK,
-                         TILES=view.TILES)
-        found.append(Variant(f"view, {bytes}-byte pixels to {channels} channels, {border}, {dtype}", view._view, dtype,
-                             constants,
-                             view.WARPS, view.BLOCK // (32 * view.WARPS)))
+        ("bf16", 3, 3, "reflect"),
+        ("bf16", 4, 3, "reflect"),
+        ("bf16", 3, 4, "reflect"),
+        ("bf16", 4, 4, "reflect"),
+        ("fp32", 3, 3, "reflect"),
+        ("fp16", 3, 3, "constant"),
+    ):
+        constants = dict(
+            SIZE=224,
+            SIDE=256,
+            BYTES=bytes,
+            CHANNELS=channels,
+            REFLECT=border == "reflect",
+            BLOCK=view.BLOCK,
+            TILES=view.TILES,
+        )
+        found.append(
+            Variant(
+                f"view, {bytes}-byte pixels to {channels} channels, {border}, {dtype}",
+                view._view,
+                dtype,
+                constants,
+                view.WARPS,
+                view.BLOCK // (32 * view.WARPS),
+            )
+        )
     return found
 
 
@@ -76,15 +121,26 @@ def build(variant, arch):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
-        usage, listing = (subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True,
-                                         check=True).stdout
-                          for option in ("-res-usage", "-sass"))
+        usage, listing = (
+            subprocess.run([CUOBJDUMP, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
     registers, stack, local = (int(re.search(rf"\b{what}:(\d+)", usage)[1]) for what in ("REG", "STACK", "LOCAL"))
-    code = [(int(at, 16), text) for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(\S.*?);", listing, re.M)
-            if not text.startswith("NOP")]
+    code = [
+        (int(at, 16), text)
+        for at, text in re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(\S.*?);", listing, re.M)
+        if not text.startswith("NOP")
+    ]
     spilled = sum(bool(re.search(r"\b(STL|LDL)\b", text)) for _, text in code)
-    row = dict(arch=arch, name=variant.name, registers=registers, stack=stack + local, spills=spilled,
-               shared=built.metadata.shared, instructions=len(code))
+    row = dict(
+        arch=arch,
+        name=variant.name,
+        registers=registers,
+        stack=stack + local,
+        spills=spilled,
+        shared=built.metadata.shared,
+        instructions=len(code),
+    )
     if variant.pixels:
         row |= per_pixel(code, variant.pixels, variant.constants["TILES"])
     return row
@@ -108,8 +164,11 @@ def main():
     parser.add_argument("--arch", nargs="+", type=int, default=list(ARCHS), help="compute capabilities without the dot")
     parser.add_argument("--json", metavar="FILE", help="write the rows here too")
     args = parser.parse_args()
-    print(f"triton {triton.__version__}\n\n| sm | kernel | registers | spilled bytes | shared bytes | instructions "
-          "| a pixel, one view | two views |\n| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print(
+        f"triton {triton.__version__}\n\n| sm | kernel | registers | spilled bytes | shared bytes | instructions "
+        "| a pixel, one view | two views |\n| --- | --- | --- | --- | --- | --- | --- | --- |",
+        flush=True,
+    )
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
@@ -118,12 +177,26 @@ def main():
                 row = build(variant, arch)
                 rows.append(row)
                 pixel = [f"{row[k]:.0f}" if k in row else "" for k in ("one", "two")]
-                print("|", " | ".join([str(row["arch"]), row["name"], str(row["registers"]), str(row["stack"]),
-                                       str(row["shared"]),
-                                       str(row["instructions"]), *pixel]), "|", flush=True)
+                print(
+                    "|",
+                    " | ".join(
+                        [
+                            str(row["arch"]),
+                            row["name"],
+                            str(row["registers"]),
+                            str(row["stack"]),
+                            str(row["shared"]),
+                            str(row["instructions"]),
+                            *pixel,
+                        ]
+                    ),
+                    "|",
+                    flush=True,
+                )
     if args.json:
-        Path(args.json).write_text(json.dumps(dict(triton=triton.__version__, rows=rows), indent=1) + "\n",
-                                   encoding="utf-8")
+        Path(args.json).write_text(
+            json.dumps(dict(triton=triton.__version__, rows=rows), indent=1) + "\n", encoding="utf-8"
+        )
     return int(any(row["stack"] or row["spills"] for row in rows))
 
 

@@ -21,16 +21,28 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-from pictures import synthetic
 from config import Parser
+from pictures import synthetic
 
 EPOCHS = 20
-FLAGS = (f"--epochs {EPOCHS} --batch-size 16 --img-size 32 --width 0.125 --threads 1 --device cpu --warmup 2 --ema 0.9 "
-         "--dropout 0.3 --ls 0.1 --gamma 1 --balance sampler --mixup-p 0.4 --cutmix-p 0.2 --crop-scale 0.4:1 "
-         "--rotate 10 --jitter 0.3 --erase 0.3 --tail-crops 12:2").split()
+FLAGS = (
+    f"--epochs {EPOCHS} --batch-size 16 --img-size 32 --width 0.125 --threads 1 --device cpu --warmup 2 --ema 0.9 "
+    "--dropout 0.3 --ls 0.1 --gamma 1 --balance sampler --mixup-p 0.4 --cutmix-p 0.2 --crop-scale 0.4:1 "
+    "--rotate 10 --jitter 0.3 --erase 0.3 --tail-crops 12:2"
+).split()
 SAVE = "import sys, train; from engine import run; run.Run.PERIOD = {}; sys.exit(train.main(sys.argv[1:]))"
-MOMENTS = ("training", "last.pt", "start", "training", "final val_logits.npy", "final best.pt", "decoding", "training",
-           "best.pt", "end")
+MOMENTS = (
+    "training",
+    "last.pt",
+    "start",
+    "training",
+    "final val_logits.npy",
+    "final best.pt",
+    "decoding",
+    "training",
+    "best.pt",
+    "end",
+)
 TIMES = ("seconds", "images_per_s", "data_wait")  # the columns of results.csv that may differ
 OWN = (".lock", "train.log", "env.json", "args.json")  # these tell of the process, so they may too
 SHOWN = ("last.pt", "best.pt", "val_logits.npy", "val_predictions.csv", "results.csv")
@@ -49,11 +61,22 @@ class Life:
 
     def launch(self, program):
         self.said = self.lines("train.log")
-        command = [sys.executable, *program, "--data", self.root / "pictures", "--project", self.folder.parent,
-                   "--name", self.folder.name, "--resume", *FLAGS]
+        command = [
+            sys.executable,
+            *program,
+            "--data",
+            self.root / "pictures",
+            "--project",
+            self.folder.parent,
+            "--name",
+            self.folder.name,
+            "--resume",
+            *FLAGS,
+        ]
         with open(self.errors, "w") as errors:
-            self.process = subprocess.Popen(command, cwd=ROOT, stderr=errors,
-                                            env=dict(os.environ, LONGTAIL_CACHE=str(self.cache)))
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stderr=errors, env=dict(os.environ, LONGTAIL_CACHE=str(self.cache))
+            )
 
     def lines(self, name):
         path = self.folder / name
@@ -76,13 +99,18 @@ class Life:
     def reach(self, moment, spans, rng):
         """Lets the process run to a random instant of that kind; False if it ended before."""
         somewhere = self.began, spans["training"] / 2
-        stages = {"start": [(lambda: True, spans["start"])], "training": [somewhere],
-                  "end": [(self.trained, spans["end"] / 2)],
-                  "decoding": [(lambda: any(self.cache.glob("*.tmp-*")), 0.2)]}
+        stages = {
+            "start": [(lambda: True, spans["start"])],
+            "training": [somewhere],
+            "end": [(self.trained, spans["end"] / 2)],
+            "decoding": [(lambda: any(self.cache.glob("*.tmp-*")), 0.2)],
+        }
         if moment not in stages:  # a file that is being written, at the end or somewhere
             file = moment.removeprefix("final ")
-            stages[moment] = [(self.trained, 0) if file != moment else somewhere,
-                              (lambda: any(self.folder.glob(f".{file}.*")), 0.005)]
+            stages[moment] = [
+                (self.trained, 0) if file != moment else somewhere,
+                (lambda: any(self.folder.glob(f".{file}.*")), 0.005),
+            ]
         for happened, span in stages[moment]:
             if not self.wait(happened):
                 return False
@@ -209,13 +237,17 @@ def compare(a, b, at=""):
 def table(args, lives, found):
     """Markdown: a run a line, with what struck it after how many epochs, and which files are equal."""
     bad = sum(map(bool, found))
-    said = [f"**Killed at {args.kills} random moments and resumed, a run ends with the bits of an undisturbed one: "
-            f"{f'NO, {bad} of {len(lives)} runs differ' if bad else f'yes, in all {len(lives)} runs'}.**", "",
-            f"n = {args.kills} SIGKILL over {len(lives)} runs of {EPOCHS} epochs, seed {args.seed}. 1 thread, torch "
-            f"{torch.__version__}, Python {platform.python_version()}, {platform.platform()}. Behind a moment: epochs "
-            f"in results.csv by then.", "",
-            "| run | SIGKILL in | SIGTERM in | " + " | ".join(SHOWN) + " | other files |",
-            "| --- " * (len(SHOWN) + 4) + "|"]
+    said = [
+        f"**Killed at {args.kills} random moments and resumed, a run ends with the bits of an undisturbed one: "
+        f"{f'NO, {bad} of {len(lives)} runs differ' if bad else f'yes, in all {len(lives)} runs'}.**",
+        "",
+        f"n = {args.kills} SIGKILL over {len(lives)} runs of {EPOCHS} epochs, seed {args.seed}. 1 thread, torch "
+        f"{torch.__version__}, Python {platform.python_version()}, {platform.platform()}. Behind a moment: epochs "
+        f"in results.csv by then.",
+        "",
+        "| run | SIGKILL in | SIGTERM in | " + " | ".join(SHOWN) + " | other files |",
+        "| --- " * (len(SHOWN) + 4) + "|",
+    ]
     for life, wrong in zip(lives, found):
         struck = [", ".join(m for n, m in life.sent if n == number) for number in (signal.SIGKILL, signal.SIGTERM)]
         others = ", ".join(f"{name}: {why}" for name, why in wrong.items() if name not in SHOWN)

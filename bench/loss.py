@@ -14,7 +14,6 @@ import json
 import os
 from pathlib import Path
 
-
 import torch
 import torch.nn.functional as F
 
@@ -23,8 +22,8 @@ import losses
 import train
 from bench import rounds
 from config import Parser
-from tests.conftest import import_torchvision
 from engine.run import environment
+from tests.conftest import import_torchvision
 from tests.test_losses import batch, reference
 
 SETTINGS = dict(ls=0.1, gamma=2.0, weights=True, tau=1.0)
@@ -52,11 +51,17 @@ def measure(args):
     """The record: seconds of every round, errors, and what they depend on."""
     device, load = train.pick_device(args.device), os.getloadavg()[0]
     cases = dict(random=batch(args.rows, args.classes, dtype=getattr(torch, args.dtype)), confident=confident(args))
-    hard, settings = (losses.loss_table(torch.arange(1.0, args.classes + 1), **(SETTINGS | changes))
-                      for changes in (dict(ls=0.0), {}))
+    hard, settings = (
+        losses.loss_table(torch.arange(1.0, args.classes + 1), **(SETTINGS | changes)) for changes in (dict(ls=0.0), {})
+    )
     exact, other = peers(device)
-    errors = {name: {kind: error(function, case, hard if kind == "confident" else settings, device)
-                     for kind, case in cases.items()} for name, function in exact.items()}
+    errors = {
+        name: {
+            kind: error(function, case, hard if kind == "confident" else settings, device)
+            for kind, case in cases.items()
+        }
+        for name, function in exact.items()
+    }
     logits, a, b, lam, upstream = (v.to(device) for v in cases["random"])
     upstream, settings = torch.full_like(upstream, 1 / args.rows), settings.to(device)
     logits.requires_grad_()
@@ -65,14 +70,24 @@ def measure(args):
         def call(_):
             value = function(logits, a, b, lam, settings)
             torch.autograd.grad(value, logits, upstream if value.ndim else None)
+
         return call
 
-    spent, uncaptured = rounds.seconds({name: both_ways(f) for name, f in (exact | other).items()}, device,
-                                       rounds=args.rounds,
-                                       calls=args.calls)
-    return dict(vars(args), **environment(device), load=load, kind=device.type, kernel=kernels.usable(device),
-                settings=SETTINGS, errors=errors, launches=launches(both_ways(losses.loss), device),
-                uncaptured=uncaptured, seconds=spent)
+    spent, uncaptured = rounds.seconds(
+        {name: both_ways(f) for name, f in (exact | other).items()}, device, rounds=args.rounds, calls=args.calls
+    )
+    return dict(
+        vars(args),
+        **environment(device),
+        load=load,
+        kind=device.type,
+        kernel=kernels.usable(device),
+        settings=SETTINGS,
+        errors=errors,
+        launches=launches(both_ways(losses.loss), device),
+        uncaptured=uncaptured,
+        seconds=spent,
+    )
 
 
 def launches(call, device):
@@ -118,8 +133,9 @@ def peers(device):
         other["Liger-Kernel"] = lambda z, a, b, lam, t: liger(z.clone(), a.long())  # it writes into its input
     try:
         focal = import_torchvision().ops.sigmoid_focal_loss
-        other["torchvision's focal"] = lambda z, a, b, lam, t: focal(z, F.one_hot(a.long(), z.shape[1]).to(z.dtype),
-                                                                     reduction="mean")
+        other["torchvision's focal"] = lambda z, a, b, lam, t: focal(
+            z, F.one_hot(a.long(), z.shape[1]).to(z.dtype), reduction="mean"
+        )
     except ImportError:
         pass
     return exact, other
@@ -130,8 +146,8 @@ def error(function, case, table, device):
     logits, a, b, lam, upstream = case
     z, true_z = logits.to(device).requires_grad_(), logits.double().requires_grad_()
     value, true = function(z, *(v.to(device) for v in (a, b, lam, table))), reference(true_z, a, b, lam, table)
-    grad, = torch.autograd.grad(value, z, upstream.to(device))
-    true_grad, = torch.autograd.grad(true, true_z, upstream.double())
+    (grad,) = torch.autograd.grad(value, z, upstream.to(device))
+    (true_grad,) = torch.autograd.grad(true, true_z, upstream.double())
     of_value = ((value.double().cpu() - true).abs() / true.abs()).detach()
     of_grad = (grad.double().cpu() - true_grad).abs() / true_grad.abs().amax(1, keepdim=True)
     return float(of_value.max()), float(of_grad.max())
@@ -141,19 +157,25 @@ def table(r):
     """The record as Markdown."""
     where = "one CUDA graph" if r["kind"] == "cuda" else "plain calls"
     kind = "kernel" if r["kernel"] else "twin"
-    said = [f"**The loss, forward and backward, {r['rows']} x {r['classes']} {r['dtype']}; ours is the {kind}.**", "",
-            f"n = {r['rounds']} alternating rounds of {r['calls']} calls ({where}): median (min to max). "
-            f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, "
-            f"commit {r['commit']}. Settings "
-            f"{' '.join(f'{k} {v}' for k, v in r['settings'].items())}, two targets a row."
-            f"{r['launches'] and ' Ours starts %d kernels.' % r['launches'] or ''}", "",
-            "| | us | in ours | value error | gradient error | confident rows: value | gradient |",
-            "| --- | --- | --- | --- | --- | --- | --- |"]
+    said = [
+        f"**The loss, forward and backward, {r['rows']} x {r['classes']} {r['dtype']}; ours is the {kind}.**",
+        "",
+        f"n = {r['rounds']} alternating rounds of {r['calls']} calls ({where}): median (min to max). "
+        f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, "
+        f"commit {r['commit']}. Settings "
+        f"{' '.join(f'{k} {v}' for k, v in r['settings'].items())}, two targets a row."
+        f"{r['launches'] and ' Ours starts %d kernels.' % r['launches'] or ''}",
+        "",
+        "| | us | in ours | value error | gradient error | confident rows: value | gradient |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, spent in r["seconds"].items():
         errors = [f"{v:.1e}" for kind in r["errors"].get(name, {}).values() for v in kind] or [""] * 4
         late = " (not captured)" if name in r["uncaptured"] else ""
-        said.append(f"| {name}{late} | {rounds.spread([s * 1e6 for s in spent])} | "
-                    f"{rounds.ratios(spent, r['seconds']['ours'])} | {' | '.join(errors)} |")
+        said.append(
+            f"| {name}{late} | {rounds.spread([s * 1e6 for s in spent])} | "
+            f"{rounds.ratios(spent, r['seconds']['ours'])} | {' | '.join(errors)} |"
+        )
     return "\n".join(said)
 
 

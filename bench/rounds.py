@@ -36,6 +36,7 @@ def seconds(contenders, device, *, rounds, calls):
 
 def repeated(call, calls, device):
     """A function that calls `call` so often; called once here, so that compiling does not count."""
+
     def run():
         for number in range(calls):
             call(number)

@@ -19,9 +19,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
-from pictures import store
-from pictures import synthetic
 from config import Parser
+from pictures import store, synthetic
 
 # Prints the seconds, then stops the run as a user would: it saves its state, and the next process can resume it.
 CHILD = """
@@ -59,15 +58,19 @@ def main():
             seconds["new"] += start(folder, root, f"new-{i}")[:1]
             seconds["resumed"] += start(folder, root, "run", "--resume")[:1]
         reused = reuse(root, args.pictures, args.repeats)
-    print(f"**Claim: the second start of a run takes its first step within 3 s of importing torch; decoded pictures "
-          f"are reused in under 1 s.**\n\nn = {args.repeats} each, processes in turn: median (min to max). "
-          f"{platform.platform()}, {os.cpu_count()} CPUs, {versions[1]} threads on {versions[2]}, load {load:.1f}; "
-          f"torch {versions[0]}, Python {platform.python_version()}. Default settings on "
-          f"{args.folder or 'the built-in set'}.\n\n| what | seconds | target |\n| --- | --- | --- |")
-    for what, measured, target in (("first start, which decodes, to its first step", [cold], ""),
-                                   ("new run on decoded pictures, to its first step", seconds["new"], "<= 3"),
-                                   ("resumed run, to its first step", seconds["resumed"], "<= 3"),
-                                   (f"store.load of {args.pictures:,} decoded pictures", reused, "< 1")):
+    print(
+        f"**Claim: the second start of a run takes its first step within 3 s of importing torch; decoded pictures "
+        f"are reused in under 1 s.**\n\nn = {args.repeats} each, processes in turn: median (min to max). "
+        f"{platform.platform()}, {os.cpu_count()} CPUs, {versions[1]} threads on {versions[2]}, load {load:.1f}; "
+        f"torch {versions[0]}, Python {platform.python_version()}. Default settings on "
+        f"{args.folder or 'the built-in set'}.\n\n| what | seconds | target |\n| --- | --- | --- |"
+    )
+    for what, measured, target in (
+        ("first start, which decodes, to its first step", [cold], ""),
+        ("new run on decoded pictures, to its first step", seconds["new"], "<= 3"),
+        ("resumed run, to its first step", seconds["resumed"], "<= 3"),
+        (f"store.load of {args.pictures:,} decoded pictures", reused, "< 1"),
+    ):
         print(f"| {what} | {statistics.median(measured):.2f} ({min(measured):.2f} to {max(measured):.2f}) | {target} |")
 
 

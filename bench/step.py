@@ -25,23 +25,25 @@ ROOT = Path(__file__).resolve().parent.parent
 
 import augment
 import data
-from engine import numerics
-from engine import resident
-from engine import step as steps
 import train
 from bench import floor, jpegs, rounds, ways
 from config import Config, Parser, read
+from engine import numerics, resident
+from engine import step as steps
 from engine.run import environment
 
 STUDY = ROOT / "recipes" / "attempt-5.json"  # flips, a centre crop, mixup p 0.4 by the batch, focal loss
 CROPS = dict(crop_scale=(0.5, 1.0), mixup_p=0.0, mixup_by="row")
-USUAL = dict(cpu=["bare", "crops", "mixup", "whole", "default", "study", "fp32", "bf16"],
-             cuda=["model", "steps", "default", "study", "best"])
+USUAL = dict(
+    cpu=["bare", "crops", "mixup", "whole", "default", "study", "fp32", "bf16"],
+    cuda=["model", "steps", "default", "study", "best"],
+)
 CLAIM = dict(
     cpu="on a CPU at 224 px and batch 32 an epoch takes at most 1.05 of its floor's time with flips and crops and 1.10 "
-        "with mixup too, and gives at least 1.25 of the study's images/s in fp32, 2 in native bf16",
+    "with mixup too, and gives at least 1.25 of the study's images/s in fp32, 2 in native bf16",
     cuda="on an H200 at 224 px a whole step takes at most 1.03 of its model's time from batch 64 on, and an epoch "
-         "gives at least 30 times the study's images/s and 3 times the best-practice way's")
+    "gives at least 30 times the study's images/s and 3 times the best-practice way's",
+)
 
 
 def main():
@@ -52,10 +54,19 @@ def main():
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[32])
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
-    parser.add_argument("--workers", type=int, default=min(16, os.cpu_count()),
-                        help="processes of the best-practice way (default: one a core, 16 at the most)")
-    parser.add_argument("--contenders", nargs="+", metavar="NAME", choices=sorted({*USUAL["cpu"], *USUAL["cuda"]}),
-                        help="who takes part (default: by the device)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(16, os.cpu_count()),
+        help="processes of the best-practice way (default: one a core, 16 at the most)",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        metavar="NAME",
+        choices=sorted({*USUAL["cpu"], *USUAL["cuda"]}),
+        help="who takes part (default: by the device)",
+    )
     parser.add_argument("--pictures", metavar="DIR", help="enlarge the pictures under DIR (default: random ones)")
     parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
     args = parser.parse_args()
@@ -73,16 +84,30 @@ def measure(args, folder):
     """Runs all contenders in turn, for one batch size after the other; yields the record after each of them."""
     device, load = train.pick_device(args.device), os.getloadavg()[0]
     jpegs.paint(folder / "pictures", max(8, args.steps * max(args.batch_size) * 5 // 4), args.pictures)  # 1/5 validates
-    asked = dict(data=str(folder / "pictures"), project=str(folder / "runs"), epochs=1000, img_size=args.img_size,
-                 threads=args.threads, device=args.device)
+    asked = dict(
+        data=str(folder / "pictures"),
+        project=str(folder / "runs"),
+        epochs=1000,
+        img_size=args.img_size,
+        threads=args.threads,
+        device=args.device,
+    )
     pictures = data.prepare(asked["data"], **Config(**asked).pick(data.prepare))
     resident.levels(pictures.store, device)  # all of ours share them, so that no contender's memory has them
     numerics.repeatable(False)  # as train.py does
     native = numerics.precision(device, True) == torch.bfloat16
     names = args.contenders or [n for n in USUAL.get(device.type, USUAL["cpu"]) if native or n != "bf16"]
-    record = dict(vars(args), **environment(device), load=load, kind=device.type, validation=len(pictures.val),
-                  kilobytes=statistics.mean(f.stat().st_size for f in pictures.listing.files) / 1000,
-                  store=pictures.store.pixels.nbytes, native="bf16" if native else "fp32", sizes=[])
+    record = dict(
+        vars(args),
+        **environment(device),
+        load=load,
+        kind=device.type,
+        validation=len(pictures.val),
+        kilobytes=statistics.mean(f.stat().st_size for f in pictures.listing.files) / 1000,
+        store=pictures.store.pixels.nbytes,
+        native="bf16" if native else "fp32",
+        sizes=[],
+    )
     if device.type == "cuda":
         record["flops"], record["bandwidth"] = floor.ceilings(device)
     for batch_size in args.batch_size:
@@ -92,8 +117,9 @@ def measure(args, folder):
         for name in names:
             epochs[name], images[name], peak[name] = warm(made[name], device)
             print(f"batch {batch_size}: {name} is warm", file=sys.stderr)
-        size = dict(batch_size=batch_size, images=images, peak=peak,
-                    seconds=rounds.in_turn(epochs, device, args.repeats))
+        size = dict(
+            batch_size=batch_size, images=images, peak=peak, seconds=rounds.in_turn(epochs, device, args.repeats)
+        )
         if device.type == "cuda" and args.img_size == 224:
             size["floor"] = floor.seconds(batch_size, record["flops"], record["bandwidth"])
         record["sizes"].append(size)
@@ -125,11 +151,19 @@ def contenders(asked, pictures, device, workers):
         trial = train.trial(dataclasses.replace(base, **mixing))
         return lambda: next(trial), -(-len(pictures.train) // base.batch_size) * base.batch_size
 
-    return dict(bare=lambda: bare(base, pictures, device), model=lambda: bare(default, pictures, device),
-                crops=epochs(base, **CROPS), mixup=epochs(base, **mixing), whole=whole, default=epochs(default),
-                steps=lambda: ours(default, pictures, device, drawn=True), fp32=epochs(base, amp=False),
-                bf16=epochs(base), study=lambda: ways.study(base, pictures, device),
-                best=lambda: ways.best(base, pictures, device, workers))
+    return dict(
+        bare=lambda: bare(base, pictures, device),
+        model=lambda: bare(default, pictures, device),
+        crops=epochs(base, **CROPS),
+        mixup=epochs(base, **mixing),
+        whole=whole,
+        default=epochs(default),
+        steps=lambda: ours(default, pictures, device, drawn=True),
+        fp32=epochs(base, amp=False),
+        bf16=epochs(base),
+        study=lambda: ways.study(base, pictures, device),
+        best=lambda: ways.best(base, pictures, device, workers),
+    )
 
 
 def ours(config, pictures, device, drawn=False):
@@ -184,29 +218,40 @@ def table(r, size):
     claimed = dict(cpu=(r["kind"], side, batch) == ("cpu", 224, 32), cuda=side == 224 and batch >= 64)[kind]
     each = {name: [s / size["images"][name] for s in spent] for name, spent in size["seconds"].items()}
     alone = "bare" if "bare" in each else "model"
-    rows = [("bare forward + backward + optimizer", "bare", r["native"], None, ""),
-            ("the model alone, with averaged weights", "model", r["native"], None, ""),
-            ("longtail, its default settings, the steps alone", "steps", r["native"], "model", "<= 1.03"),
-            ("longtail, flips and crops", "crops", r["native"], "bare", "<= 1.05"),
-            ("longtail, flips, crops, mixup p 0.4", "mixup", r["native"], "bare", "<= 1.10"),
-            (f"the same, {r['validation']} validation pictures, files", "whole", r["native"], "bare", ""),
-            ("longtail, its default settings", "default", r["native"], alone, ""),
-            ("the study's way, mixup p 0.4", "study", "fp32", None, ""),
-            ("longtail, the same method", "fp32", "fp32", "study", ">= 1.25"),
-            ("longtail, the same method", "bf16", "bf16", "study", ">= 2.00"),
-            (f"the best-practice way, {r['workers']} workers, mixup", "best", r["native"], None, "")]
+    rows = [
+        ("bare forward + backward + optimizer", "bare", r["native"], None, ""),
+        ("the model alone, with averaged weights", "model", r["native"], None, ""),
+        ("longtail, its default settings, the steps alone", "steps", r["native"], "model", "<= 1.03"),
+        ("longtail, flips and crops", "crops", r["native"], "bare", "<= 1.05"),
+        ("longtail, flips, crops, mixup p 0.4", "mixup", r["native"], "bare", "<= 1.10"),
+        (f"the same, {r['validation']} validation pictures, files", "whole", r["native"], "bare", ""),
+        ("longtail, its default settings", "default", r["native"], alone, ""),
+        ("the study's way, mixup p 0.4", "study", "fp32", None, ""),
+        ("longtail, the same method", "fp32", "fp32", "study", ">= 1.25"),
+        ("longtail, the same method", "bf16", "bf16", "study", ">= 2.00"),
+        (f"the best-practice way, {r['workers']} workers, mixup", "best", r["native"], None, ""),
+    ]
     if kind == "cuda":
-        rows += [("longtail, its default settings", "default", r["native"], "study", ">= 30"),
-                 ("longtail, its default settings", "default", r["native"], "best", ">= 3")]
-    said = [f"**ResNet-18, {side} px, batch {batch}. Claim: {CLAIM[kind]}.**", "",
-            f"n = {r['repeats']} alternating rounds of about {max(size['images'].values()) // batch} steps: median "
-            f"(min to max), ratios round by round. {r['device']}; {r['cpu']}, {r['threads']} threads, load "
-            f"{r['load']:.1f} before; torch {r['torch']}, Pillow {r['pillow']}, Python {r['python']}, commit "
-            f"{r['commit']}. {'Enlarged' if r['pictures'] else 'Random smooth'} pictures in JPEG files of "
-            f"{jpegs.FILE[0]}x{jpegs.FILE[1]} px, {r['kilobytes']:.0f} kB on average.", ""]
+        rows += [
+            ("longtail, its default settings", "default", r["native"], "study", ">= 30"),
+            ("longtail, its default settings", "default", r["native"], "best", ">= 3"),
+        ]
+    said = [
+        f"**ResNet-18, {side} px, batch {batch}. Claim: {CLAIM[kind]}.**",
+        "",
+        f"n = {r['repeats']} alternating rounds of about {max(size['images'].values()) // batch} steps: median "
+        f"(min to max), ratios round by round. {r['device']}; {r['cpu']}, {r['threads']} threads, load "
+        f"{r['load']:.1f} before; torch {r['torch']}, Pillow {r['pillow']}, Python {r['python']}, commit "
+        f"{r['commit']}. {'Enlarged' if r['pictures'] else 'Random smooth'} pictures in JPEG files of "
+        f"{jpegs.FILE[0]}x{jpegs.FILE[1]} px, {r['kilobytes']:.0f} kB on average.",
+        "",
+    ]
     if kind == "cuda":
-        said += [f"GB: the most that a contender had on the GPU, the {r['store'] / 1e9:.2f} of the decoded pictures "
-                 f"left out. Measured: {r['flops'] / 1e12:.0f} TFLOP/s in bf16, {r['bandwidth'] / 1e12:.2f} TB/s.", ""]
+        said += [
+            f"GB: the most that a contender had on the GPU, the {r['store'] / 1e9:.2f} of the decoded pictures "
+            f"left out. Measured: {r['flops'] / 1e12:.0f} TFLOP/s in bf16, {r['bandwidth'] / 1e12:.2f} TB/s.",
+            "",
+        ]
     if "floor" in size:
         said += [f"The floor is {1e3 * size['floor']:.2f} ms, {batch / size['floor']:.0f} images/s.", ""]
     said += ["| an epoch of | precision | images/s | ms a step | GB | ratio | target | |", "| --- " * 8 + "|"]
@@ -221,8 +266,10 @@ def table(r, size):
                 verdict = "met" if (found <= float(target[3:]) if slower else found >= float(target[3:])) else "missed"
         speed = rounds.spread([1 / s for s in each[key]])
         gigabytes = f"{size['peak'][key] / 1e9:.2f}" if kind == "cuda" else ""
-        said.append(f"| {name} | {precision} | {speed} | {rounds.spread([1e3 * batch * s for s in each[key]], 2)} | "
-                    f"{gigabytes} | {ratio} | {target * claimed} | {verdict} |")
+        said.append(
+            f"| {name} | {precision} | {speed} | {rounds.spread([1e3 * batch * s for s in each[key]], 2)} | "
+            f"{gigabytes} | {ratio} | {target * claimed} | {verdict} |"
+        )
     return "\n".join(said) + "\n"
 
 

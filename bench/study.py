@@ -27,12 +27,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 import config as configs
-from study import pace
-from engine import run as runs
-from study import table as studies
-from pictures import synthetic
 import train
-from study import workers
+from engine import run as runs
+from pictures import synthetic
+from study import pace, workers
+from study import table as studies
 
 BASE = dict(batch_size=16, img_size=32, width=0.125, threads=1, device="cpu", warmup=1.0, monitor="last")
 TIMES = ("seconds",)  # the columns of results.csv that may differ
@@ -47,14 +46,17 @@ def main():
     parser.add_argument("--rows", type=int, default=1000, help="finished trials that --status reads (default 1000)")
     parser.add_argument("--kills", type=int, default=0, help="kill -9 this often, and measure nothing (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default 0)")
-    parser.add_argument("--do", nargs=2, metavar=("WHAT", "FOLDER"),
-                        help="what this script starts: alone, startup or supervise")
+    parser.add_argument(
+        "--do", nargs=2, metavar=("WHAT", "FOLDER"), help="what this script starts: alone, startup or supervise"
+    )
     args = parser.parse_args()
     if args.do:
         return dict(alone=alone, startup=startup, supervise=supervise)[args.do[0]](args.do[1], args.workers)
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} "
-          f"cores, load {os.getloadavg()[0]:.1f}. Networks of width {BASE['width']} at {BASE['img_size']} px, "
-          f"{args.epochs} epochs.\n")
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} "
+        f"cores, load {os.getloadavg()[0]:.1f}. Networks of width {BASE['width']} at {BASE['img_size']} px, "
+        f"{args.epochs} epochs.\n"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         synthetic.make(root / "pictures", classes=6, scale=0.15, size=48)
@@ -143,19 +145,23 @@ def overhead(args, root):
         cores = (sorted(os.sched_getaffinity(0)) * 2)[:2]
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(timed, __file__, "--do", "alone", study.folder, core=cores[n % 2])
-            both = pool.submit(timed, __file__, "--do", "supervise", study.folder, "--workers", 1, core=cores[1 - n % 2])
+            both = pool.submit(
+                timed, __file__, "--do", "supervise", study.folder, "--workers", 1, core=cores[1 - n % 2]
+            )
             (*one, out), (*both, _) = one.result(), both.result()
         trials += map(float, out.split())
         found.append([f"{b - a:+.1f} s ({b / a - 1:+.1%})" for a, b in zip(one, both)])
     study = begun(args, root, "startup", min(args.trials, 10))
     begins = sorted(map(float, timed("-m", "bench.study", "--do", "startup", study.folder)[2].split()[1:]))
     wall, cpu = zip(*found)
-    print(f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
-          f"`train.train` on the same settings one after another, whole commands, at the same time on a core each, "
-          f"{args.rounds} rounds with cores exchanged: wall "
-          f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row "
-          f"to the first step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n "
-          f"{len(begins)}).\n")
+    print(
+        f"**Overhead of a study** of {args.trials} trials of {statistics.median(trials):.1f} s, one worker, against "
+        f"`train.train` on the same settings one after another, whole commands, at the same time on a core each, "
+        f"{args.rounds} rounds with cores exchanged: wall "
+        f"{', '.join(wall)}; CPU {', '.join(cpu)}, a second start of Python and torch included. From a trial's row "
+        f"to the first step of the next: median {statistics.median(begins):.2f} s, at most {begins[-1]:.2f} s (n "
+        f"{len(begins)}).\n"
+    )
 
 
 # packing --------------------------------------------------------------------------------------------------------------
@@ -167,8 +173,10 @@ def packing(args, root):
         one, many = (pace.rate(config, "cpu", n, 1, 1) for n in (1, args.workers))
         found.append((one, many, many / (args.workers * one)))
     rates = ", ".join(f"{one:.0f} → {many:.0f} ({share:.0%})" for one, many, share in found)
-    print(f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of "
-          f"{args.workers} times one, {args.rounds} rounds in turns: {rates}.\n")
+    print(
+        f"**Side by side on the CPU**: images/s of one worker → of {args.workers}, and their share of "
+        f"{args.workers} times one, {args.rounds} rounds in turns: {rates}.\n"
+    )
 
 
 # a thousand rows ------------------------------------------------------------------------------------------------------
@@ -178,14 +186,28 @@ def status(args, root):
     study, rng = begun(args, root, "sweep", args.rows), random.Random(args.seed)
     for i in range(args.rows):
         scores = dict.fromkeys(("macro_f1", "val_acc", "val_loss", "ece"), rng.random())
-        row = dict(trial=i, until=args.epochs, fold=0, seed=i, status="ok", reason="", epoch=args.epochs, seconds=5.0,
-                   train_loss=0.1, macro_f1_se=0.02, val_pictures=100, **scores)
+        row = dict(
+            trial=i,
+            until=args.epochs,
+            fold=0,
+            seed=i,
+            status="ok",
+            reason="",
+            epoch=args.epochs,
+            seconds=5.0,
+            train_loss=0.1,
+            macro_f1_se=0.02,
+            val_pictures=100,
+            **scores,
+        )
         (study.folder / "rows" / f"{i:04d}-{args.epochs}.json").write_text(json.dumps(row))
     found = [timed("sweep.py", "--project", root, "--name", "sweep", "--status")[:2] for _ in range(5)]
     floor = [timed("-c", "import torch")[:2] for _ in range(5)]
     said = ["{:.2f} s wall, {:.2f} s CPU".format(*map(statistics.median, zip(*times))) for times in (found, floor)]
-    print(f"**`sweep.py --status` of {args.rows} finished trials**, start of Python included: {said[0]} (median of 5); "
-          f"`import torch` alone: {said[1]}.")
+    print(
+        f"**`sweep.py --status` of {args.rows} finished trials**, start of Python included: {said[0]} (median of 5); "
+        f"`import torch` alone: {said[1]}."
+    )
 
 
 # kills ----------------------------------------------------------------------------------------------------------------
@@ -203,7 +225,16 @@ def kills(args, root):
     timed("-m", "bench.study", "--do", "supervise", calm.folder, "--workers", args.workers)
     span = time.perf_counter() - start
     study = begun(args, root, "killed", args.trials)
-    command = [sys.executable, "-m", "bench.study", "--do", "supervise", str(study.folder), "--workers", str(args.workers)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.study",
+        "--do",
+        "supervise",
+        str(study.folder),
+        "--workers",
+        str(args.workers),
+    ]
     while sum(struck.values()) < args.kills:
         if supervisor is None or supervisor.poll() is not None:
             if not study.jobs():  # it was through before the last blow fell: more trials
@@ -216,8 +247,10 @@ def kills(args, root):
         if pid and supervisor.poll() is None and study.jobs():
             os.kill(pid, signal.SIGKILL)
             struck[what] += 1
-            print(f"{sum(struck.values())}: {what}, {len(study.rows())} of {len(study.trials)} trials done",
-                  file=sys.stderr)
+            print(
+                f"{sum(struck.values())}: {what}, {len(study.rows())} of {len(study.trials)} trials done",
+                file=sys.stderr,
+            )
             if what == "supervisor":
                 supervisor.wait()
     if supervisor.poll() is None:
@@ -230,10 +263,12 @@ def kills(args, root):
     logs = [(study.run(i) / "train.log").read_text() for i in range(len(study.trials))]
     twice = sum(log.count("last epoch: macro F1") - 1 for log in logs)
     same = tables[0] == tables[1]
-    print(f"**Killed at {args.kills} random moments, a study ends with the table of an undisturbed one: "
-          f"{'yes' if same else 'NO'}**, byte for byte but for its seconds. {struck['supervisor']} kill -9 of the "
-          f"supervisor, {struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} "
-          f"trials, of which {twice} wrote their last tables twice.")
+    print(
+        f"**Killed at {args.kills} random moments, a study ends with the table of an undisturbed one: "
+        f"{'yes' if same else 'NO'}**, byte for byte but for its seconds. {struck['supervisor']} kill -9 of the "
+        f"supervisor, {struck['worker']} of one of its {args.workers} workers, seed {args.seed}; {len(study.trials)} "
+        f"trials, of which {twice} wrote their last tables twice."
+    )
     return 0 if same else 1
 
 

@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from pathlib import Path
 
-
 import numpy as np
 from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
@@ -26,12 +25,22 @@ from sklearn.linear_model import LogisticRegression
 
 import config as configs
 import predict
+import train
 from engine import run as runs
 from pictures import synthetic
-import train
 
-RECIPE = dict(epochs=40, lr=1e-3, weight_decay=1e-4, warmup=1, ema=0.98, ls=0.1, mixup_p=0.5, cutmix_p=0,
-              crop_scale=(0.6, 1), jitter=0)  # short: the default settings are for a longer schedule
+RECIPE = dict(
+    epochs=40,
+    lr=1e-3,
+    weight_decay=1e-4,
+    warmup=1,
+    ema=0.98,
+    ls=0.1,
+    mixup_p=0.5,
+    cutmix_p=0,
+    crop_scale=(0.6, 1),
+    jitter=0,
+)  # short: the default settings are for a longer schedule
 
 
 def main():
@@ -62,15 +71,22 @@ def main():
 def report(root, config):
     truth = np.load(root / "truth.npz")
     test, true, posterior = truth["test"], truth["true"][truth["test"]], truth["posterior"][truth["test"]]
-    rules = {"Bayes, from the style": posterior.argmax(1),
-             f"{config.model}, {config.epochs} epochs": network(root, truth, config),
-             "logistic regression on pixels": pixels(root, truth),
-             "the most frequent painter": np.full(len(true), truth["prior"].argmax())}
+    rules = {
+        "Bayes, from the style": posterior.argmax(1),
+        f"{config.model}, {config.epochs} epochs": network(root, truth, config),
+        "logistic regression on pixels": pixels(root, truth),
+        "the most frequent painter": np.full(len(true), truth["prior"].argmax()),
+    }
     n = len(true)
-    settings = " ".join(f"{configs.flag(k)} {configs.text(v)}" for k, v in config.settings().items()
-                        if v != configs.Config.__dataclass_fields__[k].default)
-    print(f"{(~test).sum()} training and {n} test pictures of {len(truth['classes'])} painters; Bayes accuracy over "
-          f"all styles {truth['bayes_accuracy']:.4f}\ntrained with {settings}\n")
+    settings = " ".join(
+        f"{configs.flag(k)} {configs.text(v)}"
+        for k, v in config.settings().items()
+        if v != configs.Config.__dataclass_fields__[k].default
+    )
+    print(
+        f"{(~test).sum()} training and {n} test pictures of {len(truth['classes'])} painters; Bayes accuracy over "
+        f"all styles {truth['bayes_accuracy']:.4f}\ntrained with {settings}\n"
+    )
     print(f"| rule | accuracy, n = {n} | 95% (Wilson) | expected | below Bayes, points | 95% (normal) |")
     print("| --- " * 6 + "|")
     for name, named in rules.items():
@@ -78,8 +94,10 @@ def report(root, config):
         p = posterior[np.arange(n), named]
         gap = 100 * (posterior.max(1) - p)
         half = 1.96 * gap.std(ddof=1) / math.sqrt(n)
-        print(f"| {name} | {(named == true).mean():.3f} | {low:.3f} to {high:.3f} | {p.mean():.3f} | "
-              f"{gap.mean():.1f} | {gap.mean() - half:.1f} to {gap.mean() + half:.1f} |")
+        print(
+            f"| {name} | {(named == true).mean():.3f} | {low:.3f} to {high:.3f} | {p.mean():.3f} | "
+            f"{gap.mean():.1f} | {gap.mean() - half:.1f} to {gap.mean() + half:.1f} |"
+        )
 
 
 def network(root, truth, config):

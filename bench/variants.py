@@ -23,16 +23,14 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic alg
 import torch
 import torch.nn.functional as F
 
-
 import augment
 import data
 import kernels
-from engine import numerics
-from engine import resident
-from engine import step as steps
 import train
 from bench import jpegs, rounds, start
 from config import Config, Parser
+from engine import numerics, resident
+from engine import step as steps
 from engine.run import environment
 
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
@@ -79,26 +77,49 @@ def measure(args, folder):
     """Yields the record and a text after each of its parts."""
     device, load = train.pick_device(args.device), os.getloadavg()[0]
     jpegs.paint(folder / "pictures", max(8, args.steps * args.batch_size))
-    config = Config(data=str(folder / "pictures"), img_size=args.img_size, batch_size=args.batch_size, lr=1e-8,
-                    val_split=0.0, threads=args.threads, device=args.device, project=str(folder / "runs"))
+    config = Config(
+        data=str(folder / "pictures"),
+        img_size=args.img_size,
+        batch_size=args.batch_size,
+        lr=1e-8,
+        val_split=0.0,
+        threads=args.threads,
+        device=args.device,
+        project=str(folder / "runs"),
+    )
     pictures = data.prepare(config.data, **config.pick(data.prepare))
     r = dict(vars(args), **environment(device), load=load, kind=device.type)
     numerics.repeatable(False)  # as train.py does
-    yield r, (f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {load:.1f} before; torch {r['torch']}, commit "
-              f"{r['commit']}. ResNet-18, {args.img_size} px, default settings; medians of {args.repeats} alternating "
-              "rounds (min to max).\n")
+    yield (
+        r,
+        (
+            f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {load:.1f} before; torch {r['torch']}, commit "
+            f"{r['commit']}. ResNet-18, {args.img_size} px, default settings; medians of {args.repeats} alternating "
+            "rounds (min to max).\n"
+        ),
+    )
     r["compiled_again"] = again(config, pictures, device, args.trials)
-    yield r, (f"{args.trials} trials that differ in loss table, lambda, learning rate, decay, dropout and order of the "
-              f"data: {r['compiled_again']['graphs']} graphs and {r['compiled_again']['kernels']} kernels compiled "
-              "after the first one.\n")
+    yield (
+        r,
+        (
+            f"{args.trials} trials that differ in loss table, lambda, learning rate, decay, dropout and order of the "
+            f"data: {r['compiled_again']['graphs']} graphs and {r['compiled_again']['kernels']} kernels compiled "
+            "after the first one.\n"
+        ),
+    )
     r |= one_at_a_time(config, pictures, device, args.repeats)
     yield r, changes_table(r)
     gc.collect()  # graphs hang in cycles
     r["packed"] = [side_by_side(replace(config, batch_size=b), pictures, device, args.repeats) for b in args.packed]
     yield r, packed_table(r)
     r["first_step"] = first_steps(config, folder)
-    yield r, (f"From `import torch` to the end of a run's first step: {r['first_step']['cold']:.1f} s with an empty "
-              f"compile cache, {r['first_step']['warm']:.1f} s with a full one.")
+    yield (
+        r,
+        (
+            f"From `import torch` to the end of a run's first step: {r['first_step']['cold']:.1f} s with an empty "
+            f"compile cache, {r['first_step']['warm']:.1f} s with a full one."
+        ),
+    )
 
 
 def again(config, pictures, device, trials):
@@ -111,8 +132,19 @@ def again(config, pictures, device, trials):
     counted = []
     for i in range(trials + 1):
         share = (i + 1) / (trials + 2)
-        other = replace(config, ls=share, gamma=3 * share, loss_tau=share, mixup_alpha=share, lr=1e-6 * share, seed=i,
-                        weight_decay=share, ema=share, dropout=share / 2, balance=("none", "weights", "sampler")[i % 3])
+        other = replace(
+            config,
+            ls=share,
+            gamma=3 * share,
+            loss_tau=share,
+            mixup_alpha=share,
+            lr=1e-6 * share,
+            seed=i,
+            weight_decay=share,
+            ema=share,
+            dropout=share / 2,
+            balance=("none", "weights", "sampler")[i % 3],
+        )
         stepper, _, _ = train.build(other, pictures, device)
         plan = train.tables(other, pictures)[0](0)
         stepper.begin(plan)
@@ -128,7 +160,7 @@ def again(config, pictures, device, trials):
 def one_at_a_time(config, pictures, device, repeats):
     """Seconds and pictures of an epoch's steps with each change, and the changes that did not work, with the reason."""
     on_gpu, epochs, failed = device.type == "cuda", {}, {}
-    pixels, = resident.levels(pictures.store, device).values()
+    (pixels,) = resident.levels(pictures.store, device).values()
     store = {3: pixels, 4: F.pad(pixels, (0, 1))}
     for name, change in CHANGES.items():
         if not on_gpu and change.keys() & {"compile", "capture"}:
@@ -187,8 +219,24 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
     if kernels.usable(mean.device):
         from kernels import view
 
-        return view.view(pixels, row.index, row.partner, row.lam, row.box, row.geo, row.geo_b, row.col, row.col_b,
-                         row.erase, mean, std, size, border, dtype, channels)
+        return view.view(
+            pixels,
+            row.index,
+            row.partner,
+            row.lam,
+            row.box,
+            row.geo,
+            row.geo_b,
+            row.col,
+            row.col_b,
+            row.erase,
+            mean,
+            std,
+            size,
+            border,
+            dtype,
+            channels,
+        )
     x = augment.plain(pixels[..., :3], row, size=size, mean=mean, std=std, border=border).to(dtype)
     return F.pad(x, (0, 0, 0, 0, 0, channels - 3))
 
@@ -219,20 +267,37 @@ def side_by_side(config, pictures, device, repeats, most=4):
 def first_steps(config, folder):
     """Seconds from `import torch` to the end of the first step, in processes of their own."""
     caches = dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
-    flags = ["--img-size", str(config.img_size), "--batch-size", str(config.batch_size), "--device", config.device,
-             "--threads", str(config.threads), "--val-split", "0"]
+    flags = [
+        "--img-size",
+        str(config.img_size),
+        "--batch-size",
+        str(config.batch_size),
+        "--device",
+        config.device,
+        "--threads",
+        str(config.threads),
+        "--val-split",
+        "0",
+    ]
     with patch.dict(os.environ, caches):
         return {name: start.start(config.data, folder, name, *flags)[0] for name in ("cold", "warm")}
 
 
 def changes_table(r):
     base, batch = r["seconds"]["as it is"], r["batch_size"]
-    said = [f"Batch {batch}, compiled and captured in bf16 from 3-byte pixels but for:" if r["kind"] == "cuda" else
-            f"Batch {batch}, eager on {r['kind']}, but for:", "", "| | ms a step | images/s | of its time |",
-            "| --- | --- | --- | --- |"]
+    said = [
+        f"Batch {batch}, compiled and captured in bf16 from 3-byte pixels but for:"
+        if r["kind"] == "cuda"
+        else f"Batch {batch}, eager on {r['kind']}, but for:",
+        "",
+        "| | ms a step | images/s | of its time |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, spent in r["seconds"].items():
-        said.append(f"| {name} | {rounds.spread([1e3 * batch * s / r['images'] for s in spent], 2)} | "
-                    f"{r['images'] / statistics.median(spent):.0f} | {rounds.ratios(spent, base, 3)} |")
+        said.append(
+            f"| {name} | {rounds.spread([1e3 * batch * s / r['images'] for s in spent], 2)} | "
+            f"{r['images'] / statistics.median(spent):.0f} | {rounds.ratios(spent, base, 3)} |"
+        )
     said += [f"| {name} | {reason} | | |" for name, reason in r["failed"].items()]
     return "\n".join(said) + "\n"
 
@@ -243,8 +308,9 @@ def packed_table(r):
         for number, spent in size["seconds"].items():
             speed = [int(number) * size["images"] / s for s in spent]
             one = [size["images"] / s for s in size["seconds"]["1"]]
-            said.append(f"| {size['batch_size']} | {number} | {rounds.spread(speed, 0)} | "
-                        f"{rounds.ratios(speed, one)} |")
+            said.append(
+                f"| {size['batch_size']} | {number} | {rounds.spread(speed, 0)} | {rounds.ratios(speed, one)} |"
+            )
     return "\n".join(said) + "\n"
 
 

@@ -14,7 +14,6 @@ import json
 import os
 from pathlib import Path
 
-
 import numpy as np
 import torch
 
@@ -24,9 +23,9 @@ import plan as plans
 import train
 from bench import rounds
 from config import Parser
-from tests.conftest import import_torchvision
 from engine.run import environment
 from engine.step import tensors
+from tests.conftest import import_torchvision
 
 MEAN, STD = (0.5, 0.44, 0.37), (0.21, 0.19, 0.17)
 SCALE, JITTER = (0.35, 1.0), 0.2
@@ -37,8 +36,12 @@ def main():
     parser = Parser(description=__doc__)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--img-size", type=int, default=224)
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-                        help="of the batch (default auto: bfloat16 on a GPU, else float32)")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the batch (default auto: bfloat16 on a GPU, else float32)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--calls", type=int, default=0, help="calls a round (default 0: 20 on a GPU, else 1)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
@@ -65,29 +68,59 @@ def measure(args):
     spent, uncaptured = {}, []
     for views in (1, 2):
         made = contenders(args, device, pixels, rows(args, pixels, means, views, device), views)
-        found, late = rounds.seconds({f"{name}, {views}": call for name, call in made.items()}, device,
-                                     rounds=args.rounds,
-                                     calls=args.calls)
+        found, late = rounds.seconds(
+            {f"{name}, {views}": call for name, call in made.items()}, device, rounds=args.rounds, calls=args.calls
+        )
         spent |= found
         uncaptured += late
     size = 4 if args.dtype == "float32" else 2
     out = args.batch_size * args.img_size**2 * 3 * size
     copied, _ = rounds.seconds(dict(copy=copy(out, device)), device, rounds=args.rounds, calls=args.calls)
     shown = float(np.mean(SCALE)) * side**2 * 3 * args.batch_size  # bytes of the Store: the crops' mean area
-    return dict(vars(args), **environment(device), load=load, kernel=kernels.usable(device), seconds=spent,
-                uncaptured=uncaptured,
-                copy_seconds=copied["copy"], copy_bytes=2 * out, bytes={str(v): out + v * shown for v in (1, 2)})
+    return dict(
+        vars(args),
+        **environment(device),
+        load=load,
+        kernel=kernels.usable(device),
+        seconds=spent,
+        uncaptured=uncaptured,
+        copy_seconds=copied["copy"],
+        copy_bytes=2 * out,
+        bytes={str(v): out + v * shown for v in (1, 2)},
+    )
 
 
 def rows(args, pixels, means, views, device):
     """STEPS rows of a plan on `device`; with two views every picture is mixed."""
     n, count = len(pixels), np.full(1, len(pixels))
-    plan = plans.draw(np.zeros(n, int), means, np.arange(n), count, epoch=0, seed=0, img_size=args.img_size, size=args.img_size,
-                      store_size=pixels.shape[1],
-                      batch_size=args.batch_size, epochs=1, lr=1.0, schedule="constant", warmup=0, balance="none",
-                      mixup_p=float(views - 1), mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0, crop_scale=SCALE, pad=0,
-                      flip=True,
-                      rotate=0.0, jitter=JITTER, erase=0.0, tail_crops=(0, 1))
+    plan = plans.draw(
+        np.zeros(n, int),
+        means,
+        np.arange(n),
+        count,
+        epoch=0,
+        seed=0,
+        img_size=args.img_size,
+        size=args.img_size,
+        store_size=pixels.shape[1],
+        batch_size=args.batch_size,
+        epochs=1,
+        lr=1.0,
+        schedule="constant",
+        warmup=0,
+        balance="none",
+        mixup_p=float(views - 1),
+        mixup_alpha=1.0,
+        mixup_by="row",
+        cutmix_p=0.0,
+        crop_scale=SCALE,
+        pad=0,
+        flip=True,
+        rotate=0.0,
+        jitter=JITTER,
+        erase=0.0,
+        tail_crops=(0, 1),
+    )
     return [tensors(plan, t, device) for t in range(STEPS)]
 
 
@@ -101,27 +134,38 @@ def contenders(args, device, pixels, plan, views):
 
     def mixed(look):
         """A batch by a library's own `look`: float pictures [B,3,S,S] of rows -> normalised views."""
+
         def call(k):
             row = plan[k % STEPS]
             x = look(gathered(pixels, row.index))
             if views == 2:
                 x = x.lerp(look(gathered(pixels, row.partner)), (1 - row.lam).view(-1, 1, 1, 1).expand_as(x))
             return x.to(dtype, memory_format=torch.channels_last)
+
         return call
 
     compiled = torch.compile(twin)
-    found = dict(ours=lambda k: augment.batch(pixels, plan[k % STEPS], **shape, dtype=dtype),
-                 twin=lambda k: twin(pixels, plan[k % STEPS]))
+    found = dict(
+        ours=lambda k: augment.batch(pixels, plan[k % STEPS], **shape, dtype=dtype),
+        twin=lambda k: twin(pixels, plan[k % STEPS]),
+    )
     if kernels.usable(device):
         host = pixels.cpu().pin_memory()
-        found["ours, the Store in pinned host memory"] = lambda k: augment.batch(host, plan[k % STEPS], **shape, dtype=dtype)
+        found["ours, the Store in pinned host memory"] = lambda k: augment.batch(
+            host, plan[k % STEPS], **shape, dtype=dtype
+        )
     if device.type != "cuda" or importlib.util.find_spec("triton"):
         found["twin, compiled"] = lambda k: compiled(pixels, plan[k % STEPS])
     try:
         v2 = importlib.import_module("torchvision.transforms.v2") if import_torchvision() else None
-        compose = v2.Compose([v2.RandomResizedCrop(args.img_size, scale=SCALE, antialias=False),
-                              v2.RandomHorizontalFlip(),
-                              v2.ColorJitter(JITTER, JITTER, JITTER), v2.Normalize(MEAN, STD)])
+        compose = v2.Compose(
+            [
+                v2.RandomResizedCrop(args.img_size, scale=SCALE, antialias=False),
+                v2.RandomHorizontalFlip(),
+                v2.ColorJitter(JITTER, JITTER, JITTER),
+                v2.Normalize(MEAN, STD),
+            ]
+        )
         found["torchvision, a picture at a time"] = mixed(lambda x: torch.stack([compose(p) for p in x]))
         found["torchvision, one draw a batch"] = mixed(compose)
     except ImportError:
@@ -129,15 +173,28 @@ def contenders(args, device, pixels, plan, views):
     if importlib.util.find_spec("kornia"):
         import kornia.augmentation as K
 
-        found["kornia"] = mixed(torch.nn.Sequential(
-            K.RandomResizedCrop((args.img_size, args.img_size), scale=SCALE), K.RandomHorizontalFlip(),
-            K.ColorJiggle(JITTER, JITTER, JITTER), K.Normalize(mean, std)).to(device))
+        found["kornia"] = mixed(
+            torch.nn.Sequential(
+                K.RandomResizedCrop((args.img_size, args.img_size), scale=SCALE),
+                K.RandomHorizontalFlip(),
+                K.ColorJiggle(JITTER, JITTER, JITTER),
+                K.Normalize(mean, std),
+            ).to(device)
+        )
     if importlib.util.find_spec("triton_augment") and device.type == "cuda":
         import triton_augment
 
-        found["triton-augment, no resizing"] = mixed(triton_augment.TritonFusedAugment(
-            crop_size=args.img_size, horizontal_flip_p=0.5, brightness=JITTER, contrast=JITTER, saturation=JITTER,
-            mean=MEAN, std=STD))
+        found["triton-augment, no resizing"] = mixed(
+            triton_augment.TritonFusedAugment(
+                crop_size=args.img_size,
+                horizontal_flip_p=0.5,
+                brightness=JITTER,
+                contrast=JITTER,
+                saturation=JITTER,
+                mean=MEAN,
+                std=STD,
+            )
+        )
     return found
 
 
@@ -156,18 +213,25 @@ def table(r):
     """The record as Markdown."""
     bandwidth = [r["copy_bytes"] / s / 1e9 for s in r["copy_seconds"]]
     kind = "kernel" if r["kernel"] else "twin"
-    said = [f"**{r['batch_size']} pictures of {r['img_size']} px to {r['dtype']}; ours is the {kind}.**", "",
-            f"n = {r['rounds']} alternating rounds of {r['calls']} calls: median (min to max). {r['device']}; "
-            f"{r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, commit "
-            f"{r['commit']}. A copy of the batch reads and writes {rounds.spread(bandwidth)} GB/s; GB/s of a batch "
-            "count what is written and the share of the Store that is shown.", "",
-            "| | views | us | in ours | GB/s |", "| --- | --- | --- | --- | --- |"]
+    said = [
+        f"**{r['batch_size']} pictures of {r['img_size']} px to {r['dtype']}; ours is the {kind}.**",
+        "",
+        f"n = {r['rounds']} alternating rounds of {r['calls']} calls: median (min to max). {r['device']}; "
+        f"{r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, commit "
+        f"{r['commit']}. A copy of the batch reads and writes {rounds.spread(bandwidth)} GB/s; GB/s of a batch "
+        "count what is written and the share of the Store that is shown.",
+        "",
+        "| | views | us | in ours | GB/s |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for name, spent in r["seconds"].items():
         kind, views = name.rsplit(", ", 1)
         late = " (not captured)" if name in r["uncaptured"] else ""
         speed = rounds.spread([r["bytes"][views] / s / 1e9 for s in spent])
-        said.append(f"| {kind}{late} | {views} | {rounds.spread([s * 1e6 for s in spent])} | "
-                    f"{rounds.ratios(spent, r['seconds'][f'ours, {views}'])} | {speed} |")
+        said.append(
+            f"| {kind}{late} | {views} | {rounds.spread([s * 1e6 for s in spent])} | "
+            f"{rounds.ratios(spent, r['seconds'][f'ours, {views}'])} | {speed} |"
+        )
     return "\n".join(said)
 
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from engine import numerics
 import train
+from engine import numerics
 
 SHOWN = 512  # pictures of the study's epoch at the most: enough to forget its workers' start
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random resized crops: the default settings'
@@ -23,6 +23,7 @@ SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random resized crops: the defau
 @dataclasses.dataclass
 class Files(torch.utils.data.Dataset):
     """Pictures decoded whenever they are asked for."""
+
     files: list
     labels: list
     transform: object
@@ -72,8 +73,14 @@ def study(base, pictures, device):
     side = round(pictures.size * 256 / 224)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pictures.mean, pictures.std))
     shown = files(pictures, pictures.train[:SHOWN], lambda image: plain(image, side, pictures.size, mean, std))
-    loader = torch.utils.data.DataLoader(shown, base.batch_size, shuffle=True, num_workers=2,
-                                         pin_memory=device.type == "cuda", multiprocessing_context="fork")
+    loader = torch.utils.data.DataLoader(
+        shown,
+        base.batch_size,
+        shuffle=True,
+        num_workers=2,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context="fork",
+    )
     model = train.network(base, pictures)[0].to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
 
@@ -108,8 +115,14 @@ def best(base, pictures, device, workers):
     rows = np.resize(pictures.train, 2 * workers * base.batch_size)
     shown = files(pictures, rows, lambda image: cropped(image, pictures.size))
     loader = torch.utils.data.DataLoader(
-        shown, base.batch_size, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda",
-        persistent_workers=True, multiprocessing_context="fork")
+        shown,
+        base.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=True,
+        multiprocessing_context="fork",
+    )
     model = train.network(base, pictures)[0].to(device, memory_format=torch.channels_last).train()
     net = torch.compile(model, dynamic=False) if device.type == "cuda" else model  # on a CPU it gains nothing
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)

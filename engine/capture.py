@@ -49,8 +49,10 @@ class Captured:
         except RuntimeError as error:  # closing a capture that failed raises too, and hides why it failed
             if not any(isinstance(e, torch.OutOfMemoryError) for e in (error, error.__context__)):
                 raise
-            print("no memory to capture the step: it runs eagerly, and slower (a smaller --batch-size helps)",
-                  file=sys.stderr)
+            print(
+                "no memory to capture the step: it runs eagerly, and slower (a smaller --batch-size helps)",
+                file=sys.stderr,
+            )
         finally:
             if collecting:
                 gc.enable()

@@ -11,8 +11,9 @@ GAP = 0.35  # training minus validation accuracy from which a run is told that i
 def judge(state, config, pictures, stepper, logits, lr):
     """Ends the epoch: its metrics as a dict, and in `state` the row, the best weights so far and the epochs since."""
     state["epoch"], state["step"] = state["epoch"] + 1, 0
-    row = dict(epoch=state["epoch"], lr=lr, train_loss=float(stepper.losses.mean()),
-               train_acc=float(stepper.right.mean()))
+    row = dict(
+        epoch=state["epoch"], lr=lr, train_loss=float(stepper.losses.mean()), train_acc=float(stepper.right.mean())
+    )
     if logits:
         scores = metrics.evaluate(logits[0], pictures.listing.labels[pictures.val], pictures.counts)
         row |= dict(val_loss=scores.pop("nll"), val_acc=scores.pop("acc"), **scores)
@@ -21,8 +22,12 @@ def judge(state, config, pictures, stepper, logits, lr):
     state["stale"] = 0 if better else state["stale"] + 1
     if better:
         weights = {k: v.detach().cpu().clone() for k, v in stepper.evaluated().state_dict().items()}
-        state["best"] = dict(weights=weights, epoch=state["epoch"], metrics=dict(row),
-                             logits=torch.from_numpy(logits[0]) if logits else None)
+        state["best"] = dict(
+            weights=weights,
+            epoch=state["epoch"],
+            metrics=dict(row),
+            logits=torch.from_numpy(logits[0]) if logits else None,
+        )
     return row
 
 
@@ -35,7 +40,11 @@ def rating(row, monitor):
 
 def finish(run, config, pictures, state):
     """Validation tables of the best epoch, and the warnings that a practitioner would want."""
-    best, classes, after = state["best"], pictures.listing.classes, f"python predict.py --run {run.folder} > submission.csv"
+    best, classes, after = (
+        state["best"],
+        pictures.listing.classes,
+        f"python predict.py --run {run.folder} > submission.csv",
+    )
     if not len(pictures.val):
         run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {after}")
         return
@@ -43,40 +52,60 @@ def finish(run, config, pictures, state):
     probs, predicted = metrics.softmax(logits), logits.argmax(1)
     with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
         np.save(f, logits)
-    run.write_rows("val_predictions.csv", ["path", "true", "predicted", "p"],
-                   [[pictures.listing.paths[i], classes[t], classes[p], f"{q:.6f}"]
-                    for i, t, p, q in zip(pictures.val, targets, predicted, probs.max(1))])
+    run.write_rows(
+        "val_predictions.csv",
+        ["path", "true", "predicted", "p"],
+        [
+            [pictures.listing.paths[i], classes[t], classes[p], f"{q:.6f}"]
+            for i, t, p, q in zip(pictures.val, targets, predicted, probs.max(1))
+        ],
+    )
     scores = metrics.per_class(targets, predicted, len(classes))
-    run.write_rows("per_class.csv", ["class", "train", *scores],
-                   [[c, n, *(f"{v[i]:.6g}" for v in scores.values())]
-                    for i, (c, n) in enumerate(zip(classes, pictures.counts))])
+    run.write_rows(
+        "per_class.csv",
+        ["class", "train", *scores],
+        [[c, n, *(f"{v[i]:.6g}" for v in scores.values())] for i, (c, n) in enumerate(zip(classes, pictures.counts))],
+    )
     confusion = metrics.confusion(targets, predicted, len(classes))
-    run.write_rows("confusion_matrix.csv", ["true \\ predicted", *classes],
-                   [[c, *row] for c, row in zip(classes, confusion.tolist())])
+    run.write_rows(
+        "confusion_matrix.csv",
+        ["true \\ predicted", *classes],
+        [[c, *row] for c, row in zip(classes, confusion.tolist())],
+    )
 
     low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
     m = best["metrics"]
     gap = m["train_acc"] - m["val_acc"]
     if gap > GAP:
-        run.say(f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may "
-                "help")
+        run.say(
+            f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may "
+            "help"
+        )
     never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
     if never:
-        run.say(f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, "
-                f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}: try --balance sampler or --prior uniform")
+        run.say(
+            f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, "
+            f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}: try --balance sampler or --prior uniform"
+        )
     chosen = "last epoch"
     if config.monitor != "last":
-        chosen = (f"best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, "
-                  "so it flatters)")
-    run.say(f"{run.folder}: {chosen}: macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n "
-            f"{len(targets)}, 95% bootstrap interval over pictures. Next: {after}")
+        chosen = (
+            f"best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, "
+            "so it flatters)"
+        )
+    run.say(
+        f"{run.folder}: {chosen}: macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n "
+        f"{len(targets)}, 95% bootstrap interval over pictures. Next: {after}"
+    )
 
 
 def line(row, config, state):
     """An epoch in a line."""
     said = f"epoch {row['epoch']:3d}/{config.epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
     if "val_loss" in row:
-        said += (f"  val loss {row['val_loss']:.3f} acc {row['val_acc']:.3f}  macro F1 {row['macro_f1']:.3f}  "
-                 f"ECE {row['ece']:.3f}")
+        said += (
+            f"  val loss {row['val_loss']:.3f} acc {row['val_acc']:.3f}  macro F1 {row['macro_f1']:.3f}  "
+            f"ECE {row['ece']:.3f}"
+        )
     best = "  best" if not state["stale"] else ""
     return said + f"  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}{best}"

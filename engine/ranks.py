@@ -27,8 +27,10 @@ class Ranks:
         if self.world == 1:
             return device
         if batch_size % self.world or batch_size // self.world < 2:
-            raise ConfigError(f"--batch-size {batch_size} over {self.world} ranks: give a multiple of {self.world}, "
-                              "two pictures a rank or more")
+            raise ConfigError(
+                f"--batch-size {batch_size} over {self.world} ranks: give a multiple of {self.world}, "
+                "two pictures a rank or more"
+            )
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
@@ -76,8 +78,12 @@ class Ranks:
         if self.world == 1:
             return plan
         shared = ("scalars", "key")
-        return Plan(*(v if name in shared else np.ascontiguousarray(v[:, self.rank :: self.world])
-                      for name, v in zip(Plan._fields, plan)))
+        return Plan(
+            *(
+                v if name in shared else np.ascontiguousarray(v[:, self.rank :: self.world])
+                for name, v in zip(Plan._fields, plan)
+            )
+        )
 
     def mean(self, *tensors):
         """Puts the mean over ranks into float tensors, in place."""

@@ -32,7 +32,9 @@ def levels(store, device, sides=()):
 def halved(pixels, device):
     """uint8 [N,S//2,S//2,3] of uint8 [N,S,S,3], antialiased (a triangle filter), where `pixels` is; computed on `device`."""
     side = pixels.shape[1] // 2
-    made = torch.empty(len(pixels), side, side, 3, dtype=torch.uint8, device=pixels.device, pin_memory=pixels.is_pinned())
+    made = torch.empty(
+        len(pixels), side, side, 3, dtype=torch.uint8, device=pixels.device, pin_memory=pixels.is_pinned()
+    )
     for i in range(0, len(pixels), CHUNK):
         part = pixels[i : i + CHUNK].to(device).permute(0, 3, 1, 2).float()
         small = F.interpolate(part, (side, side), mode="bilinear", antialias=True)
@@ -45,7 +47,10 @@ def _put(pixels, device):
         torch.cuda.empty_cache()  # what torch keeps for later is not counted as free
         free, _ = torch.cuda.mem_get_info(device)
         if pixels.nbytes > ROOM * free:
-            print(f"the decoded pictures take {pixels.nbytes / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} GiB free: "
-                  "they stay in pinned host memory, and training reads them from there", file=sys.stderr)
+            print(
+                f"the decoded pictures take {pixels.nbytes / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} GiB free: "
+                "they stay in pinned host memory, and training reads them from there",
+                file=sys.stderr,
+            )
             return pixels.pin_memory()
     return pixels.to(device)

@@ -151,8 +151,10 @@ class Run:
             with self.replacing(name) as path:
                 torch.save(value, path)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as a RuntimeError of several lines
-            raise RunError(f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? "
-                           "Make room, then --resume") from e
+            raise RunError(
+                f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? "
+                "Make room, then --resume"
+            ) from e
 
     def load(self, name):
         """What `save` wrote, on the CPU; None if there is none."""
@@ -189,8 +191,16 @@ def environment(device):
     commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = (re.findall(r"model name\s*: (.+)", listed) or [platform.machine()])[0]
-    return dict(started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), command=sys.argv, commit=commit or None,
-                python=platform.python_version(), torch=torch.__version__, numpy=numpy.__version__,
-                pillow=PIL.__version__, platform=platform.platform(), cpu=f"{cpu}, {os.cpu_count()} cores",
-                device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-                threads=torch.get_num_threads())
+    return dict(
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        command=sys.argv,
+        commit=commit or None,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=numpy.__version__,
+        pillow=PIL.__version__,
+        platform=platform.platform(),
+        cpu=f"{cpu}, {os.cpu_count()} cores",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+    )

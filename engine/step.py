@@ -147,8 +147,27 @@ class Stepper:
     capture.Captured does.
     """
 
-    def __init__(self, model, levels, labels, table, *, device, size, mean, std, border, opt, lr, weight_decay, ema,
-                 dtype, ranks, compile=False, record=None):
+    def __init__(
+        self,
+        model,
+        levels,
+        labels,
+        table,
+        *,
+        device,
+        size,
+        mean,
+        std,
+        border,
+        opt,
+        lr,
+        weight_decay,
+        ema,
+        dtype,
+        ranks,
+        compile=False,
+        record=None,
+    ):
         self.device, self.ranks = device, ranks
         self.model, self.net = ranks.wrap(model.to(device, memory_format=torch.channels_last))
         self.average = copy.deepcopy(self.model).eval() if ema else None
@@ -248,8 +267,15 @@ class Stepper:
         mine = self.ranks.batches(plan)
         shape, found = mine.index.shape, np.empty((0, 0), np.float32)  # a rank may have no batch
         if shape not in self.evaluations and len(mine.index):
-            self.evaluations[shape] = Evaluation(self.evaluated(), self.pixels, mine, self.view, dtype=self.dtype,
-                                                 forward=self.forward, record=self.record)
+            self.evaluations[shape] = Evaluation(
+                self.evaluated(),
+                self.pixels,
+                mine,
+                self.view,
+                dtype=self.dtype,
+                forward=self.forward,
+                record=self.record,
+            )
         if len(mine.index):
             found = self.evaluations[shape].run(mine, mine.index.size, pause)
         return self.ranks.gathered(found, plan)[:rows]
@@ -261,9 +287,15 @@ class Stepper:
     def state(self):
         """All that a resume needs, as plain tensors and numbers."""
         average = self.average.state_dict() if self.ema else None
-        return dict(model=self.model.state_dict(), average=average, updates=self.updates,
-                    optimizer=self.optimizer.state_dict(), scaler=self.scaler.state_dict(), losses=self.losses,
-                    right=self.right)
+        return dict(
+            model=self.model.state_dict(),
+            average=average,
+            updates=self.updates,
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            losses=self.losses,
+            right=self.right,
+        )
 
     def load(self, state):
         self.model.load_state_dict(state["model"])

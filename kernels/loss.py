@@ -46,8 +46,21 @@ def _forward(logits, a, b, lam, table, losses, rows, classes, stride, ROWS: tl.c
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _backward(logits, a, b, lam, table, upstream, gradient, rows, classes, stride, upstream_stride,
-              ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _backward(
+    logits,
+    a,
+    b,
+    lam,
+    table,
+    upstream,
+    gradient,
+    rows,
+    classes,
+    stride,
+    upstream_stride,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     """Gradient of ROWS rows, contiguous [B, C]; the rest as in _forward."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)[None, :]
@@ -57,8 +70,9 @@ def _backward(logits, a, b, lam, table, upstream, gradient, rows, classes, strid
     for side in tl.static_range(2):
         target, part = tl.load((a if side == 0 else b) + row, mask=live), share if side == 0 else 1 - share
         weight, eps, gamma, margin = _settings(table, target, live, classes)
-        e, s, others, q, logp, first = _softmax(logits, table, base, z, bias, column, inside, target, margin, live,
-                                                classes)
+        e, s, others, q, logp, first = _softmax(
+            logits, table, base, z, bias, column, inside, target, margin, live, classes
+        )
         c = tl.where(column == target[:, None], 1 - eps[:, None], 0.0) + eps[:, None] / classes
         slope = gamma[:, None] * e * logp / tl.maximum(others, SMALLEST) - 1
         ch = tl.where(inside, c * _power(q, gamma[:, None]) * slope, 0.0)
@@ -146,8 +160,9 @@ def _two_to(n):
 
 
 @torch.library.custom_op("longtail::loss", mutates_args=())
-def loss(logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor,
-         table: torch.Tensor) -> torch.Tensor:
+def loss(
+    logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
     """Per-row losses float32 [B]: see losses.loss, which is this file's twin and calls it. Gradients reach the logits
     alone, once. ValueError for other shapes and dtypes than the file's docstring says, and for more than CLASSES
     classes."""
@@ -157,8 +172,14 @@ def loss(logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tens
 
 
 @torch.library.custom_op("longtail::loss_backward", mutates_args=())
-def loss_backward(logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, table: torch.Tensor,
-                  upstream: torch.Tensor) -> torch.Tensor:
+def loss_backward(
+    logits: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    lam: torch.Tensor,
+    table: torch.Tensor,
+    upstream: torch.Tensor,
+) -> torch.Tensor:
     """dlogits, contiguous [B, C]."""
     gradient = logits.new_empty(logits.shape)
     _launch(_backward, logits, a, b, lam, table, upstream, gradient, upstream.stride(0))
@@ -189,15 +210,19 @@ loss.register_autograd(_differentiate, setup_context=_keep)
 
 def _check(logits, a, b, lam, table):
     if logits.ndim != 2 or logits.dtype not in DTYPES or not 1 <= logits.shape[1] <= CLASSES:
-        raise ValueError(f"logits are [B, C] with C from 1 to {CLASSES}, float32, float16 or bfloat16; got "
-                         f"{tuple(logits.shape)} {logits.dtype}")
+        raise ValueError(
+            f"logits are [B, C] with C from 1 to {CLASSES}, float32, float16 or bfloat16; got "
+            f"{tuple(logits.shape)} {logits.dtype}"
+        )
     rows, classes = logits.shape
     shapes = (("a", a, (rows,)), ("b", b, (rows,)), ("lam", lam, (rows,)), ("table", table, (5, classes)))
     for name, given, shape in shapes:
         kind = given.dtype == torch.float32 if name in ("lam", "table") else not given.dtype.is_floating_point
         if given.shape != shape or not kind or given.device != logits.device:
-            raise ValueError(f"{name} must be {shape} of {'float32' if name in ('lam', 'table') else 'integers'} on "
-                             f"{logits.device}; got {tuple(given.shape)} {given.dtype} on {given.device}")
+            raise ValueError(
+                f"{name} must be {shape} of {'float32' if name in ('lam', 'table') else 'integers'} on "
+                f"{logits.device}; got {tuple(given.shape)} {given.dtype} on {given.device}"
+            )
 
 
 def tile(rows, classes):
@@ -216,5 +241,18 @@ def _launch(kernel, logits, a, b, lam, table, *others):
     strides = [v for v in others if not isinstance(v, torch.Tensor)]
     if rows:
         with torch.cuda.device_of(logits):
-            kernel[(triton.cdiv(rows, height),)](logits, a, b, lam, table, *tensors, rows, classes, logits.stride(0),
-                                                 *strides, ROWS=height, COLUMNS=columns, num_warps=warps)
+            kernel[(triton.cdiv(rows, height),)](
+                logits,
+                a,
+                b,
+                lam,
+                table,
+                *tensors,
+                rows,
+                classes,
+                logits.stride(0),
+                *strides,
+                ROWS=height,
+                COLUMNS=columns,
+                num_warps=warps,
+            )

@@ -22,9 +22,29 @@ BLOCK, TILES, WARPS = 512, 4, 4  # pixels a tile, tiles a program (its row's tab
 
 
 @triton.jit
-def _view(pixels, index, partner, lam, box, geo, geo_b, col, col_b, erase, mean, std, out, pictures,
-          SIZE: tl.constexpr, SIDE: tl.constexpr, BYTES: tl.constexpr, CHANNELS: tl.constexpr, REFLECT: tl.constexpr,
-          BLOCK: tl.constexpr, TILES: tl.constexpr):
+def _view(
+    pixels,
+    index,
+    partner,
+    lam,
+    box,
+    geo,
+    geo_b,
+    col,
+    col_b,
+    erase,
+    mean,
+    std,
+    out,
+    pictures,
+    SIZE: tl.constexpr,
+    SIDE: tl.constexpr,
+    BYTES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REFLECT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+):
     """TILES * BLOCK pixels of one row. SIZE, SIDE: of the output and of the Store; BYTES: of a Store pixel."""
     programs: tl.constexpr = (SIZE * SIZE + TILES * BLOCK - 1) // (TILES * BLOCK)
     row = tl.program_id(0) // programs
@@ -125,9 +145,20 @@ def _map(p):
 def _lines(p):
     """The 3 x 4 matrix at p, for colours in [0, 255]."""
     scale: tl.constexpr = 1 / 255
-    return (tl.load(p) * scale, tl.load(p + 1) * scale, tl.load(p + 2) * scale, tl.load(p + 3),
-            tl.load(p + 4) * scale, tl.load(p + 5) * scale, tl.load(p + 6) * scale, tl.load(p + 7),
-            tl.load(p + 8) * scale, tl.load(p + 9) * scale, tl.load(p + 10) * scale, tl.load(p + 11))
+    return (
+        tl.load(p) * scale,
+        tl.load(p + 1) * scale,
+        tl.load(p + 2) * scale,
+        tl.load(p + 3),
+        tl.load(p + 4) * scale,
+        tl.load(p + 5) * scale,
+        tl.load(p + 6) * scale,
+        tl.load(p + 7),
+        tl.load(p + 8) * scale,
+        tl.load(p + 9) * scale,
+        tl.load(p + 10) * scale,
+        tl.load(p + 11),
+    )
 
 
 @triton.jit
@@ -145,10 +176,24 @@ def _inside(y, x, top, left, height, width, yes, no):
 
 
 @torch.library.custom_op("longtail::view", mutates_args=())
-def view(pixels: torch.Tensor, index: torch.Tensor, partner: torch.Tensor, lam: torch.Tensor, box: torch.Tensor,
-         geo: torch.Tensor, geo_b: torch.Tensor, col: torch.Tensor, col_b: torch.Tensor, erase: torch.Tensor,
-         mean: torch.Tensor, std: torch.Tensor, size: int, border: str, dtype: torch.dtype,
-         channels: int) -> torch.Tensor:
+def view(
+    pixels: torch.Tensor,
+    index: torch.Tensor,
+    partner: torch.Tensor,
+    lam: torch.Tensor,
+    box: torch.Tensor,
+    geo: torch.Tensor,
+    geo_b: torch.Tensor,
+    col: torch.Tensor,
+    col_b: torch.Tensor,
+    erase: torch.Tensor,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    size: int,
+    border: str,
+    dtype: torch.dtype,
+    channels: int,
+) -> torch.Tensor:
     """The batch [B, channels, size, size], channels-last, of `dtype` (float32, bfloat16, float16): see augment.batch,
     its twin, which calls it, for training and for evaluation plans alike. mean, std: float32 [3]. border: 'reflect' or
     'constant'. channels: 3 or 4. ValueError for other shapes and dtypes; a row of the Store that is not there gives
@@ -160,8 +205,19 @@ def view(pixels: torch.Tensor, index: torch.Tensor, partner: torch.Tensor, lam: 
     if len(index):
         with torch.cuda.device_of(geo):
             _view[(len(index) * programs,)](
-                pixels.contiguous(), *columns, out, len(pixels), SIZE=size, SIDE=pixels.shape[1], BYTES=pixels.shape[3],
-                CHANNELS=channels, REFLECT=border == "reflect", BLOCK=BLOCK, TILES=TILES, num_warps=WARPS)
+                pixels.contiguous(),
+                *columns,
+                out,
+                len(pixels),
+                SIZE=size,
+                SIDE=pixels.shape[1],
+                BYTES=pixels.shape[3],
+                CHANNELS=channels,
+                REFLECT=border == "reflect",
+                BLOCK=BLOCK,
+                TILES=TILES,
+                num_warps=WARPS,
+            )
     return out.permute(0, 3, 1, 2)
 
 
@@ -179,18 +235,36 @@ def _check(pixels, index, partner, lam, box, geo, geo_b, col, col_b, erase, mean
     n, side = len(index), pixels.shape[1] if pixels.ndim == 4 else 0
     if side < 2 or pixels.dtype != torch.uint8 or pixels.shape[2] != side or pixels.shape[3] not in (3, 4):
         raise ValueError(f"the Store is uint8 [N, S, S, 3 or 4], S > 1; got {pixels.dtype} {tuple(pixels.shape)}")
-    if border not in ("reflect", "constant") or channels not in (3, 4) or dtype not in (
-            torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError("border is reflect or constant, channels 3 or 4, dtype float32, bfloat16 or float16; got "
-                         f"{border}, {channels}, {dtype}")
-    shapes = dict(index=(n,), partner=(n,), lam=(n,), box=(n, 4), geo=(n, 2, 3), geo_b=(n, 2, 3), col=(n, 3, 4),
-                  col_b=(n, 3, 4), erase=(n, 4), mean=(3,), std=(3,))
+    if (
+        border not in ("reflect", "constant")
+        or channels not in (3, 4)
+        or dtype not in (torch.float32, torch.bfloat16, torch.float16)
+    ):
+        raise ValueError(
+            "border is reflect or constant, channels 3 or 4, dtype float32, bfloat16 or float16; got "
+            f"{border}, {channels}, {dtype}"
+        )
+    shapes = dict(
+        index=(n,),
+        partner=(n,),
+        lam=(n,),
+        box=(n, 4),
+        geo=(n, 2, 3),
+        geo_b=(n, 2, 3),
+        col=(n, 3, 4),
+        col_b=(n, 3, 4),
+        erase=(n, 4),
+        mean=(3,),
+        std=(3,),
+    )
     given = dict(zip(shapes, (index, partner, lam, box, geo, geo_b, col, col_b, erase, mean, std)))
     for name, shape in shapes.items():
         kinds = (torch.int32, torch.int64) if name in ("index", "partner", "box", "erase") else (torch.float32,)
         v = given[name]
         if v.shape != shape or v.dtype not in kinds or v.device != geo.device:
-            raise ValueError(f"{name} must be {shape} of {' or '.join(map(str, kinds))} on {geo.device}; got "
-                             f"{tuple(v.shape)} {v.dtype} on {v.device}")
+            raise ValueError(
+                f"{name} must be {shape} of {' or '.join(map(str, kinds))} on {geo.device}; got "
+                f"{tuple(v.shape)} {v.dtype} on {v.device}"
+            )
     if pixels.device != geo.device and not pixels.is_pinned():
         raise ValueError(f"the Store must be on {geo.device} or in pinned host memory; it is on {pixels.device}")

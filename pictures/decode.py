@@ -3,6 +3,7 @@
 Trusts nothing about the file: its kind, its size and its end are checked, and whatever Pillow raises becomes a
 PictureError. Never repairs, never guesses a missing part, never decodes what its header says is too large.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -26,9 +27,15 @@ MAX_PIXELS = 89_478_485  # Pillow's own line between a photograph and a decompre
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # Pillow is content without these endings; a file that lacks its own was cut, be it after the last pixel.
 ENDINGS = {"PNG": (b"IEND\xaeB`\x82", 2**20), "GIF": (b"\0;", 2**10)}  # and how near to the end to look
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Failures of the machine, not of the picture: they pass through as they are, for they may be gone tomorrow.
 MACHINE = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT)
 
@@ -62,8 +69,10 @@ def decode_into(file: int, start: int, row: int, path: str | Path, size: int, re
     if os.pwrite(file, picture, start + row * picture.size) < picture.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     flat = picture.reshape(size, -1)
-    sums = [x.sum(0, dtype=np.uint32).reshape(size, 3).sum(0, dtype=np.uint64)
-            for x in (flat, np.square(flat, dtype=np.uint16))]
+    sums = [
+        x.sum(0, dtype=np.uint32).reshape(size, 3).sum(0, dtype=np.uint64)
+        for x in (flat, np.square(flat, dtype=np.uint16))
+    ]
     return [(total / (255.0**power * size * size)).tolist() for power, total in enumerate(sums, 1)]
 
 

@@ -3,6 +3,7 @@
 Finds the columns by their usual names or as told, and the files from several folders, with or without extension, in
 any Unicode form. What it cannot settle is one DataError line that names the line or the column, and the mend.
 """
+
 from __future__ import annotations
 
 import csv
@@ -11,11 +12,39 @@ import os
 from pathlib import Path
 from unicodedata import normalize
 
-IMAGE_COLUMNS = ("file", "filename", "file_name", "image", "image_path", "path", "filepath", "img", "picture",
-                 "image_id", "img_id", "id", "name")
+IMAGE_COLUMNS = (
+    "file",
+    "filename",
+    "file_name",
+    "image",
+    "image_path",
+    "path",
+    "filepath",
+    "img",
+    "picture",
+    "image_id",
+    "img_id",
+    "id",
+    "name",
+)
 LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "artist", "y")
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-            ".avif", ".mpo")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".avif",
+    ".mpo",
+)
 
 
 class DataError(ValueError):
@@ -52,8 +81,10 @@ def label_rows(root: Path, file: Path, image_col: str, label_col: str, group_col
     found = _locate_all(file, lines, image, root, (root, file.parent, root / "train"))
     missing = [f"line {number} {row[image]!r}" for path, (number, row) in zip(found, lines) if path is None]
     if missing:
-        raise DataError(f"{file}: {len(missing)} of {len(lines)} files are not there: {some(missing)}; names count "
-                        f"from {root}, {root / 'train'} or the CSV's folder")
+        raise DataError(
+            f"{file}: {len(missing)} of {len(lines)} files are not there: {some(missing)}; names count "
+            f"from {root}, {root / 'train'} or the CSV's folder"
+        )
     rows, first = [], {}
     for path, (number, row) in zip(found, lines):
         before, known = first.setdefault(path, (number, row[label]))
@@ -78,8 +109,10 @@ def id_rows(root: Path, file: Path) -> tuple[list[tuple[str, str | None]], list[
             raise DataError(f"{file} line {line}: {f'the id {row[key]!r} again' if row[key] else 'no id'}")
     found = _locate_all(file, lines, image, root, (root, file.parent, root / "test"))
     if lines and not any(found):
-        raise DataError(f"{file}: none of its files is there, {lines[0][1][image]!r} for one; names count from {root}, "
-                        f"{root / 'test'} or the CSV's folder")
+        raise DataError(
+            f"{file}: none of its files is there, {lines[0][1][image]!r} for one; names count from {root}, "
+            f"{root / 'test'} or the CSV's folder"
+        )
     rows = [(path or row[image], row[label] or None if label else None) for path, (_, row) in zip(found, lines)]
     return rows, [row[key] for _, row in lines]
 
@@ -133,8 +166,9 @@ def _locate_all(file: Path, lines: list, column: str, root: Path, bases: tuple[P
             same = whole.get(name) or whole.get(normalize("NFC", name))
             matches = [same] if same else stems.get(normalize("NFC", name), [])
             if len(matches) > 1:
-                raise DataError(f"{file} line {number}: {row[column]!r} may be {' or '.join(sorted(matches))}: "
-                                "write the extension")
+                raise DataError(
+                    f"{file} line {number}: {row[column]!r} may be {' or '.join(sorted(matches))}: write the extension"
+                )
             if matches:
                 found[-1] = prefix + matches[0]
                 break

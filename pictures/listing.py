@@ -3,6 +3,7 @@
 Reads names, never a picture. Guesses nothing silently: what it passes over is returned in `skipped`, what it cannot
 settle is one DataError line with the folder and the mend. CSVs are read by labels.py.
 """
+
 from __future__ import annotations
 
 import os
@@ -23,6 +24,7 @@ LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost
 @dataclass(frozen=True)
 class Listing:
     """Pictures as rows; `paths` relative to `root`, printed as spelled."""
+
     root: Path
     paths: list[str]
     labels: np.ndarray  # int64 [N], index into classes, -1 where unknown
@@ -45,8 +47,9 @@ def natural_key(name: str):
     return pieces, name
 
 
-def listing(root, labels=None, image_col: str = "auto", label_col: str = "auto",
-            group_col: str | None = None) -> Listing:
+def listing(
+    root, labels=None, image_col: str = "auto", label_col: str = "auto", group_col: str | None = None
+) -> Listing:
     """The training pictures, parts train and val, never test.
 
     Without `labels`: DIR/<class>/**, DIR/{train,val,valid,validation}/<class>/**, or either in a lone folder of DIR.
@@ -63,8 +66,9 @@ def listing(root, labels=None, image_col: str = "auto", label_col: str = "auto",
         root = _inner(root)
         rows = _folder_rows(root, skipped)
     if not rows:
-        raise DataError(f"{root}: no picture found; expected {root}/<class>/*.jpg, {root}/train/<class>/*.jpg or a CSV "
-                        "by --labels")
+        raise DataError(
+            f"{root}: no picture found; expected {root}/<class>/*.jpg, {root}/train/<class>/*.jpg or a CSV by --labels"
+        )
     paths, names, parts, groups = map(list, zip(*rows))
     numbers, classes = _classes(names)
     if len(classes) < 2:
@@ -72,8 +76,10 @@ def listing(root, labels=None, image_col: str = "auto", label_col: str = "auto",
     parts = np.array(parts)
     untaught = np.setdiff1d(numbers[parts == "val"], numbers[parts == "train"])
     if len(untaught):
-        raise DataError(f"{root}: only validation pictures, none to train on, of "
-                        f"{some([repr(classes[c]) for c in untaught])}: is a folder misspelled?")
+        raise DataError(
+            f"{root}: only validation pictures, none to train on, of "
+            f"{some([repr(classes[c]) for c in untaught])}: is a folder misspelled?"
+        )
     return Listing(root, paths, numbers, classes, parts, groups if group_col else None, skipped)
 
 

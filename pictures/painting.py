@@ -9,8 +9,14 @@ import math
 
 import numpy as np
 
-HUES = {"red, cyan": 0, "orange, azure": 30, "yellow, blue": 60, "lime, violet": 90, "green, magenta": 120,
-        "jade, rose": 150}  # degrees, of a hue and its opposite
+HUES = {
+    "red, cyan": 0,
+    "orange, azure": 30,
+    "yellow, blue": 60,
+    "lime, violet": 90,
+    "green, magenta": 120,
+    "jade, rose": 150,
+}  # degrees, of a hue and its opposite
 CHROMAS = {"vivid": (0.3, 0.38), "muted": (0.11, 0.15)}
 PALETTES = {f"{chroma} {hues}": (HUES[hues], CHROMAS[chroma]) for chroma in CHROMAS for hues in HUES}
 DIRECTIONS = {"level": 0, "upright": 90, "slanted": 45, "swirling": None}  # degrees; slanted to either side

@@ -4,6 +4,7 @@
 into the file, so memory does not grow with the data. Never imports torch, never knows a class or a split, and never
 stands something in for a bad picture: its row is zero and `bad` says why.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -39,6 +40,7 @@ class StoreError(RuntimeError):
 @dataclass(frozen=True)
 class Store:
     """Decoded pictures in the order asked for; a row in `bad` is zero in every array."""
+
     pixels: np.ndarray  # uint8 [N, S, S, 3], a memory map whose changes never reach the file
     means: np.ndarray  # float32 [N, 3], each picture's mean, RGB in [0, 1]
     key: str  # hex digest of recipe, contents, order, S and resize mode
@@ -52,8 +54,9 @@ def cache_dir() -> Path:
     return Path(own) if own else Path(home or Path.home() / ".cache") / "longtail"
 
 
-def load(files: list[Path], size: int, resize: str = "squash", cache: Path | None = None,
-         workers: int | None = None) -> Store:
+def load(
+    files: list[Path], size: int, resize: str = "squash", cache: Path | None = None, workers: int | None = None
+) -> Store:
     """The Store of `files` at S = `size`: mapped from the cache where their bytes are known, else decoded now.
 
     `workers`: processes that decode; None is one for each CPU this process may use.
@@ -190,8 +193,10 @@ def _build(folder: Path, files: list[Path], states: list, size: int, resize: str
             os.fsync(file.fileno())  # else a power cut could leave a published Store of zeros
         changed = [path for path, state in zip(files, states) if _state(path) != state]
         if changed:
-            raise StoreError(f"{changed[0]} changed while it was decoded ({len(changed)} files did): "
-                             "run again when the pictures are at rest")
+            raise StoreError(
+                f"{changed[0]} changed while it was decoded ({len(changed)} files did): "
+                "run again when the pictures are at rest"
+            )
         np.save(draft / "moments.npy", moments)
         (draft / "meta.json").write_text(json.dumps({"recipe": RECIPE, "size": size, "resize": resize, "bad": bad}))
         if folder.exists() and _open(folder) is None:
@@ -210,8 +215,11 @@ def _decode_all(file, start: int, files: list[Path], size: int, resize: str, wor
     moments = np.zeros((len(files), 2, 3))
     bad: dict[int, str] = {}
     workers = min(workers, len(files) // 32)  # a process takes as long to start as 50 pictures to decode
-    work = _in_processes(file, start, files, size, resize, workers) if workers > 1 else (
-        (row, decode_into(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
+    work = (
+        _in_processes(file, start, files, size, resize, workers)
+        if workers > 1
+        else ((row, decode_into(file.fileno(), start, row, path, size, resize)) for row, path in enumerate(files))
+    )
     with contextlib.closing(work):  # which ends the processes whatever happens here
         for row, result in _bar(work, len(files)):
             if isinstance(result, dict):  # a worker met a failure of the machine
@@ -239,8 +247,16 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
     import the caller's script, and torch, in every child. A child ends by itself when its parent dies.
     """
     command = child_command("pictures.decode", file.name, start, size, resize)
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                 env=child_environment(OPENBLAS_NUM_THREADS="1")) for _ in range(workers)]
+    children = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=child_environment(OPENBLAS_NUM_THREADS="1"),
+        )
+        for _ in range(workers)
+    ]
     chunks: queue.SimpleQueue = queue.SimpleQueue()
     results: queue.SimpleQueue = queue.SimpleQueue()
     for first in range(0, len(files), CHUNK):
@@ -263,8 +279,10 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
                 line = child.stdout.readline()
                 if not line:
                     names = ", ".join(str(files[row]) for row in rows)
-                    raise StoreError(f"a decoding process died (exit status {child.wait()}) on one of these (remove "
-                                     f"it, or see if memory ran out): {names}")
+                    raise StoreError(
+                        f"a decoding process died (exit status {child.wait()}) on one of these (remove "
+                        f"it, or see if memory ran out): {names}"
+                    )
                 for row, result in zip(rows, json.loads(line)):
                     results.put((row, result))
                 rows = ahead

@@ -23,8 +23,58 @@ from pictures import store as stores
 from pictures.painting import FACTORS, render
 
 # Training pictures of the study's 50 painters.
-COUNTS = (560, 443, 274, 210, 201, 195, 176, 161, 156, 153, 147, 124, 121, 121, 118, 111, 111, 106, 105, 96, 88, 83, 82,
-          79, 72, 71, 70, 69, 68, 65, 64, 61, 58, 57, 57, 55, 53, 51, 51, 48, 47, 41, 39, 37, 30, 30, 29, 28, 20, 19)
+COUNTS = (
+    560,
+    443,
+    274,
+    210,
+    201,
+    195,
+    176,
+    161,
+    156,
+    153,
+    147,
+    124,
+    121,
+    121,
+    118,
+    111,
+    111,
+    106,
+    105,
+    96,
+    88,
+    83,
+    82,
+    79,
+    72,
+    71,
+    70,
+    69,
+    68,
+    65,
+    64,
+    61,
+    58,
+    57,
+    57,
+    55,
+    53,
+    51,
+    51,
+    48,
+    47,
+    41,
+    39,
+    37,
+    30,
+    30,
+    29,
+    28,
+    20,
+    19,
+)
 FEWEST = 4  # training pictures of a class at any scale
 WANDER, BORROW = 0.01, 0.115  # at difficulty 1
 STYLES = np.array(list(itertools.product(*map(range, map(len, FACTORS.values())))))  # int64 [5040, 5], every style
@@ -117,9 +167,13 @@ def bayes_accuracy(habits, prior, wander, borrow):
 
 def draw(*, classes, scale, seed, difficulty, label_noise):
     """Everything but the pixels: the arrays of truth.npz (see `make`), as a dict."""
-    for flag, value, low, high in (("--classes", classes, 2, len(STYLES)), ("--scale", scale, 1e-6, 1e3),
-                                   ("--seed", seed, 0, 2**63), ("--difficulty", difficulty, 0, 1e3),
-                                   ("--label-noise", label_noise, 0, 0.99)):
+    for flag, value, low, high in (
+        ("--classes", classes, 2, len(STYLES)),
+        ("--scale", scale, 1e-6, 1e3),
+        ("--seed", seed, 0, 2**63),
+        ("--difficulty", difficulty, 0, 1e3),
+        ("--label-noise", label_noise, 0, 0.99),
+    ):
         if not low <= value <= high:
             raise SyntheticError(f"{flag} {value}: give a number from {low} to {high}")
     rng = _rng(seed, 0)
@@ -142,10 +196,22 @@ def draw(*, classes, scale, seed, difficulty, label_noise):
 
     p = posterior(styles, habits, prior, wander, borrow)
     noise = np.where(test, 0, label_noise)[:, None]
-    return dict(classes=np.array(names), prior=prior, habits=habits, wander=wander, borrow=borrow,
-                label_noise=label_noise, bayes_accuracy=bayes_accuracy(habits, prior, wander, borrow),
-                files=np.array(files), test=test, true=true, observed=observed, styles=styles, posterior=p,
-                posterior_observed=(1 - noise) * p + noise * (1 - p) / (classes - 1))
+    return dict(
+        classes=np.array(names),
+        prior=prior,
+        habits=habits,
+        wander=wander,
+        borrow=borrow,
+        label_noise=label_noise,
+        bayes_accuracy=bayes_accuracy(habits, prior, wander, borrow),
+        files=np.array(files),
+        test=test,
+        true=true,
+        observed=observed,
+        styles=styles,
+        posterior=p,
+        posterior_observed=(1 - noise) * p + noise * (1 - p) / (classes - 1),
+    )
 
 
 def _habits(rng, classes):
@@ -165,7 +231,9 @@ def _names(rng, classes):
     """Sorted names of nobody."""
     given = "Aurelk Bessim Corvane Dulvie Elowix Fennor Galiv Hespro Ilvo Jorune Kestrax Lumoq Marzil Neriol Orlux"
     stem = "Brax Cald Drov Esk Fald Grimz Hask Isk Jolv Kram Lorv Mosk Narv Olk Pryn Quend Rusk Skarn Trev Ulv Vask"
-    ending = "abeque adono aquiv aveeno elloway emirel endoux erquin iblane idorra ilvane imondo ondrel orvane udello umbrel"
+    ending = (
+        "abeque adono aquiv aveeno elloway emirel endoux erquin iblane idorra ilvane imondo ondrel orvane udello umbrel"
+    )
     every = [f"{g} {s}{e}" for g, s, e in itertools.product(given.split(), stem.split(), ending.split())]
     return sorted(every[i] for i in rng.permutation(len(every))[:classes])
 
@@ -207,13 +275,21 @@ def _write_csv(path, files, column, values):
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(prog="pictures.synthetic", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="pictures.synthetic",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("root", metavar="DIR", help="folder to make")
-    for flag, default, said in (("--classes", 50, "painters"), ("--scale", 0.28, "times the study's counts"),
-                                ("--size", 96, "pixels a side"), ("--seed", 0, "of painters and pictures"),
-                                ("--difficulty", 1.0, "0: no painter works like another; Bayes accuracy falls with it"),
-                                ("--label-noise", 0.0, "share of the training pictures in a wrong folder")):
+    for flag, default, said in (
+        ("--classes", 50, "painters"),
+        ("--scale", 0.28, "times the study's counts"),
+        ("--size", 96, "pixels a side"),
+        ("--seed", 0, "of painters and pictures"),
+        ("--difficulty", 1.0, "0: no painter works like another; Bayes accuracy falls with it"),
+        ("--label-noise", 0.0, "share of the training pictures in a wrong folder"),
+    ):
         parser.add_argument(flag, type=type(default), default=default, help=f"{said} (default {default})")
     args = parser.parse_args(args)
     try:

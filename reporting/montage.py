@@ -1,6 +1,6 @@
 """What the network would see: the first batches of a training as text and as a picture. The command of plan.py.
 
-    python plan.py -c RECIPE --show 3
+python plan.py -c RECIPE --show 3
 """
 
 import math
@@ -30,8 +30,10 @@ def lines(plan, t, classes, labels, *, store_size):
     for b, row in enumerate(plan.index[t]):
         partner = names[labels[plan.partner[t, b]]] if plan.lam[t, b] < 1 else "-"
         zoom = np.linalg.det(plan.geo[t, b, :, :2].astype(float)) * (size / store_size) ** 2
-        yield (f"{row:8}  {names[labels[row]]:{width}}  {partner:{width}}  {plan.lam[t, b]:.3f}  "
-               f"{span(plan.box[t, b]):17}  {'yes' if zoom < 0 else '-':6}  {abs(zoom):5.2f}  {span(plan.erase[t, b])}")
+        yield (
+            f"{row:8}  {names[labels[row]]:{width}}  {partner:{width}}  {plan.lam[t, b]:.3f}  "
+            f"{span(plan.box[t, b]):17}  {'yes' if zoom < 0 else '-':6}  {abs(zoom):5.2f}  {span(plan.erase[t, b])}"
+        )
 
 
 def span(box):
@@ -98,13 +100,29 @@ def show(config, count, output):
     for note in pictures.notes:
         print(note, file=sys.stderr)
     labels, classes, side = pictures.listing.labels, pictures.listing.classes, pictures.store.pixels.shape[1]
-    plan = plans.draw(labels, pictures.store.means, pictures.train, pictures.counts, epoch=0, size=pictures.size,
-                      store_size=side, **config.pick(plans.draw))
+    plan = plans.draw(
+        labels,
+        pictures.store.means,
+        pictures.train,
+        pictures.counts,
+        epoch=0,
+        size=pictures.size,
+        store_size=side,
+        **config.pick(plans.draw),
+    )
     side = plans.level(plan.scalars[0, 1], side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))
-    sheet = montage(plan, count, pixels, classes, labels, mean=pictures.mean, std=pictures.std,
-                    border="constant" if config.pad else "reflect")
+    sheet = montage(
+        plan,
+        count,
+        pixels,
+        classes,
+        labels,
+        mean=pictures.mean,
+        std=pictures.std,
+        border="constant" if config.pad else "reflect",
+    )
     sheet.save(output, "PNG")
     for t in range(count):
         print(*lines(plan, t, classes, labels, store_size=side), "", sep="\n", flush=True)

@@ -5,9 +5,8 @@ import math
 import numpy as np
 
 import config as configs
-from study import ranking
 from engine import run as runs
-from study import stats
+from study import ranking, stats
 
 SHOWN = 12  # points in the table
 
@@ -23,13 +22,17 @@ def report(study):
         return
     scheme, won, reason = found
     group = ranking.ranked(groups[scheme])
-    yield (f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, macro F1 on validation pictures at the "
-           f"{study.epoch()} ± the point's own standard error, {won.alone()}:\n")
+    yield (
+        f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, macro F1 on validation pictures at the "
+        f"{study.epoch()} ± the point's own standard error, {won.alone()}:\n"
+    )
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
     for p in group[:SHOWN]:
         mark = "**" if p.trials == won.trials else ""
-        yield (f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('val_acc'):.4f} | "
-               f"{p.average('val_loss'):.3f} | {p.average('ece'):.4f} |")
+        yield (
+            f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('val_acc'):.4f} | "
+            f"{p.average('val_loss'):.3f} | {p.average('ece'):.4f} |"
+        )
     if len(group) > SHOWN:
         yield f"\n{len(group) - SHOWN} more in results.csv"
     yield f"\nwinner: {won.label()}: {reason}."
@@ -49,8 +52,11 @@ def changes(study, group):
     found = sorted(ranking.against_base(study, group), key=lambda f: -abs(f[1])) if len(group) > 2 else []
     if not found or any(len(_changed(study, p)) > 1 for p, *_ in found):
         return []
-    lines = ["What one change does to macro F1, paired by fold and seed, 95% t interval with pooled noise:\n",
-             "| change | difference | n | |", "| --- | --- | --- | --- |"]
+    lines = [
+        "What one change does to macro F1, paired by fold and seed, 95% t interval with pooled noise:\n",
+        "| change | difference | n | |",
+        "| --- | --- | --- | --- |",
+    ]
     for p, mean, half, n in found:
         interval = "" if math.isnan(half) else f" ± {half:.4f}"
         beyond = "beyond noise" if abs(mean) > half else ""
@@ -75,12 +81,17 @@ def effects(study, group):
     if not levels:
         return []
     found, residuals, sd = stats.additive(scores, blocks, levels)
-    lines = ["Main effects on macro F1 (additive model with folds and seeds as blocks; ± one standard error):\n",
-             "| setting | value | against the mean value |", "| --- | --- | --- |"]
+    lines = [
+        "Main effects on macro F1 (additive model with folds and seeds as blocks; ± one standard error):\n",
+        "| setting | value | against the mean value |",
+        "| --- | --- | --- |",
+    ]
     for k, table in found.items():
         lines += [f"| {k} | {level} | {effect:+.4f} ± {se:.4f} |" for level, (effect, se) in table.items()]
-    pairs = [f"{a} × {b} {size:.4f} (noise alone: {noise:.4f})"
-             for size, noise, a, b in stats.interactions(residuals, sd, levels)[:3]]
+    pairs = [
+        f"{a} × {b} {size:.4f} (noise alone: {noise:.4f})"
+        for size, noise, a, b in stats.interactions(residuals, sd, levels)[:3]
+    ]
     if pairs and not math.isnan(sd):
         lines.append("\nStrongest interactions, root mean square: " + "; ".join(pairs) + ".")
     return lines
@@ -107,8 +118,9 @@ def draw(study, path):
         title = "main effects on macro F1, ± 2 standard errors"
     names, middle, half = zip(*bars[::-1])
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.3 * len(bars)), layout="constrained")
-    axes.errorbar(middle, range(len(bars)), xerr=np.nan_to_num(half), fmt="o", color="#0969da", ecolor="#8c959f",
-                  capsize=3)
+    axes.errorbar(
+        middle, range(len(bars)), xerr=np.nan_to_num(half), fmt="o", color="#0969da", ecolor="#8c959f", capsize=3
+    )
     axes.axvline(0, color="#d0d7de", zorder=0)
     axes.set_yticks(range(len(bars)), names)
     axes.set_title(title, fontsize=10)

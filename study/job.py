@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 import metrics
+import train
 from engine import outcome
 from engine import run as runs
-import train
 from study.lease import LeaseLost
-
 
 TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice
 
@@ -26,8 +25,15 @@ class Job:
 
     def __init__(self, study, lease, device, stop):
         self.study, self.lease = study, lease
-        self.config = replace(study.config(lease.i), project=str(study.folder / "trials"), name=f"{lease.i:04d}",
-                              resume=True, until=lease.until, threads=study.spec["threads"], device=device)
+        self.config = replace(
+            study.config(lease.i),
+            project=str(study.folder / "trials"),
+            name=f"{lease.i:04d}",
+            resume=True,
+            until=lease.until,
+            threads=study.spec["threads"],
+            device=device,
+        )
         self.stream = torch.cuda.Stream() if train.pick_device(device).type == "cuda" else None
         self.epochs = train.trial(self.config, stop, lease.check, TURN)
 

@@ -56,8 +56,17 @@ def rate(config, device, workers, threads, pack):
     """Images a second of `workers` processes that train together for a moment, `pack` trials in each."""
     settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
     command = child_command("study.pace", settings, device, threads, pack)
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                 env=child_environment(), start_new_session=True) for _ in range(workers)]
+    children = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+            start_new_session=True,
+        )
+        for _ in range(workers)
+    ]
     try:
         ready = [child.stdout.readline() for child in children]
         for child in children if all(ready) else []:

@@ -15,9 +15,28 @@ from study import stats
 from study.table import REPEATS, SCHEME, point_key
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one point simpler than another.
-OFF = dict(mixup_p=0.0, cutmix_p=0.0, ls=0.0, gamma=0.0, loss_tau=0.0, balance="none", prior="train", dropout=0.0,
-           ema=0.0, weight_decay=0.0, schedule="constant", warmup=0.0, crop_scale=(1.0, 1.0), pad=0, flip=False,
-           rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1), pretrained=False)
+OFF = dict(
+    mixup_p=0.0,
+    cutmix_p=0.0,
+    ls=0.0,
+    gamma=0.0,
+    loss_tau=0.0,
+    balance="none",
+    prior="train",
+    dropout=0.0,
+    ema=0.0,
+    weight_decay=0.0,
+    schedule="constant",
+    warmup=0.0,
+    crop_scale=(1.0, 1.0),
+    pad=0,
+    flip=False,
+    rotate=0.0,
+    jitter=0.0,
+    erase=0.0,
+    tail_crops=(0, 1),
+    pretrained=False,
+)
 
 
 @dataclass(frozen=True)
@@ -127,8 +146,10 @@ def winner(group):
     used = f"{methods(won)} method{'' if methods(won) == 1 else 's'} switched on"
     if won is best:
         return won, f"of {len(near)} points within {error} it scores best, and none is simpler ({used})"
-    return won, (f"of {len(near)} points within {error} of the best, {best.mean:.4f} ({best.label()}), "
-                 f"it is the simplest ({used})")
+    return won, (
+        f"of {len(near)} points within {error} of the best, {best.mean:.4f} ({best.label()}), "
+        f"it is the simplest ({used})"
+    )
 
 
 def methods(point):
@@ -150,6 +171,7 @@ def choose(study):
 def schemes(study):
     """A line a scheme: name, validation pictures a point, standard error and what it was taken over (`yardstick`), rank
     agreement with the chosen scheme (Spearman)."""
+
     def keyed(group):
         return {point_key(study.trials[p.trials[0]]): p for p in ranked(group)}
 
@@ -194,8 +216,9 @@ def against_base(study, group):
     """
     points = [p for p in group if not p.wanting]
     base = next((p for p in points if point_key(study.trials[p.trials[0]]) == "{}"), None)
-    scores = [{(study.config(r["trial"]).fold, study.config(r["trial"]).seed): r["macro_f1"] for r in p.rows}
-              for p in points]
+    scores = [
+        {(study.config(r["trial"]).fold, study.config(r["trial"]).seed): r["macro_f1"] for r in p.rows} for p in points
+    ]
     cells = sorted(set.intersection(*map(set, scores))) if base and len(points) > 1 else []
     if not cells:
         return []

@@ -19,9 +19,9 @@ import torch
 import config as configs
 import data
 import model as models
+import train
 from engine import run as runs
 from pictures import synthetic
-import train
 from study.lease import Lease, LeaseLost
 
 
@@ -108,8 +108,11 @@ class Study:
         points = {}
         for i, row in rows.items():
             points.setdefault(point_key(self.trials[i]), []).append((i, row))
-        scored = [(-sum(r["macro_f1"] for _, r in runs) / len(runs), min(i for i, _ in runs), runs)
-                  for runs in points.values() if all(r["status"] == "ok" for _, r in runs)]
+        scored = [
+            (-sum(r["macro_f1"] for _, r in runs) / len(runs), min(i for i, _ in runs), runs)
+            for runs in points.values()
+            if all(r["status"] == "ok" for _, r in runs)
+        ]
         keep = math.ceil(len(scored) / self.spec["halving"])
         return sorted(i for _, _, runs in sorted(scored, key=lambda s: s[:2])[:keep] for i, _ in runs)
 
@@ -163,8 +166,10 @@ class Study:
             scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in known))
             shared = [k for k in settings[0] if k not in varied]
             header = ["trial", "status", "reason", "seconds", *varied, *scores, *shared]
-            lines = [[configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
-                     for i, s in enumerate(settings)]
+            lines = [
+                [configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
+                for i, s in enumerate(settings)
+            ]
             with runs.replacing(self.folder / "results.csv") as path:
                 with open(path, "w", newline="", encoding="utf-8") as f:
                     csv.writer(f, lineterminator="\n").writerows([header, *lines])
@@ -199,9 +204,11 @@ def begin(folder, base, trials, halving=0):
     with locked(folder):
         if path.exists():
             old = Study(folder).spec
-            changed = [f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}"
-                       for k, v in old["base"].items()
-                       if k not in ("data", "compile") and json.dumps(v) != json.dumps(settings[k])]
+            changed = [
+                f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}"
+                for k, v in old["base"].items()
+                if k not in ("data", "compile") and json.dumps(v) != json.dumps(settings[k])
+            ]
             named = dict(data_key="the pictures", halving="--halving")
             changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in named.items() if old[k] != spec[k]]
             if changed:
@@ -239,8 +246,9 @@ def _check(root, checked, halving):
         with torch.device("meta"):
             train.network(c, pictures[json.dumps(c.pick(data.prepare))])
     if halving and not all(len(p.val) for p in pictures.values()):
-        raise StudyError("--halving ranks trials on validation pictures, and there are none: "
-                         "give --val-split or --folds")
+        raise StudyError(
+            "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"
+        )
     return next(iter(pictures.values())).store.key
 
 

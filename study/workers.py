@@ -15,11 +15,10 @@ import threading
 import time
 
 import config as configs
-from study import pace
-from study import ranking
-from engine import run as runs
 import train
+from engine import run as runs
 from pictures.children import child_command, child_environment
+from study import pace, ranking
 from study.job import Job
 from study.lease import Lease, LeaseLost
 from study.table import Study, StudyError
@@ -33,8 +32,9 @@ def add_flags(parser):
     how = parser.add_argument_group("how")
     how.add_argument("--pack", default="auto", help="trials at a time on a device; auto: measured (default auto)")
     how.add_argument("--devices", default="", metavar="0,1", help="CUDA devices, a worker each")
-    how.add_argument("--shard", default="0/1", metavar="I/N",
-                     help="only every N-th trial, from the I-th on: for arrays of jobs")
+    how.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="only every N-th trial, from the I-th on: for arrays of jobs"
+    )
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
 
 
@@ -98,13 +98,20 @@ def execute(study, space, base, stop):
     side_by_side = f"{workers} at a time, {study.spec['threads']} threads each"
     shape = side_by_side if interleaved == 1 else f"{interleaved} in turns"
     expected = pace.minutes(study, rate) / max(1, len(space.devices)) / space.shard[1]
-    print(f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: "
-          f"about {expected:.0f} minutes", file=sys.stderr)
+    print(
+        f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: "
+        f"about {expected:.0f} minutes",
+        file=sys.stderr,
+    )
     if expected > LONG:
-        print("to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or "
-              "--random N of the grid", file=sys.stderr)
+        print(
+            "to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or "
+            "--random N of the grid",
+            file=sys.stderr,
+        )
     best, written = [-1.0, ""], [0.0]
     with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
+
         def seen(row):
             done = len(study.latest())
             tqdm.write(_tell(study, row, done), file=sys.stderr)
@@ -116,8 +123,16 @@ def execute(study, space, base, stop):
                 study.write_results()
                 written[0] = time.monotonic()
 
-        fill(study, workers=workers, device=base.device, pack=interleaved, shard=space.shard, devices=space.devices,
-             stop=stop, seen=seen)
+        fill(
+            study,
+            workers=workers,
+            device=base.device,
+            pack=interleaved,
+            shard=space.shard,
+            devices=space.devices,
+            stop=stop,
+            seen=seen,
+        )
     study.write_results()
     return not study.jobs()
 
@@ -188,8 +203,14 @@ def fill(study, *, workers, device, pack, shard, devices, stop, seen):
 
     def spawn(n):
         with open(study.folder / "workers.log", "a") as log:
-            return subprocess.Popen(command, env=dict(places[n % len(places)], PYTHONUNBUFFERED="1"), stdout=log,
-                                    stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            return subprocess.Popen(
+                command,
+                env=dict(places[n % len(places)], PYTHONUNBUFFERED="1"),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     stop.held = True  # from here on a signal is passed on to the workers, which save
     children = [spawn(n) for n in range(workers * len(places))]

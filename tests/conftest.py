@@ -93,8 +93,23 @@ def pictures(tmp_path_factory):
 
 
 # A run that takes a second, with none of the methods that the default settings turn on.
-PLAIN = dict(width=0.125, img_size=32, epochs=3, batch_size=8, threads=1, device="cpu", lr=3e-3, weight_decay=1e-4, warmup=0.0,
-             ema=0.0, ls=0.0, mixup_p=0.0, cutmix_p=0.0, crop_scale=(1.0, 1.0), jitter=0.0)
+PLAIN = dict(
+    width=0.125,
+    img_size=32,
+    epochs=3,
+    batch_size=8,
+    threads=1,
+    device="cpu",
+    lr=3e-3,
+    weight_decay=1e-4,
+    warmup=0.0,
+    ema=0.0,
+    ls=0.0,
+    mixup_p=0.0,
+    cutmix_p=0.0,
+    crop_scale=(1.0, 1.0),
+    jitter=0.0,
+)
 
 
 @pytest.fixture

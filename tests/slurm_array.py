@@ -25,7 +25,9 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])  # where Debian has daemons, which is not on everyone's PATH
+PATH = os.pathsep.join(
+    [os.environ["PATH"], "/usr/sbin", "/sbin"]
+)  # where Debian has daemons, which is not on everyone's PATH
 HOST = socket.gethostname().split(".")[0]
 TASKS, CORES = 3, 4  # cores of the node by its configuration: more than there may be, so that all tasks run at once
 CONF = """\
@@ -75,8 +77,18 @@ def wait(what, ready, seconds=120):
 
 def make(target, root, project, *more):
     """What `make target` says, on a grid of 24 trials."""
-    grid = dict(DATA=root / "pictures", PROJECT=root / project, QUICK=0, EPOCHS=3, IMG=32, FOLDS=3, MIXUP_P="0,0.3", LS="0,0.1",
-                BALANCE="none,sampler", FLAGS="--width 0.125 --batch-size 8 --threads 1 --device cpu")
+    grid = dict(
+        DATA=root / "pictures",
+        PROJECT=root / project,
+        QUICK=0,
+        EPOCHS=3,
+        IMG=32,
+        FOLDS=3,
+        MIXUP_P="0,0.3",
+        LS="0,0.1",
+        BALANCE="none,sampler",
+        FLAGS="--width 0.125 --batch-size 8 --threads 1 --device cpu",
+    )
     command = ["make", "-C", ROOT, target, f"PY={sys.executable}", *(f"{k}={v}" for k, v in grid.items()), *more]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -113,14 +125,19 @@ def slurm(root):
 
     def start(*command):
         with open(root / f"{command[0]}.log", "w") as log:
-            daemons.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True))
+            daemons.append(
+                subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            )
 
     try:
         start("munged", "--foreground", "--force", f"--socket={root}/munge/socket", *munge)
         wait("munged", (root / "munge" / "socket").exists)
         start("slurmctld", "-D", "-f", str(conf))
         start("slurmd", "-D", "-f", str(conf))
-        wait("an idle node", lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout)
+        wait(
+            "an idle node",
+            lambda: "idle" in subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout,
+        )
         try:
             yield
         finally:  # what the jobs started ends with them, and before the daemons that know of it
@@ -208,17 +225,28 @@ def undisturbed_and_array(root):
     alone = root / "alone" / "sweep"
     rows = sorted(p.name for p in (array.folder / "rows").iterdir())
     starts = [re.findall(r"requeued (\d+) times", log) for log in logs]
-    good = all([
-        check(f"every task ran twice by its own count, {starts}, and by Slurm's", all(
-            s == ["0", "1"] and array.field(t, "Restarts") == "1" for t, s in enumerate(starts))),
-        check("the task that was told its time saved and requeued itself",
-              "state saved" in logs[1] and "back to the queue" in logs[1]),
-        check(f"{len(rows)} rows, one a trial, no lease left", rows == [f"{i:04d}-3.json" for i in range(24)]
-              and not any((array.folder / "leases").iterdir())),
-        check("results.csv is that of an undisturbed sweep", table(array.folder) == table(alone)),
-        check("best.json too", json.loads((array.folder / "best.json").read_text())
-              == json.loads((alone / "best.json").read_text())),
-        check("a task printed the ranking", any("winner:" in log for log in logs))])
+    good = all(
+        [
+            check(
+                f"every task ran twice by its own count, {starts}, and by Slurm's",
+                all(s == ["0", "1"] and array.field(t, "Restarts") == "1" for t, s in enumerate(starts)),
+            ),
+            check(
+                "the task that was told its time saved and requeued itself",
+                "state saved" in logs[1] and "back to the queue" in logs[1],
+            ),
+            check(
+                f"{len(rows)} rows, one a trial, no lease left",
+                rows == [f"{i:04d}-3.json" for i in range(24)] and not any((array.folder / "leases").iterdir()),
+            ),
+            check("results.csv is that of an undisturbed sweep", table(array.folder) == table(alone)),
+            check(
+                "best.json too",
+                json.loads((array.folder / "best.json").read_text()) == json.loads((alone / "best.json").read_text()),
+            ),
+            check("a task printed the ranking", any("winner:" in log for log in logs)),
+        ]
+    )
     if not good:
         print(*logs, sep="\n")
     return good
@@ -231,8 +259,12 @@ def cancelled(root):
     out("scancel", f"{array.job}_0")
     wait("the end of the task", lambda: not out("squeue", "-h"))
     time.sleep(9)  # past cred_expire and the next round of the scheduler
-    return all([check("a cancelled task saved", "state saved" in array.log(0)),
-                check("and stays cancelled", array.field(0, "JobState") == "CANCELLED" and not out("squeue", "-h"))])
+    return all(
+        [
+            check("a cancelled task saved", "state saved" in array.log(0)),
+            check("and stays cancelled", array.field(0, "JobState") == "CANCELLED" and not out("squeue", "-h")),
+        ]
+    )
 
 
 def main():

@@ -109,8 +109,9 @@ def test_flip(F, store_size, size):
     assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / 400**0.5
 
 
-@pytest.mark.parametrize("x0, y0, w, h",
-                         [(0, 0, 60, 60), (5, 0, 40, 52), (13, 21, 47, 39), (30, 33, 30, 27), (3, 4, 56, 55)])
+@pytest.mark.parametrize(
+    "x0, y0, w, h", [(0, 0, 60, 60), (5, 0, 40, 52), (13, 21, 47, 39), (30, 33, 30, 27), (3, 4, 56, 55)]
+)
 def test_resized_crop(F, bilinear, x0, y0, w, h):
     # Antialiasing off: a view never shrinks by more than the Store's 256/224. The rim is left out: torchvision repeats
     # the crop's own edge there, we go on to the picture's next pixel.
@@ -215,8 +216,9 @@ def coloured(pixels, jitter, seed=0):
 
 
 # torchvision's grey takes 0.2989 of red, and so loses 1e-4 of white; we take the 0.299 of ITU-R 601.
-@pytest.mark.parametrize("name, which, tolerance",
-                         [("brightness", 0, 1e-5), ("contrast", 1, 1.1e-4), ("saturation", 2, 1.1e-4)])
+@pytest.mark.parametrize(
+    "name, which, tolerance", [("brightness", 0, 1e-5), ("contrast", 1, 1.1e-4), ("saturation", 2, 1.1e-4)]
+)
 def test_colour_operations(F, name, which, tolerance):
     pixels = noise(16, 20) // torch.arange(1, 5, dtype=torch.uint8).repeat(4)[:, None, None, None]  # bright and dark
     jitter = np.zeros(3)

@@ -41,27 +41,53 @@ def test_floor_is_that_of_the_references(bench):
 def size(batch, **changes):
     """A batch of bench/step.py: 16 steps of 4 ms, others' in proportion."""
     step = batch * 4e-3 / 128
-    spent = dict(model=[16 * step / 1.02] * 3, steps=[16 * step] * 3, default=[17 * step] * 3,
-                 study=[8 * 35 * step] * 3, best=[32 * 4 * step] * 3) | changes
+    spent = (
+        dict(
+            model=[16 * step / 1.02] * 3,
+            steps=[16 * step] * 3,
+            default=[17 * step] * 3,
+            study=[8 * 35 * step] * 3,
+            best=[32 * 4 * step] * 3,
+        )
+        | changes
+    )
     images = {name: batch * dict(study=8, best=32).get(name, 16) for name in spent}
     return dict(batch_size=batch, seconds=spent, images=images, peak=dict.fromkeys(spent, 3e9), floor=0.8 * step)
 
 
 def records():
     """What a GPU that meets every target would leave."""
-    loss = dict(rows=128, launches=2, seconds=dict(ours=[1e-5, 1.1e-5, 0.9e-5], twin=[1e-4] * 3),
-                errors=dict(ours=dict(random=[1e-7, 1e-7], confident=[1e-7, 2e-7])))
-    view = {"ours, 1": [40e-6], "ours, 2": [70e-6], "twin, 1": [1e-3], "twin, 2": [2e-3],
-            "ours, the Store in pinned host memory, 1": [45e-6], "torchvision, one draw a batch, 2": [80e-6]}
+    loss = dict(
+        rows=128,
+        launches=2,
+        seconds=dict(ours=[1e-5, 1.1e-5, 0.9e-5], twin=[1e-4] * 3),
+        errors=dict(ours=dict(random=[1e-7, 1e-7], confident=[1e-7, 2e-7])),
+    )
+    view = {
+        "ours, 1": [40e-6],
+        "ours, 2": [70e-6],
+        "twin, 1": [1e-3],
+        "twin, 2": [2e-3],
+        "ours, the Store in pinned host memory, 1": [45e-6],
+        "torchvision, one draw a batch, 2": [80e-6],
+    }
     return {
-        "tests": dict(ran=90, failed=0), "view": dict(batch_size=128, img_size=224, seconds=view),
+        "tests": dict(ran=90, failed=0),
+        "view": dict(batch_size=128, img_size=224, seconds=view),
         "step": dict(img_size=224, sizes=[size(b) for b in (128, 64, 256, 32)]),
         "step-32px": dict(img_size=32, sizes=[size(128)]),
-        "loss-50-float32": dict(loss, classes=50), "loss-50-bfloat16": dict(loss, classes=50),
+        "loss-50-float32": dict(loss, classes=50),
+        "loss-50-bfloat16": dict(loss, classes=50),
         "loss-1000-bfloat16": dict(loss, classes=1000),
         "variants": dict(trials=20, compiled_again=dict(graphs=0, kernels=0)),
-        "epochs": dict(epochs=50, pictures=4780, img_size=224, batch_size=64,
-                       runs=dict(warm=dict(seconds=31.0), cold=dict(seconds=70.0)))}
+        "epochs": dict(
+            epochs=50,
+            pictures=4780,
+            img_size=224,
+            batch_size=64,
+            runs=dict(warm=dict(seconds=31.0), cold=dict(seconds=70.0)),
+        ),
+    }
 
 
 def verdicts(rows):
@@ -74,7 +100,8 @@ def test_targets_met_missed_and_not_measured(bench):
     assert {row[3] for row in good} == {"met", ""}
     assert [row[0] for row in good if not row[3]] == [
         *(f"whole step / its floor, 224 px, batch {b}" for b in (64, 128, 256)),
-        "a run of 50 epochs of 4,780 pictures, compile cache empty: s"]
+        "a run of 50 epochs of 4,780 pictures, compile cache empty: s",
+    ]
     assert ["whole step / its model alone, 224 px, batch 64", "<= 1.03", "1.02", "met"] in good
     assert ["images/s, 224 px, batch 128 (aim 25,000)", ">= 16,000", "30,118", "met"] in good
     assert ["images/s / those of the study way, 224 px, batch 128", ">= 30", "32.9", "met"] in good
@@ -91,29 +118,52 @@ def test_targets_met_missed_and_not_measured(bench):
     del bad["step-32px"]
     found = verdicts(rows(bad))
     assert [what for what, verdict in found.items() if verdict == "missed"] == [
-        "whole step / its model alone, 224 px, batch 64", "input kernel, batch 128, 224 px, views 2: us",
+        "whole step / its model alone, 224 px, batch 64",
+        "input kernel, batch 128, 224 px, views 2: us",
         "fastest peer of the same work / input kernel, views 2",
         "loss, 50 classes, float32: gradient error, random rows",
-        "loss, 50 classes, float32: gradient error, confident rows", "graphs that 20 trials compiled again"]
+        "loss, 50 classes, float32: gradient error, confident rows",
+        "graphs that 20 trials compiled again",
+    ]
     assert [what for what, verdict in found.items() if verdict == "not measured"] == [
         *(f"images/s / those of the {way} way, 32 px, batch 128" for way in ("study", "best-practice")),
         "loss, 50 classes, bfloat16: kernels, forward and backward",
-        *(f"a run of 50 epochs of 4,780 pictures, compile cache {cache}: s" for cache in ("full", "empty"))]
+        *(f"a run of 50 epochs of 4,780 pictures, compile cache {cache}: s" for cache in ("full", "empty")),
+    ]
 
 
 def test_tables_of_a_gpu(bench):
     """The text that a machine without one never prints."""
-    r = dict(kind="cuda", device="NVIDIA H200", cpu="a CPU", threads=16, load=0.1, torch="2", pillow="3", python="3",
-             commit="c", img_size=224, repeats=3, validation=100, workers=16, kilobytes=86, store=1e9, native="bf16",
-             flops=780e12, bandwidth=4.3e12, pictures=None)
+    r = dict(
+        kind="cuda",
+        device="NVIDIA H200",
+        cpu="a CPU",
+        threads=16,
+        load=0.1,
+        torch="2",
+        pillow="3",
+        python="3",
+        commit="c",
+        img_size=224,
+        repeats=3,
+        validation=100,
+        workers=16,
+        kilobytes=86,
+        store=1e9,
+        native="bf16",
+        flops=780e12,
+        bandwidth=4.3e12,
+        pictures=None,
+    )
     said = bench("step").table(r, size(128))
     assert "780 TFLOP/s in bf16, 4.30 TB/s" in said and "The floor is 3.20 ms, 40000 images/s" in said
     assert said.count("| met |") == 3 and "1.020 (1.020 to 1.020) of its time | <= 1.03 | met |" in said
     assert "32.941 (32.941 to 32.941) of its images/s | >= 30 | met |" in said
     assert "| missed |" in bench("step").table(r, size(128, steps=[1.0] * 3))
 
-    r = dict(kind="cuda", batch_size=128, images=1024, seconds={"as it is": [0.032], "fp32": [0.064]},
-             failed=dict(both="no"))
+    r = dict(
+        kind="cuda", batch_size=128, images=1024, seconds={"as it is": [0.032], "fp32": [0.064]}, failed=dict(both="no")
+    )
     said = bench("variants").changes_table(r)
     assert "| fp32 | 8.00 (8.00 to 8.00) | 16000 | 2.000 (2.000 to 2.000) |" in said and "| both | no | | |" in said
 
@@ -143,7 +193,7 @@ def test_a_bench_that_fails_is_recorded_and_the_others_run(bench, monkeypatch, t
     monkeypatch.setattr(sys, "argv", ["bench/gpu.py", "--device", "cpu", "--quick", "--out", str(tmp_path / "out")])
     monkeypatch.setattr(gpu.signal, "signal", lambda *_: None)
     assert gpu.main() == 1
-    path, = (tmp_path / "out").glob("*.md")
+    (path,) = (tmp_path / "out").glob("*.md")
     assert capsys.readouterr().out == f"{path}\n" and path.stem[11:] == "cpu"
     found = json.loads(path.with_suffix(".json").read_text())["benches"]
     assert [found[n]["status"].split(":")[0] for n in found] == ["failed", "failed", "left out", "ok"]
@@ -178,9 +228,14 @@ def test_records_are_named_by_day_and_device_and_never_overwritten(bench, tmp_pa
     assert names == ["2026-11-21-nvidia-h200-141gb-mig" + n for n in ("", "-2", "-3")]
 
 
-@pytest.mark.parametrize("line, ran, failed", [
-    ("92 skipped, 1153 deselected in 5.57s", 0, 0), ("2 failed, 90 passed, 1 warning in 80.1s", 92, 2),
-    ("90 passed, 1 error in 9s", 91, 1)])
+@pytest.mark.parametrize(
+    "line, ran, failed",
+    [
+        ("92 skipped, 1153 deselected in 5.57s", 0, 0),
+        ("2 failed, 90 passed, 1 warning in 80.1s", 92, 2),
+        ("90 passed, 1 error in 9s", 91, 1),
+    ],
+)
 def test_outcomes(bench, line, ran, failed):
     assert bench("gpu").outcomes(line) == dict(ran=ran, failed=failed)
     assert bench("gpu").outcomes("Killed") is None
@@ -191,8 +246,15 @@ def test_the_studys_transforms_are_torchvisions(bench, monkeypatch, torchvision,
     T, ways = torchvision.transforms, bench("ways")
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    wanted = T.Compose([T.Resize((37, 37)), T.CenterCrop(32), T.RandomHorizontalFlip(float(mirror)), T.ToTensor(),
-                        T.Normalize(mean, std)])(image)
+    wanted = T.Compose(
+        [
+            T.Resize((37, 37)),
+            T.CenterCrop(32),
+            T.RandomHorizontalFlip(float(mirror)),
+            T.ToTensor(),
+            T.Normalize(mean, std),
+        ]
+    )(image)
     monkeypatch.setattr(ways, "random", types.SimpleNamespace(random=lambda: 0.5 - mirror / 4))
     assert torch.equal(ways.plain(image, 37, 32, *(torch.tensor(v).view(3, 1, 1) for v in (mean, std))), wanted)
 

@@ -54,9 +54,18 @@ def test_every_flag_is_in_help_with_its_range_and_default(capsys):
 
 
 def test_aliases_pairs_and_negations():
-    c = parse("--smoothing 0.1 --mixup-p 0.3:0.7 --mixup-by class --crop-scale 0.5:1 --tail-crops 50:2 -b 64 --no-flip --wd 0.05")
+    c = parse(
+        "--smoothing 0.1 --mixup-p 0.3:0.7 --mixup-by class --crop-scale 0.5:1 --tail-crops 50:2 -b 64 --no-flip --wd 0.05"
+    )
     assert (c.ls, c.mixup_p, c.crop_scale, c.tail_crops, c.batch_size, c.flip, c.weight_decay) == (
-        0.1, (0.3, 0.7), (0.5, 1.0), (50, 2), 64, False, 0.05)
+        0.1,
+        (0.3, 0.7),
+        (0.5, 1.0),
+        (50, 2),
+        64,
+        False,
+        0.05,
+    )
     assert parse("--label-smoothing 0.2") == parse("--ls 0.2")
     assert parse("--img-size auto").img_size == "auto" and parse("--size 96").img_size == 96
     assert parse("--img-size 128:224").img_size == (128, 224)
@@ -76,7 +85,9 @@ def test_recipe_then_flags(tmp_path):
     assert (c.lr, c.epochs) == (0.01, 9)
 
 
-@pytest.mark.parametrize("text, said", [('{"mixupp": 1}', "mixup_p"), ("[1]", "JSON object"), ("{", "not JSON"), ('{"lr": "fast"}', "--lr")])
+@pytest.mark.parametrize(
+    "text, said", [('{"mixupp": 1}', "mixup_p"), ("[1]", "JSON object"), ("{", "not JSON"), ('{"lr": "fast"}', "--lr")]
+)
 def test_bad_recipes_are_refused_by_name(tmp_path, text, said):
     path = tmp_path / "r.json"
     path.write_text(text)
@@ -90,7 +101,9 @@ def test_missing_recipe(tmp_path):
         configs.read(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("line, said", [("--mixupp 1", "--mixup-p"), ("--lr", "expected one argument"), ("--epoch 3", "--epochs")])
+@pytest.mark.parametrize(
+    "line, said", [("--mixupp 1", "--mixup-p"), ("--lr", "expected one argument"), ("--epoch 3", "--epochs")]
+)
 def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(line)
@@ -98,8 +111,22 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
     assert stop.value.code == 2 and said in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("settings", [dict(mixup_p=(0.3, 0.7)), dict(img_size=(224, 128)), dict(img_size=(16, 32), pad=4), dict(folds=1), dict(folds=3, fold=3), 
-                                      dict(stem_kernel=4), dict(name="a/b"), dict(name=".a"), dict(tail_crops=(50, 0)), dict(name=""), dict(crop_scale=(1, 0.5))])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(mixup_p=(0.3, 0.7)),
+        dict(img_size=(224, 128)),
+        dict(img_size=(16, 32), pad=4),
+        dict(folds=1),
+        dict(folds=3, fold=3),
+        dict(stem_kernel=4),
+        dict(name="a/b"),
+        dict(name=".a"),
+        dict(tail_crops=(50, 0)),
+        dict(name=""),
+        dict(crop_scale=(1, 0.5)),
+    ],
+)
 def test_settings_that_contradict_each_other(settings):
     with pytest.raises(ConfigError):
         Config(**settings)
@@ -107,7 +134,9 @@ def test_settings_that_contradict_each_other(settings):
 
 def test_key_is_of_settings_and_content_alone():
     key = Config().key("content")
-    assert key == Config(data="/else", project="p", name="n", resume=True, device="cpu", threads=3, until=5).key("content")
+    assert key == Config(data="/else", project="p", name="n", resume=True, device="cpu", threads=3, until=5).key(
+        "content"
+    )
     changed = dict(lr=3e-3, seed=1, split_seed=1, epochs=3, amp=False, mixup_p=0.1, resize="pad")
     keys = {Config(**{k: v}).key("content") for k, v in changed.items()} | {key, Config().key("other")}
     assert len(keys) == len(changed) + 2
@@ -116,7 +145,9 @@ def test_key_is_of_settings_and_content_alone():
 def test_resume_takes_the_runs_own_settings(tmp_path):
     (tmp_path / "run").mkdir()
     saved = Config(lr=0.01, epochs=7, until=2, project=str(tmp_path))
-    (tmp_path / "run" / "args.json").write_text(json.dumps({f.name: getattr(saved, f.name) for f in dataclasses.fields(saved)}))
+    (tmp_path / "run" / "args.json").write_text(
+        json.dumps({f.name: getattr(saved, f.name) for f in dataclasses.fields(saved)})
+    )
     c = parse(f"--project {tmp_path} --resume")
     assert (c.lr, c.epochs, c.until, c.resume) == (0.01, 7, 0, True)
     assert parse(f"--project {tmp_path} --resume --lr 0.5").lr == 0.5  # and the run itself then refuses it by name

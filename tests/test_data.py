@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data
-from pictures import store
 from data import DataError, Listing
+from pictures import store
 
 ROOT = Path(data.__file__).parent
 RNG = np.random.default_rng(1)
@@ -32,17 +32,24 @@ def table(path, *rows):
 
 
 def names(found):
-    return [(path, found.classes[label] if label >= 0 else None, str(part))
-            for path, label, part in zip(found.paths, found.labels, found.parts)]
+    return [
+        (path, found.classes[label] if label >= 0 else None, str(part))
+        for path, label, part in zip(found.paths, found.labels, found.parts)
+    ]
 
 
 # Folders
 
+
 def test_class_folders(tmp_path):
     tree(tmp_path, "b/2.jpg", "b/1.PNG", "a/x.jpg", "a/deep/er/y.webp", "test/a/z.jpg", "README.md")
     found = data.listing(tmp_path)
-    assert names(found) == [("a/x.jpg", "a", "train"), ("a/deep/er/y.webp", "a", "train"), ("b/1.PNG", "b", "train"),
-                            ("b/2.jpg", "b", "train")]
+    assert names(found) == [
+        ("a/x.jpg", "a", "train"),
+        ("a/deep/er/y.webp", "a", "train"),
+        ("b/1.PNG", "b", "train"),
+        ("b/2.jpg", "b", "train"),
+    ]
     assert found.labels.dtype == np.int64 and found.skipped == [] and found.groups is None and found.ids == []
     assert found.files == [tmp_path / path for path in found.paths]
 
@@ -51,8 +58,11 @@ def test_class_folders(tmp_path):
 def test_part_folders(val, tmp_path):
     tree(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/b/3.jpg", "test/a/4.jpg", "extra/c/5.jpg")
     found = data.listing(tmp_path)
-    assert names(found) == [("train/a/1.jpg", "a", "train"), ("train/b/2.jpg", "b", "train"),
-                            (f"{val}/b/3.jpg", "b", "val")]
+    assert names(found) == [
+        ("train/a/1.jpg", "a", "train"),
+        ("train/b/2.jpg", "b", "train"),
+        (f"{val}/b/3.jpg", "b", "val"),
+    ]
     assert found.skipped == ["extra (beside the train folder)"]
 
 
@@ -78,16 +88,37 @@ def test_train_can_be_a_class_of_vehicles_but_not_a_heap(tmp_path):
 
 
 def test_what_is_passed_over_is_said_and_the_rest_is_a_candidate(tmp_path):
-    tree(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/._1.jpg", "a/Thumbs.db", ".git/config", "__MACOSX/a/1.jpg", "b/2.jpg",
-         "b/notes.txt", "b/folder.jpg/inside.png", "stray.png", "labels.csv", "empty/")
+    tree(
+        tmp_path,
+        "a/1.jpg",
+        "a/.hidden.jpg",
+        "a/._1.jpg",
+        "a/Thumbs.db",
+        ".git/config",
+        "__MACOSX/a/1.jpg",
+        "b/2.jpg",
+        "b/notes.txt",
+        "b/folder.jpg/inside.png",
+        "stray.png",
+        "labels.csv",
+        "empty/",
+    )
     (tmp_path / "b" / "dangling.png").symlink_to("nowhere")
     (tmp_path / "b" / "loop").symlink_to(tmp_path / "b", target_is_directory=True)
     found = data.listing(tmp_path)
     assert found.paths == ["a/1.jpg", "b/2.jpg", "b/dangling.png", "b/notes.txt", "b/folder.jpg"]
-    assert sorted(found.skipped) == sorted([
-        ".git (hidden)", "__MACOSX (hidden)", "a/.hidden.jpg (hidden)", "a/._1.jpg (hidden)", "a/Thumbs.db (hidden)",
-        "stray.png (in no class folder)", "empty/ (no picture, so no class)",
-        "b/loop/ (a link to a folder that it is in)"])
+    assert sorted(found.skipped) == sorted(
+        [
+            ".git (hidden)",
+            "__MACOSX (hidden)",
+            "a/.hidden.jpg (hidden)",
+            "a/._1.jpg (hidden)",
+            "a/Thumbs.db (hidden)",
+            "stray.png (in no class folder)",
+            "empty/ (no picture, so no class)",
+            "b/loop/ (a link to a folder that it is in)",
+        ]
+    )
     assert set(store.load(found.files, 8).bad.values()) >= {"a dangling link", "a folder, not a file", "not a picture"}
 
 
@@ -106,17 +137,27 @@ def test_class_order_is_natural_and_the_same_everywhere(tmp_path):
     tree(tmp_path, *(f"{name}/1.jpg" for name in shuffled))
     code = "import sys; sys.path.insert(0, sys.argv[1]); import data; print(ascii(data.listing(sys.argv[2]).classes))"
     for lc in ("C", "C.UTF-8", "tr_TR.UTF-8"):
-        done = subprocess.run([sys.executable, "-X", "utf8", "-c", code, str(ROOT), str(tmp_path)], capture_output=True,
-                              text=True, check=True, env={**os.environ, "LC_ALL": lc})
+        done = subprocess.run(
+            [sys.executable, "-X", "utf8", "-c", code, str(ROOT), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "LC_ALL": lc},
+        )
         assert done.stdout.strip() == ascii(wanted)
     data.natural_key("9" * 10_000)  # longer than int() takes
 
 
-@pytest.mark.parametrize("paths, said", [
-    ((), "no picture found"), (("a/",), "no picture found"), (("a/1.jpg",), "one class only, 'a'"),
-    (("1.jpg", "2.jpg"), "no picture found"),
-    (("train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"), "none to train on, of 'c'"),
-])
+@pytest.mark.parametrize(
+    "paths, said",
+    [
+        ((), "no picture found"),
+        (("a/",), "no picture found"),
+        (("a/1.jpg",), "one class only, 'a'"),
+        (("1.jpg", "2.jpg"), "no picture found"),
+        (("train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"), "none to train on, of 'c'"),
+    ],
+)
 def test_data_that_cannot_train_is_one_line(paths, said, tmp_path):
     with pytest.raises(DataError, match=said) as caught:
         data.listing(tree(tmp_path, *paths))
@@ -135,16 +176,20 @@ def test_a_root_that_is_no_folder(tmp_path):
 
 # CSVs of labels
 
-@pytest.mark.parametrize("rows, options", [
-    (["filename,label", "x/1.jpg,a", "2,b"], {}),
-    (["\ufeffFile;Label", "x/1.jpg;a", "2.png;b"], {}),
-    (["id\tartist", "x/1\ta", "2\tb"], {}),
-    (["who,extra,label", "x/1.jpg,e,a", "2,e,b"], dict(image_col="who")),
-    (["file,Kunstler", "x/1.jpg,a", "2,b"], {}),
-    (["file,other,Künstler", "x/1.jpg,e,a", "2,e,b"], dict(label_col=normalize("NFD", "künstler"))),
-    (["wo,label", "x/1.jpg,a", '"2",b', ""], {}),
-    (["file,label", "./x/1.jpg,a", "2,b", "2.png,b"], {}),
-])
+
+@pytest.mark.parametrize(
+    "rows, options",
+    [
+        (["filename,label", "x/1.jpg,a", "2,b"], {}),
+        (["\ufeffFile;Label", "x/1.jpg;a", "2.png;b"], {}),
+        (["id\tartist", "x/1\ta", "2\tb"], {}),
+        (["who,extra,label", "x/1.jpg,e,a", "2,e,b"], dict(image_col="who")),
+        (["file,Kunstler", "x/1.jpg,a", "2,b"], {}),
+        (["file,other,Künstler", "x/1.jpg,e,a", "2,e,b"], dict(label_col=normalize("NFD", "künstler"))),
+        (["wo,label", "x/1.jpg,a", '"2",b', ""], {}),
+        (["file,label", "./x/1.jpg,a", "2,b", "2.png,b"], {}),
+    ],
+)
 def test_a_csv_of_labels(rows, options, tmp_path):
     tree(tmp_path, "pictures/x/1.jpg", "pictures/2.png", "pictures/2.txt")
     file = table(tmp_path / "labels.csv", *rows)
@@ -169,25 +214,32 @@ def test_groups_come_with_the_csv(tmp_path):
     assert data.listing(tmp_path, file, group_col="patient").groups == ["p", "q", "p"]
 
 
-@pytest.mark.parametrize("rows, options, said", [
-    (["file,label", "1,a", "9.jpg,b"], {}, r"1 of 2 files are not there: line 3 '9.jpg'"),
-    (["file,label", "1,a", "2,"], {}, "line 3: no label"),
-    (["file,label", "1,a", ",b"], {}, "line 3: no file"),
-    (["file,label,patient", "1,a,p", "2,b,"], dict(group_col="patient"), "line 3: no patient"),
-    (["file,label", "1,a", "2,b", "1.jpg,b"], {}, "line 4: 1.jpg is 'b' here and 'a' on line 2"),
-    (["file,label", "1,a", "2,b,c"], {}, "line 3: 3 fields"),
-    (["file,label", "1,a", "2"], {}, "line 3: 1 fields"),
-    (["file,label,file", "1,a,1"], {}, "two columns 'file'"),
-    (["file,x,y2", "1,a,b"], {}, "which column holds the labels.*file, x, y2 by --label-col"),
-    (["who,x,label", "1,a,b"], {}, "which column holds the pictures.*--image-col"),
-    (["file,label", "1,a", "2,b"], dict(label_col="artist"), "no column 'artist' for --label-col; it has file, label"),
-    (["file,label", "1,a", "2,b"], dict(image_col="nr"), "no column 'nr' for --image-col"),
-    (["file,label", "1,a", "2,b"], dict(group_col="nr"), "no column 'nr' for --group-col"),
-    (["file,label", "1,a", "twin,b"], {}, "line 3: 'twin' may be twin.jpg or twin.png: write the extension"),
-    (["file,label", "1,a", "2,a"], {}, "one class only"),
-    (["file,label"], {}, "no picture found"),
-    ([""], {}, "is empty"),
-])
+@pytest.mark.parametrize(
+    "rows, options, said",
+    [
+        (["file,label", "1,a", "9.jpg,b"], {}, r"1 of 2 files are not there: line 3 '9.jpg'"),
+        (["file,label", "1,a", "2,"], {}, "line 3: no label"),
+        (["file,label", "1,a", ",b"], {}, "line 3: no file"),
+        (["file,label,patient", "1,a,p", "2,b,"], dict(group_col="patient"), "line 3: no patient"),
+        (["file,label", "1,a", "2,b", "1.jpg,b"], {}, "line 4: 1.jpg is 'b' here and 'a' on line 2"),
+        (["file,label", "1,a", "2,b,c"], {}, "line 3: 3 fields"),
+        (["file,label", "1,a", "2"], {}, "line 3: 1 fields"),
+        (["file,label,file", "1,a,1"], {}, "two columns 'file'"),
+        (["file,x,y2", "1,a,b"], {}, "which column holds the labels.*file, x, y2 by --label-col"),
+        (["who,x,label", "1,a,b"], {}, "which column holds the pictures.*--image-col"),
+        (
+            ["file,label", "1,a", "2,b"],
+            dict(label_col="artist"),
+            "no column 'artist' for --label-col; it has file, label",
+        ),
+        (["file,label", "1,a", "2,b"], dict(image_col="nr"), "no column 'nr' for --image-col"),
+        (["file,label", "1,a", "2,b"], dict(group_col="nr"), "no column 'nr' for --group-col"),
+        (["file,label", "1,a", "twin,b"], {}, "line 3: 'twin' may be twin.jpg or twin.png: write the extension"),
+        (["file,label", "1,a", "2,a"], {}, "one class only"),
+        (["file,label"], {}, "no picture found"),
+        ([""], {}, "is empty"),
+    ],
+)
 def test_faults_of_a_csv_are_named_by_line(rows, options, said, tmp_path):
     tree(tmp_path, "1.jpg", "2.jpg", "twin.jpg", "twin.png")
     with pytest.raises(DataError, match=said) as caught:
@@ -206,10 +258,15 @@ def test_a_csv_that_is_no_text(tmp_path):
 
 # Test pictures
 
+
 def test_the_test_folder_flat_and_by_class(tmp_path):
     flat = data.test_listing(tree(tmp_path / "flat", "test/0002.jpg", "test/0001.png", "test/.x"))
     assert (flat.paths, flat.ids, flat.labels.tolist(), flat.classes) == (
-        ["test/0001.png", "test/0002.jpg"], ["0001", "0002"], [-1, -1], [])
+        ["test/0001.png", "test/0002.jpg"],
+        ["0001", "0002"],
+        [-1, -1],
+        [],
+    )
     assert flat.skipped == ["test/.x (hidden)"] and set(flat.parts) == {"test"}
     sorted_ = data.test_listing(tree(tmp_path / "classes", "test/b/1.jpg", "test/a/2.jpg"))
     assert names(sorted_) == [("test/a/2.jpg", "a", "test"), ("test/b/1.jpg", "b", "test")]
@@ -221,12 +278,15 @@ def test_the_test_folder_flat_and_by_class(tmp_path):
     assert other.files == [tmp_path / "same/test/a/1.jpg"] and other.ids == ["1"]
 
 
-@pytest.mark.parametrize("rows, ids", [
-    (["id,file", "007,test/b.jpg", "08,a.png"], ["007", "08"]),
-    (["id", "b", "a"], ["b", "a"]),
-    (["file", "b.jpg", "test/a.png"], ["b.jpg", "test/a.png"]),
-    (["ID,extra,filename", "x,1,b", "y,2,a"], ["x", "y"]),
-])
+@pytest.mark.parametrize(
+    "rows, ids",
+    [
+        (["id,file", "007,test/b.jpg", "08,a.png"], ["007", "08"]),
+        (["id", "b", "a"], ["b", "a"]),
+        (["file", "b.jpg", "test/a.png"], ["b.jpg", "test/a.png"]),
+        (["ID,extra,filename", "x,1,b", "y,2,a"], ["x", "y"]),
+    ],
+)
 def test_a_csv_of_ids(rows, ids, tmp_path):
     tree(tmp_path, "test/a.png", "test/b.jpg", "test/unlisted.jpg")
     table(tmp_path / "test.csv", *rows)
@@ -239,9 +299,12 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
     found = data.test_listing(tmp_path, table(tmp_path / "other.csv", "id,file,label", "1,a,x", "2,gone.jpg,w"))
     assert found.paths == ["test/a.png", "gone.jpg"] and found.classes == ["w", "x"] and found.labels.tolist() == [1, 0]
     assert store.load(found.files, 8).bad[1] == "no such file"
-    for rows, said in ((["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
-                       (["id,file", "1,a", ",a"], "line 3: no id"), (["id"], "no test picture"),
-                       (["id", "x", "y"], "none of its files is there, 'x'")):
+    for rows, said in (
+        (["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
+        (["id,file", "1,a", ",a"], "line 3: no id"),
+        (["id"], "no test picture"),
+        (["id", "x", "y"], "none of its files is there, 'x'"),
+    ):
         with pytest.raises(DataError, match=said):
             data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
     with pytest.raises(DataError, match="--test"):
@@ -250,11 +313,17 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
 
 # Splits
 
+
 def listing_of(labels, parts="train", groups=None):
     labels = np.asarray(labels, np.int64)
-    return Listing(Path("somewhere"), [f"{i}.jpg" for i in range(len(labels))], labels,
-                   [str(c) for c in range(labels.max() + 1)], np.full(len(labels), parts) if isinstance(parts, str) else
-                   np.array(parts), groups)
+    return Listing(
+        Path("somewhere"),
+        [f"{i}.jpg" for i in range(len(labels))],
+        labels,
+        [str(c) for c in range(labels.max() + 1)],
+        np.full(len(labels), parts) if isinstance(parts, str) else np.array(parts),
+        groups,
+    )
 
 
 def everyone(found):
@@ -359,16 +428,30 @@ def test_splits_that_cannot_be(tmp_path):
 
 # Sizes and statistics
 
-@pytest.mark.parametrize("short, img_size, expected", [
-    (32, "auto", (32, 32)), (64, "auto", (64, 64)), (40, "auto", (40, 40)), (96, "auto", (64, 73)),
-    (72, "auto", (64, 72)),
-    (128, "auto", (96, 110)), (255, "auto", (192, 219)), (256, "auto", (224, 256)), (900, "auto", (224, 256)),
-    (900, 112, (112, 128)), (100, 112, (112, 112)), (120, 112, (112, 120)), (32, 224, (224, 224)),
-])
+
+@pytest.mark.parametrize(
+    "short, img_size, expected",
+    [
+        (32, "auto", (32, 32)),
+        (64, "auto", (64, 64)),
+        (40, "auto", (40, 40)),
+        (96, "auto", (64, 73)),
+        (72, "auto", (64, 72)),
+        (128, "auto", (96, 110)),
+        (255, "auto", (192, 219)),
+        (256, "auto", (224, 256)),
+        (900, "auto", (224, 256)),
+        (900, 112, (112, 128)),
+        (100, 112, (112, 112)),
+        (120, 112, (112, 120)),
+        (32, 224, (224, 224)),
+    ],
+)
 def test_sizes(short, img_size, expected, tmp_path):
     files = []
-    for i, (width, height) in enumerate([(short, short * 2), (short + 1, short), (short - 9, short * 3), (short, short),
-                                         (short * 4, short + 9)]):
+    for i, (width, height) in enumerate(
+        [(short, short * 2), (short + 1, short), (short - 9, short * 3), (short, short), (short * 4, short + 9)]
+    ):
         files.append(tmp_path / f"{i}.png")
         Image.new("L", (width, height)).save(files[-1])
     (tmp_path / "bad.png").write_text("")
@@ -409,9 +492,11 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
 
 # The command
 
+
 def check(*args):
-    done = subprocess.run([sys.executable, str(ROOT / "data.py"), "check", *map(str, args)], capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "data.py"), "check", *map(str, args)], capture_output=True, text=True
+    )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
@@ -429,10 +514,13 @@ def test_check_finds_what_was_planted(tmp_path):
     ImageEnhance.Brightness(c.crop((1, 1, 79, 79))).enhance(1.03).save(root / "train/c/brighter.png")
     code, out, err = check(root)
     assert code == 0
-    assert out[0] == ("same picture, across train and test, CONFLICTING LABELS: train/a/3.png (a) = train/a/copy.bmp "
-                      "(a) = train/b/wrong.png (b) = test/leak.png")
-    assert out[1] == ("nearly the same, across train and test: train/b/0.png (b) = train/b/again.jpg (b) = "
-                      "test/smaller.png")
+    assert out[0] == (
+        "same picture, across train and test, CONFLICTING LABELS: train/a/3.png (a) = train/a/copy.bmp "
+        "(a) = train/b/wrong.png (b) = test/leak.png"
+    )
+    assert out[1] == (
+        "nearly the same, across train and test: train/b/0.png (b) = train/b/again.jpg (b) = test/smaller.png"
+    )
     assert out[2] == "nearly the same: train/c/0.png (c) = train/c/brighter.png (c)"
     assert [line.split()[:2] for line in out[3:7]] == [["class", "train"], ["a", "13"], ["b", "8"], ["c", "4"]]
     assert out[7] == "25 pictures, 3 classes, imbalance ratio 3.2 (13 to 4 training pictures)" and len(out) == 8
@@ -447,10 +535,15 @@ def test_check_names_every_bad_file_and_exits_1(tmp_path):
     code, out, err = check(root, "--plot", tmp_path / "bars.png")
     assert code == 1
     assert [line for line in out if line.startswith("bad: ")] == [
-        "bad: train/a/bad.jpg: image file is truncated", "bad: val/a/text.txt: not a picture",
-        "bad: test/empty.png: an empty file"]
+        "bad: train/a/bad.jpg: image file is truncated",
+        "bad: val/a/text.txt: not a picture",
+        "bad: test/empty.png: an empty file",
+    ]
     assert [line.split()[:3] for line in out if line[:2] in ("cl", "a ", "b ")] == [
-        ["class", "train", "val"], ["a", "4", "3"], ["b", "3", "0"]]
+        ["class", "train", "val"],
+        ["a", "4", "3"],
+        ["b", "3", "0"],
+    ]
     assert err[-1].startswith("training would refuse this: ") and "--skip-bad" in err[-1]
     bars = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB"))
     assert min(bars.shape[:2]) > 300 and len(np.unique(bars.reshape(-1, 3), axis=0)) > 3

@@ -104,8 +104,9 @@ def test_mixed_settings_by_class():
 @pytest.mark.parametrize("ls", [0.0, 0.1])
 def test_saturated_logits(gamma, scale, ls):
     """Logits of +-scale, the target right, wrong, tied, or neither."""
-    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1],
-                          [0, 0, 1, -1]])
+    signs = torch.tensor(
+        [[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1], [0, 0, 1, -1]]
+    )
     a, b = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 1, 1, 2, 1, 3], dtype=torch.int32)
     table = loss_table(torch.tensor([90.0, 9.0, 1.0, 0.0]), ls=ls, gamma=gamma, tau=1.0)
     value, grad, true_value, true_grad = both(signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6), table)
@@ -202,8 +203,9 @@ def test_is_per_row_float32_and_keeps_only_its_inputs():
         value = loss(logits, a, b, lam, loss_table(COUNTS))
     assert value.shape == (32,) and value.dtype == torch.float32
     assert sum(t.numel() for t in kept) <= logits.numel() + 4 * 32 + 5 * 8
-    alone = torch.cat([loss(logits[i : i + 1], a[i : i + 1], b[i : i + 1], lam[i : i + 1], loss_table(COUNTS))
-                       for i in range(32)])
+    alone = torch.cat(
+        [loss(logits[i : i + 1], a[i : i + 1], b[i : i + 1], lam[i : i + 1], loss_table(COUNTS)) for i in range(32)]
+    )
     assert torch.equal(value, alone)
 
 
@@ -246,7 +248,7 @@ def test_on_a_gpu():
 def test_second_derivatives_are_refused():
     logits, a, b, lam, _ = batch(4, 8)
     value = loss(logits.requires_grad_(), a, b, lam, loss_table(COUNTS))
-    first, = torch.autograd.grad((value**2).sum(), logits, create_graph=True)
+    (first,) = torch.autograd.grad((value**2).sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
 
@@ -286,12 +288,22 @@ def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
         assert torch.allclose((logits + bias).softmax(1), wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("counts, options, word", [
-    ([], {}, "counts"), ([0, 0], {}, "counts"), ([1, -1], {}, "counts"), ([1, math.nan], {}, "counts"),
-    ([1, math.inf], {}, "counts"), ([[1, 2]], {}, "counts"), ([1, 1], {"ls": 1.1}, "ls"),
-    ([1, 1], {"gamma": -1}, "gamma"), ([1, 1], {"alpha": math.nan}, "alpha"), ([1, 1], {"margins": [1.0]}, "margins"),
-    ([1, 1], {"margins": [0.0, -1]}, "margins"),
-])
+@pytest.mark.parametrize(
+    "counts, options, word",
+    [
+        ([], {}, "counts"),
+        ([0, 0], {}, "counts"),
+        ([1, -1], {}, "counts"),
+        ([1, math.nan], {}, "counts"),
+        ([1, math.inf], {}, "counts"),
+        ([[1, 2]], {}, "counts"),
+        ([1, 1], {"ls": 1.1}, "ls"),
+        ([1, 1], {"gamma": -1}, "gamma"),
+        ([1, 1], {"alpha": math.nan}, "alpha"),
+        ([1, 1], {"margins": [1.0]}, "margins"),
+        ([1, 1], {"margins": [0.0, -1]}, "margins"),
+    ],
+)
 def test_bad_tables_are_refused(counts, options, word):
     with pytest.raises(losses.LossError, match=word):
         loss_table(counts, **options)

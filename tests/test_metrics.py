@@ -115,8 +115,10 @@ def test_adaptive_ece_by_hand():
 def test_classwise_ece_is_the_mean_of_one_class_against_the_rest(torchmetrics):
     logits, targets = outputs(rows=800, classes=5)
     probs = metrics.softmax(logits)
-    wanted = [torchmetrics.binary_calibration_error(torch.tensor(probs[:, c]), torch.tensor(targets == c).long(), 15)
-              for c in range(5)]
+    wanted = [
+        torchmetrics.binary_calibration_error(torch.tensor(probs[:, c]), torch.tensor(targets == c).long(), 15)
+        for c in range(5)
+    ]
     assert metrics.classwise_ece(probs, targets) == pytest.approx(np.mean(wanted), rel=1e-4)
 
 
@@ -153,8 +155,19 @@ def test_evaluate():
     logits, targets = outputs(absent=(6,))
     counts = [500, 101, 100, 50, 20, 19, 3]
     scores = metrics.evaluate(logits.astype(np.float32), targets, counts)
-    assert list(scores) == ["acc", "macro_f1", "worst", "head", "medium", "tail", "nll", "brier", "ece", "adaptive_ece",
-                            "classwise_ece"]
+    assert list(scores) == [
+        "acc",
+        "macro_f1",
+        "worst",
+        "head",
+        "medium",
+        "tail",
+        "nll",
+        "brier",
+        "ece",
+        "adaptive_ece",
+        "classwise_ece",
+    ]
     assert all(type(v) is float for v in scores.values())
     probs, predicted = metrics.softmax(logits), logits.argmax(1)
     assert scores["acc"] == (predicted == targets).mean()
@@ -169,28 +182,31 @@ def test_evaluate():
 NONE = np.zeros((0, 3)), np.zeros(0, int)
 
 
-@pytest.mark.parametrize("call, word", [
-    (lambda: metrics.accuracy(NONE[1], NONE[1]), "above 0"),
-    (lambda: metrics.macro_f1(NONE[1], NONE[1], 3), "above 0"),
-    (lambda: metrics.worst(NONE[1], NONE[1], 3), "above 0"),
-    (lambda: metrics.groups(NONE[1], NONE[1], [1, 2, 3]), "above 0"),
-    (lambda: metrics.nll(*NONE), "above 0"),
-    (lambda: metrics.brier(*NONE), "above 0"),
-    (lambda: metrics.ece(*NONE), "above 0"),
-    (lambda: metrics.adaptive_ece(*NONE), "above 0"),
-    (lambda: metrics.classwise_ece(*NONE), "above 0"),
-    (lambda: metrics.evaluate(*NONE, [1, 2, 3]), "above 0"),
-    (lambda: metrics.bootstrap(metrics.accuracy, NONE[1], NONE[1]), "more than none"),
-    (lambda: metrics.accuracy([0, 1], [0]), "both"),
-    (lambda: metrics.accuracy([0.0], [0.0]), "integers"),
-    (lambda: metrics.macro_f1([0, 3], [0, 1], 3), "0 to 3"),
-    (lambda: metrics.confusion([0, 1], [0, -1], 3), "-1 to 0"),
-    (lambda: metrics.nll([[0.0, math.nan], [0.0, 1.0]], [0, 1]), "row 0"),
-    (lambda: metrics.evaluate([[0.0, 1.0], [0.0, math.inf]], [0, 1], [1, 1]), "row 1"),
-    (lambda: metrics.evaluate([[0.0, 1.0]], [0], [1, 1, 1]), "train_counts"),
-    (lambda: metrics.ece([[3.0, -1.0]], [0]), "logits"),
-    (lambda: metrics.brier([[0.5, 0.5]], [2]), "2 to 2"),
-])
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (lambda: metrics.accuracy(NONE[1], NONE[1]), "above 0"),
+        (lambda: metrics.macro_f1(NONE[1], NONE[1], 3), "above 0"),
+        (lambda: metrics.worst(NONE[1], NONE[1], 3), "above 0"),
+        (lambda: metrics.groups(NONE[1], NONE[1], [1, 2, 3]), "above 0"),
+        (lambda: metrics.nll(*NONE), "above 0"),
+        (lambda: metrics.brier(*NONE), "above 0"),
+        (lambda: metrics.ece(*NONE), "above 0"),
+        (lambda: metrics.adaptive_ece(*NONE), "above 0"),
+        (lambda: metrics.classwise_ece(*NONE), "above 0"),
+        (lambda: metrics.evaluate(*NONE, [1, 2, 3]), "above 0"),
+        (lambda: metrics.bootstrap(metrics.accuracy, NONE[1], NONE[1]), "more than none"),
+        (lambda: metrics.accuracy([0, 1], [0]), "both"),
+        (lambda: metrics.accuracy([0.0], [0.0]), "integers"),
+        (lambda: metrics.macro_f1([0, 3], [0, 1], 3), "0 to 3"),
+        (lambda: metrics.confusion([0, 1], [0, -1], 3), "-1 to 0"),
+        (lambda: metrics.nll([[0.0, math.nan], [0.0, 1.0]], [0, 1]), "row 0"),
+        (lambda: metrics.evaluate([[0.0, 1.0], [0.0, math.inf]], [0, 1], [1, 1]), "row 1"),
+        (lambda: metrics.evaluate([[0.0, 1.0]], [0], [1, 1, 1]), "train_counts"),
+        (lambda: metrics.ece([[3.0, -1.0]], [0]), "logits"),
+        (lambda: metrics.brier([[0.5, 0.5]], [2]), "2 to 2"),
+    ],
+)
 def test_what_cannot_be_scored_is_refused(call, word):
     with pytest.raises(metrics.MetricError, match=word):
         call()

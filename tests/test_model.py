@@ -69,9 +69,17 @@ def test_a_sliver_of_width_keeps_eight_channels():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options, kernel, side", [
-    ({}, 7, 2), ({"stem_kernel": 7}, 7, 2), ({"stem_kernel": 5}, 5, 2), ({"stem_kernel": 3}, 3, 2),
-    ({"stem": "cifar"}, 3, 8), ({"stem": "cifar", "stem_kernel": 3}, 3, 8)])
+@pytest.mark.parametrize(
+    "options, kernel, side",
+    [
+        ({}, 7, 2),
+        ({"stem_kernel": 7}, 7, 2),
+        ({"stem_kernel": 5}, 5, 2),
+        ({"stem_kernel": 3}, 3, 2),
+        ({"stem": "cifar"}, 3, 8),
+        ({"stem": "cifar", "stem_kernel": 3}, 3, 8),
+    ],
+)
 def test_stems(options, kernel, side):
     network = build("resnet18", 5, width=0.25, **options)
     assert network.conv1.kernel_size == (kernel, kernel)
@@ -157,7 +165,10 @@ def test_mix_is_splitmix64():
     # The first three outputs of the published generator from seed 1234567.
     golden = 0x9E3779B97F4A7C15
     assert [mix((1234567 + i * golden) % 2**64) for i in range(3)] == [
-        6457827717110365317, 3203168211198807973, 9817491932198370423]
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
 
 
 @pytest.mark.parametrize("key", [0, 1, 12345, 2**63 - 1, -1, -(2**63)])
@@ -190,10 +201,14 @@ def test_keep_rate(p):
 def test_rows_units_layers_and_keys_are_independent():
     base = masks(key=100) * 2 - 1
     others = {
-        "next row": torch.roll(base, 1, 0), "next unit": torch.roll(base, 1, 1), "transposed": base.T,
+        "next row": torch.roll(base, 1, 0),
+        "next unit": torch.roll(base, 1, 1),
+        "transposed": base.T,
         "diagonal": torch.roll(base, (1, 1), (0, 1)),
-        "next key": masks(key=101) * 2 - 1, "next layer": masks(key=100, layer=1) * 2 - 1,
-        "key and layer": masks(key=99, layer=1) * 2 - 1, "far key": masks(key=100 + 2**40) * 2 - 1,
+        "next key": masks(key=101) * 2 - 1,
+        "next layer": masks(key=100, layer=1) * 2 - 1,
+        "key and layer": masks(key=99, layer=1) * 2 - 1,
+        "far key": masks(key=100 + 2**40) * 2 - 1,
     }
     for name, other in others.items():
         # The mean of 512^2 products of fair signs has standard deviation 1/512; along a row or a unit, 1/sqrt(512).
@@ -281,8 +296,10 @@ def test_a_network_without_dropout_has_no_chance_in_it():
 # ---- torchvision's other networks
 
 
-@pytest.mark.parametrize("name, size, drops", [
-    ("mobilenet_v3_small", 32, 1), ("efficientnet_b0", 32, 17), ("squeezenet1_1", 32, 1), ("regnet_y_400mf", 32, 0)])
+@pytest.mark.parametrize(
+    "name, size, drops",
+    [("mobilenet_v3_small", 32, 1), ("efficientnet_b0", 32, 17), ("squeezenet1_1", 32, 1), ("regnet_y_400mf", 32, 0)],
+)
 @torch.no_grad()
 def test_torchvisions_networks(torchvision, name, size, drops):
     network = build(name, 7)
@@ -310,8 +327,10 @@ def test_torchvisions_networks(torchvision, name, size, drops):
 def test_replaced_dropouts_keep_their_rates(torchvision):
     theirs = torchvision.models.efficientnet_b0()
     kinds = (nn.Dropout, torchvision.ops.StochasticDepth, model.Dropout)
-    rates = [[(name, m.p) for name, m in network.named_modules() if isinstance(m, kinds)]
-             for network in (theirs, build("efficientnet_b0", 7))]
+    rates = [
+        [(name, m.p) for name, m in network.named_modules() if isinstance(m, kinds)]
+        for network in (theirs, build("efficientnet_b0", 7))
+    ]
     assert rates[0] == rates[1]
     assert {m.share for m in build("efficientnet_b0", 7).modules() if isinstance(m, model.Dropout)} == {"unit", "row"}
 
@@ -340,28 +359,47 @@ def test_googlenet_has_one_head(torchvision):
         assert build("googlenet", 7)(torch.empty(2, 3, 64, 64)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("options, word", [
-    ({"width": 0.5}, "width"), ({"stem": "cifar"}, "stem"), ({"stem_kernel": 3}, "stem_kernel")])
+@pytest.mark.parametrize(
+    "options, word", [({"width": 0.5}, "width"), ({"stem": "cifar"}, "stem"), ({"stem_kernel": 3}, "stem_kernel")]
+)
 def test_options_of_ours_are_refused_for_torchvisions(torchvision, options, word):
     with pytest.raises(ModelError, match=f"^{word} .*resnet50"):
         build("resnet50", 7, **options)
 
 
-@pytest.mark.parametrize("name, near", [
-    ("resnet81", "resnet18"), ("restnet32", "resnet32"), ("efficientnet", "efficientnet_b"),
-    ("fasterrcnn_resnet50_fpn", "resnet50"), ("", "")])
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("resnet81", "resnet18"),
+        ("restnet32", "resnet32"),
+        ("efficientnet", "efficientnet_b"),
+        ("fasterrcnn_resnet50_fpn", "resnet50"),
+        ("", ""),
+    ],
+)
 def test_unknown_names_are_refused_with_the_nearest(torchvision, name, near):
     with pytest.raises(ModelError, match=f"no model '{name}'.*nearest.*{near}"):
         build(name, 7)
 
 
-@pytest.mark.parametrize("options, word", [
-    ({"classes": 0}, "classes"), ({"dropout": 1.0}, "dropout"), ({"dropout": -0.1}, "dropout"),
-    ({"width": 0.0}, "width"), ({"width": math.nan}, "width"), ({"stem": "vgg"}, "stem"),
-    ({"stem_kernel": 4}, "stem_kernel"), ({"stem": "cifar", "stem_kernel": 7}, "stem_kernel"),
-    ({"name": "resnet32", "stem_kernel": 7}, "resnet32"), ({"name": "resnet32", "pretrained": True}, "resnet32"),
-    ({"width": 0.5, "pretrained": True}, "pretrained"), ({"stem": "cifar", "pretrained": True}, "pretrained"),
-    ({"stem_kernel": 3, "pretrained": True}, "pretrained")])
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"classes": 0}, "classes"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"width": 0.0}, "width"),
+        ({"width": math.nan}, "width"),
+        ({"stem": "vgg"}, "stem"),
+        ({"stem_kernel": 4}, "stem_kernel"),
+        ({"stem": "cifar", "stem_kernel": 7}, "stem_kernel"),
+        ({"name": "resnet32", "stem_kernel": 7}, "resnet32"),
+        ({"name": "resnet32", "pretrained": True}, "resnet32"),
+        ({"width": 0.5, "pretrained": True}, "pretrained"),
+        ({"stem": "cifar", "pretrained": True}, "pretrained"),
+        ({"stem_kernel": 3, "pretrained": True}, "pretrained"),
+    ],
+)
 def test_bad_options_are_refused(options, word):
     with pytest.raises(ModelError, match=word):
         build(**{"classes": 5, **options})

@@ -27,9 +27,30 @@ def pictures(counts=(23, 11, 5), seed=0):
 
 
 def draw(data=None, **options):
-    settings = dict(epoch=0, seed=0, img_size=32, size=32, store_size=40, batch_size=8, epochs=10, lr=0.1, schedule="cosine",
-                    warmup=0.0, balance="none", mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0,
-                    crop_scale=(1.0, 1.0), pad=0, flip=True, rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
+    settings = dict(
+        epoch=0,
+        seed=0,
+        img_size=32,
+        size=32,
+        store_size=40,
+        batch_size=8,
+        epochs=10,
+        lr=0.1,
+        schedule="cosine",
+        warmup=0.0,
+        balance="none",
+        mixup_p=0.0,
+        mixup_alpha=1.0,
+        mixup_by="row",
+        cutmix_p=0.0,
+        crop_scale=(1.0, 1.0),
+        pad=0,
+        flip=True,
+        rotate=0.0,
+        jitter=0.0,
+        erase=0.0,
+        tail_crops=(0, 1),
+    )
     return plans.draw(*(data or pictures()), **(settings | options))
 
 
@@ -64,15 +85,29 @@ def test_every_table_has_the_designs_shape_and_dtype(by, balance):
     assert (plan.key >= 0).all() and len(np.unique(plan.key)) == steps
 
 
-@pytest.mark.parametrize("counts, batch_size, size, store_size", [
-    ((1,), 1, 8, 8), ((1,), 4, 8, 9), ((9,), 4, 64, 73), ((4, 0, 0), 64, 8, 8), ((2, 1), 3, 16, 16),
-    ((3, 3, 3), 500, 224, 256)])
+@pytest.mark.parametrize(
+    "counts, batch_size, size, store_size",
+    [
+        ((1,), 1, 8, 8),
+        ((1,), 4, 8, 9),
+        ((9,), 4, 64, 73),
+        ((4, 0, 0), 64, 8, 8),
+        ((2, 1), 3, 16, 16),
+        ((3, 3, 3), 500, 224, 256),
+    ],
+)
 @pytest.mark.parametrize("by", ["row", "class-batch"])
 def test_small_and_odd_data(counts, batch_size, size, store_size, by):
     data = pictures(counts)
     data[1][:] = 0  # black pictures
-    plan = draw(data, batch_size=batch_size, size=size, store_size=store_size, mixup_by=by,
-                **EVERYTHING | dict(mixup_p=(0.3, 0.7) if by != "row" else 0.4, crop_scale=(1.0, 1.0)))
+    plan = draw(
+        data,
+        batch_size=batch_size,
+        size=size,
+        store_size=store_size,
+        mixup_by=by,
+        **EVERYTHING | dict(mixup_p=(0.3, 0.7) if by != "row" else 0.4, crop_scale=(1.0, 1.0)),
+    )
     assert plan.index.shape == (-(-sum(counts) // batch_size), batch_size)
     assert np.isin(plan.index, data[2]).all() and np.isin(plan.partner, data[2]).all()
     assert all(np.isfinite(table).all() for table in plan)
@@ -183,27 +218,30 @@ def test_tail_crops_give_rare_classes_more_and_stronger_views():
     assert np.linalg.det(strong.geo[tail, 0, :, :2]).min() * (32 / 40) ** 2 < 0.45
     assert strong.col[tail, 0, 0, :3].sum(1).max() > 1.6
     mixed = draw(data, **options | dict(mixup_p=1.0))  # a rare class's partner view is strong as well
-    turned = (mixed.geo_b[:, 0, 1, 0] != 0)
+    turned = mixed.geo_b[:, 0, 1, 0] != 0
     assert (turned == (data[0][mixed.partner] >= 2)[:, 0]).all()
 
 
 # Independence and purity
 
 
-@pytest.mark.parametrize("change, touched", [
-    (dict(mixup_p=0.4), ("lam", "partner", "col_b")),
-    (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "partner", "geo_b", "col_b")),
-    (dict(cutmix_p=0.4), ("lam", "box", "partner", "col_b")),
-    (dict(jitter=0.2), ("col", "col_b")),
-    (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
-    (dict(pad=4), ("geo", "geo_b")),
-    (dict(rotate=9.0), ("geo", "geo_b")),
-    (dict(flip=False), ("geo", "geo_b")),
-    (dict(erase=0.5), ("erase",)),
-    (dict(lr=0.2), ("scalars",)),
-    (dict(warmup=2.0), ("scalars",)),
-    (dict(balance="weights"), ()),
-])
+@pytest.mark.parametrize(
+    "change, touched",
+    [
+        (dict(mixup_p=0.4), ("lam", "partner", "col_b")),
+        (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "partner", "geo_b", "col_b")),
+        (dict(cutmix_p=0.4), ("lam", "box", "partner", "col_b")),
+        (dict(jitter=0.2), ("col", "col_b")),
+        (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
+        (dict(pad=4), ("geo", "geo_b")),
+        (dict(rotate=9.0), ("geo", "geo_b")),
+        (dict(flip=False), ("geo", "geo_b")),
+        (dict(erase=0.5), ("erase",)),
+        (dict(lr=0.2), ("scalars",)),
+        (dict(warmup=2.0), ("scalars",)),
+        (dict(balance="weights"), ()),
+    ],
+)
 def test_a_method_touches_only_its_own_tables(change, touched):
     base = dict(jitter=0.1, rotate=3.0)
     plain, changed = draw(**base), draw(**base | change)
@@ -225,8 +263,10 @@ def test_pure_in_its_arguments():
 
 
 def test_equal_in_another_process():
-    code = ("import sys, zlib; sys.path[:0] = sys.argv[1:]; from test_plan import draw, EVERYTHING; "
-            "print([zlib.crc32(v.tobytes()) for v in draw(**EVERYTHING)])")
+    code = (
+        "import sys, zlib; sys.path[:0] = sys.argv[1:]; from test_plan import draw, EVERYTHING; "
+        "print([zlib.crc32(v.tobytes()) for v in draw(**EVERYTHING)])"
+    )
     env = dict(os.environ, PYTHONHASHSEED="7")
     command = [sys.executable, "-c", code, str(ROOT), str(ROOT / "tests")]
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -319,7 +359,9 @@ def test_a_small_epoch_shows_what_a_large_one_does():
             assert same(whole, small, name), name
         for name in ("geo", "geo_b"):
             corners = [np.array([[0, 0, 1], [s, 0, 1], [0, s, 1], [s, s, 1]], float).T for s in (224, 128)]
-            one, other = (getattr(p, name).astype(float) @ c / side for p, c, side in zip((whole, small), corners, (256, 128)))
+            one, other = (
+                getattr(p, name).astype(float) @ c / side for p, c, side in zip((whole, small), corners, (256, 128))
+            )
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -357,5 +399,5 @@ def test_evaluation_views():
 
 
 def test_nothing_to_evaluate():
-    plan, = plans.evaluation(np.arange(0), size=16, store_size=16, batch_size=4)
+    (plan,) = plans.evaluation(np.arange(0), size=16, store_size=16, batch_size=4)
     assert plan.index.shape == (0, 4)

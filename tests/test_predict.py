@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import predict
-from study import table as study
 import train
 from config import Config
 from conftest import PLAIN
+from study import table as study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +27,13 @@ def project(pictures, tmp_path_factory):
     """Two runs that know the three colours; 28 of 32 px, so that the centre crop is in the middle of the mirror image too."""
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        train.train(Config(**dict(PLAIN, img_size=28, epochs=12, data=str(pictures), project=str(folder), name=f"s{seed}", seed=seed)))
+        train.train(
+            Config(
+                **dict(
+                    PLAIN, img_size=28, epochs=12, data=str(pictures), project=str(folder), name=f"s{seed}", seed=seed
+                )
+            )
+        )
     return folder
 
 
@@ -55,7 +61,15 @@ def study_of(folder, pictures, trials, scores, **base):
     """A study whose rows are written by hand; no trial was trained."""
     made = study.begin(folder, Config(**dict(PLAIN, img_size=28, data=str(pictures), monitor="last", **base)), trials)
     for i, score in enumerate(scores):
-        row = dict(trial=i, until=3, status="ok", epoch=3, fold=0, seed=0, **({} if score is None else dict(macro_f1=score, macro_f1_se=0.01)))
+        row = dict(
+            trial=i,
+            until=3,
+            status="ok",
+            epoch=3,
+            fold=0,
+            seed=0,
+            **({} if score is None else dict(macro_f1=score, macro_f1_se=0.01)),
+        )
         (folder / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
     return made
 
@@ -70,7 +84,10 @@ def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_t
     assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
     study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None, None], val_split=0.0)
     folders, said = predict.choose(tmp_path)
-    assert folders == [tmp_path / "final" / "trials" / name for name in ("0000", "0001")] and "2 runs of the finished study" in said
+    assert (
+        folders == [tmp_path / "final" / "trials" / name for name in ("0000", "0001")]
+        and "2 runs of the finished study" in said
+    )
 
 
 def test_a_sample_keeps_header_order_and_ids(project, pictures, tmp_path, capsys):
@@ -90,7 +107,9 @@ def test_a_sample_beside_the_data_is_found(project, pictures, tmp_path, capsys):
     assert rows[0] == ["key", "painter"] and rows[1][0] == "006"
 
 
-@pytest.mark.parametrize("text, said", [("id,label\n009,x\n", "line 2: id '009' is not among"), ("id,label\n001,x\n001,x\n", "stands twice")])
+@pytest.mark.parametrize(
+    "text, said", [("id,label\n009,x\n", "line 2: id '009' is not among"), ("id,label\n001,x\n001,x\n", "stands twice")]
+)
 def test_a_sample_that_does_not_fit_is_refused(project, tmp_path, capsys, text, said):
     (tmp_path / "s.csv").write_text(text)
     code, rows, err = predicted(capsys, "--project", project, "--sample-submission", tmp_path / "s.csv")
@@ -143,8 +162,15 @@ def test_output_file_is_all_or_nothing(project, tmp_path, capsys):
     assert code == 1 and "No such file" in err and not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("args, code, said", [(["--project", "/nowhere"], 1, "train one"), (["--run", "/nowhere"], 1, "no best.pt"),
-                                              (["--tta", "some"], 2, "invalid choice"), (["--data", "/nowhere"], 1, "no such folder")])
+@pytest.mark.parametrize(
+    "args, code, said",
+    [
+        (["--project", "/nowhere"], 1, "train one"),
+        (["--run", "/nowhere"], 1, "no best.pt"),
+        (["--tta", "some"], 2, "invalid choice"),
+        (["--data", "/nowhere"], 1, "no such folder"),
+    ],
+)
 def test_bad_input_is_one_line(project, args, code, said, capsys):
     if args[0] == "--data":
         args = ["--project", str(project), *args]
@@ -168,6 +194,10 @@ def test_runs_of_other_classes_are_not_averaged(project, pictures, tmp_path, cap
 def test_stdout_is_csv_only_and_a_closed_pipe_is_quiet(project):
     line = [sys.executable, ROOT / "predict.py", "--project", project]
     done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0 and len(list(csv.reader(io.StringIO(done.stdout)))) == 8 and "Traceback" not in done.stderr
-    cut = subprocess.run(f"{sys.executable} {ROOT}/predict.py --project {project} | true", shell=True, capture_output=True, text=True)
+    assert (
+        done.returncode == 0 and len(list(csv.reader(io.StringIO(done.stdout)))) == 8 and "Traceback" not in done.stderr
+    )
+    cut = subprocess.run(
+        f"{sys.executable} {ROOT}/predict.py --project {project} | true", shell=True, capture_output=True, text=True
+    )
     assert "Traceback" not in cut.stderr and "BrokenPipe" not in cut.stderr

@@ -22,11 +22,11 @@ import losses
 import metrics
 import model as models
 import plan as plans
-from engine import run as runs
-from engine import step
 import train
 from config import Config
 from conftest import PLAIN
+from engine import run as runs
+from engine import step
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = dict(mixup_p=0.4, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), ls=0.1, erase=0.3, cutmix_p=0.2)
@@ -82,12 +82,16 @@ def stepper_of(settings, **more):
 @pytest.mark.parametrize("opt, lr", [("adamw", 3e-3), ("sgd", 3e-5)])
 def test_steps_equal_a_plain_loop(settings, opt, lr):
     """Ten steps, learning rate changing, mixup and smoothing on, averaged weights: against torch's own pieces in a flat loop."""
-    config, pictures, ours = stepper_of({**settings, "lr": lr}, opt=opt, mixup_p=0.5, ls=0.1, ema=0.9, weight_decay=0.1, warmup=1)
+    config, pictures, ours = stepper_of(
+        {**settings, "lr": lr}, opt=opt, mixup_p=0.5, ls=0.1, ema=0.9, weight_decay=0.1, warmup=1
+    )
     draw, _ = train.tables(config, pictures)
     torch.manual_seed(config.seed)
     model = models.build("resnet18", 3, width=0.125, stem="cifar").to(memory_format=torch.channels_last).train()
     mine = {k: v.clone() for k, v in model.state_dict().items()}
-    decayed = [p for n, p in model.named_parameters() if n.endswith("weight") and "bn" not in n and "downsample.1" not in n]
+    decayed = [
+        p for n, p in model.named_parameters() if n.endswith("weight") and "bn" not in n and "downsample.1" not in n
+    ]
     rest = [p for p in model.parameters() if not any(p is d for d in decayed)]
     groups = [dict(params=decayed, weight_decay=0.1), dict(params=rest, weight_decay=0.0)]
     reference = torch.optim.AdamW(groups) if opt == "adamw" else torch.optim.SGD(groups, momentum=0.9, nesterov=True)
@@ -99,7 +103,9 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
             ours.train(t)
             row = step.tensors(plan, t, "cpu")
             x = augment.batch(ours.pixels, row, **ours.view)
-            target = row.lam[:, None] * F.one_hot(labels[row.index], 3) + (1 - row.lam[:, None]) * F.one_hot(labels[row.partner], 3)
+            target = row.lam[:, None] * F.one_hot(labels[row.index], 3) + (1 - row.lam[:, None]) * F.one_hot(
+                labels[row.partner], 3
+            )
             for g in reference.param_groups:
                 g["lr"] = float(plan.scalars[t, 0])
             loss = F.cross_entropy(model(x), target, label_smoothing=0.1)
@@ -127,8 +133,20 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
     many, few = (ours.logits(plans.evaluation(rows, size=32, store_size=37, batch_size=b)[0], 24) for b in (24, 7))
     np.testing.assert_allclose(many, few, rtol=0, atol=1e-5)
     assert not ours.average.training
-    assert np.abs(many - step.logits(ours.model, ours.pixels, plans.evaluation(rows, size=32, store_size=37, batch_size=24)[0], 24,
-                                     ours.view, dtype=torch.float32)).max() > 1e-6
+    assert (
+        np.abs(
+            many
+            - step.logits(
+                ours.model,
+                ours.pixels,
+                plans.evaluation(rows, size=32, store_size=37, batch_size=24)[0],
+                24,
+                ours.view,
+                dtype=torch.float32,
+            )
+        ).max()
+        > 1e-6
+    )
 
 
 def test_non_finite_loss_names_its_step(settings):
@@ -150,8 +168,21 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
     rows = train.train(config)
     folder = tmp_path / "runs" / "run"
     assert {p.name for p in folder.iterdir()} == {
-        ".lock", "args.json", "env.json", "classes.txt", "split.csv", "stats.json", "results.csv", "last.pt", "best.pt",
-        "val_predictions.csv", "val_logits.npy", "per_class.csv", "confusion_matrix.csv", "train.log"}
+        ".lock",
+        "args.json",
+        "env.json",
+        "classes.txt",
+        "split.csv",
+        "stats.json",
+        "results.csv",
+        "last.pt",
+        "best.pt",
+        "val_predictions.csv",
+        "val_logits.npy",
+        "per_class.csv",
+        "confusion_matrix.csv",
+        "train.log",
+    }
     assert configs.read(folder / "args.json") == config
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert [int(r["epoch"]) for r in results(folder)] == [1, 2, 3] == [r["epoch"] for r in rows]
@@ -167,7 +198,11 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
     assert [r["predicted"] for r in said] == [names[i] for i in logits.argmax(1)]
     best = torch.load(folder / "best.pt", weights_only=True)
     targets = np.array([names.index(r["true"]) for r in said])
-    assert metrics.macro_f1(targets, logits.argmax(1), 3) == best["metrics"]["macro_f1"] == max(r["macro_f1"] for r in rows)
+    assert (
+        metrics.macro_f1(targets, logits.argmax(1), 3)
+        == best["metrics"]["macro_f1"]
+        == max(r["macro_f1"] for r in rows)
+    )
     assert best["classes"] == names and best["size"] == 32 and best["store_size"] == 37
     env = json.loads((folder / "env.json").read_text())
     assert env["threads"] == 1 and env["data_key"] and env["torch"] == torch.__version__
@@ -202,17 +237,23 @@ def test_a_folder_in_use_is_refused(settings, tmp_path):
     assert len(train.train(made(settings, resume=True))) == 3  # closed before its first checkpoint: from the start
 
 
-@pytest.mark.parametrize("monitor, column, sign", [("acc", "val_acc", 1), ("nll", "val_loss", -1), ("macro_f1", "macro_f1", 1)])
+@pytest.mark.parametrize(
+    "monitor, column, sign", [("acc", "val_acc", 1), ("nll", "val_loss", -1), ("macro_f1", "macro_f1", 1)]
+)
 def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
     rows = train.train(made(settings, monitor=monitor))
     best = torch.load(tmp_path / "runs" / "run" / "best.pt", weights_only=True)
     assert sign * best["metrics"][column] == max(sign * r[column] for r in rows)
 
 
-@pytest.mark.parametrize("size, given, kernel", [(48, "auto", 3), (128, "auto", 3), (160, "auto", 7), (48, 7, 7), (32, "auto", 3)])
+@pytest.mark.parametrize(
+    "size, given, kernel", [(48, "auto", 3), (128, "auto", 3), (160, "auto", 7), (48, 7, 7), (32, "auto", 3)]
+)
 def test_small_pictures_get_a_small_first_convolution(settings, size, given, kernel):
     _, pictures, stepper = stepper_of(settings, img_size=size, stem_kernel=given)
-    assert stepper.model.conv1.kernel_size == (kernel, kernel) and stepper.model.conv1.stride == ((1, 1) if size == 32 else (2, 2))
+    assert stepper.model.conv1.kernel_size == (kernel, kernel) and stepper.model.conv1.stride == (
+        (1, 1) if size == 32 else (2, 2)
+    )
 
 
 def test_monitor_last_keeps_the_last_epoch(settings):
@@ -250,7 +291,9 @@ def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_a_cpu(sett
         assert not list(left)
     train.train(dataclasses.replace(plain, name="after"))
     assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark
-    weights = [torch.load(tmp_path / "runs" / n / "best.pt", weights_only=True)["weights"] for n in ("False", "True", "after")]
+    weights = [
+        torch.load(tmp_path / "runs" / n / "best.pt", weights_only=True)["weights"] for n in ("False", "True", "after")
+    ]
     for k, v in weights[0].items():
         assert torch.equal(v, weights[1][k]) and torch.equal(v, weights[2][k]), k
 
@@ -301,7 +344,15 @@ def test_posterior_bias_by_bayes():
     rng = np.random.default_rng(0)
     counts = np.array([50.0, 20.0, 5.0])
     likelihood = rng.random((7, 3))
-    for balance, tau in [("none", 0), ("none", 1), ("none", 0.5), ("sampler", 0), ("sampler", 1), ("weights", 0), ("weights", 1)]:
+    for balance, tau in [
+        ("none", 0),
+        ("none", 1),
+        ("none", 0.5),
+        ("sampler", 0),
+        ("sampler", 1),
+        ("weights", 0),
+        ("weights", 1),
+    ]:
         sampled = plans.sampled_counts(counts, balance, (0, 1))
         table = losses.loss_table(sampled, weights=balance == "weights", tau=tau)
         effective = counts / counts.sum() if balance == "none" else np.full(3, 1 / 3)
@@ -342,8 +393,14 @@ def test_until_leaves_the_schedule_alone(settings, undisturbed, tmp_path):
     assert results(tmp_path / "runs" / "run") == results(undisturbed)
 
 
-@pytest.mark.parametrize("change, said", [(dict(lr=0.5), "--lr 0.003 -> 0.5"), (dict(threads=2), "threads 1 -> 2"),
-                                          (dict(img_size=40), "--img-size 32 -> 40")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (dict(lr=0.5), "--lr 0.003 -> 0.5"),
+        (dict(threads=2), "threads 1 -> 2"),
+        (dict(img_size=40), "--img-size 32 -> 40"),
+    ],
+)
 def test_resuming_with_other_settings_is_refused_by_name(settings, tmp_path, change, said):
     train.train(made(settings, until=1))
     before = (tmp_path / "runs" / "run" / "last.pt").read_bytes()
@@ -397,10 +454,16 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(settings, tmp_pat
     assert subprocess.run(command(settings, until=1), capture_output=True).returncode == 0
     folder = tmp_path / "runs" / "run"
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "results.csv" and p.name != "train.log"}
-    limit = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)); import train; "
-             f"sys.exit(train.main({command(settings)[2:] + ['--resume']!r}))")
+    limit = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)); import train; "
+        f"sys.exit(train.main({command(settings)[2:] + ['--resume']!r}))"
+    )
     done = subprocess.run([sys.executable, "-c", limit], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and "could not be written" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and "could not be written" in done.stderr.splitlines()[-1]
+        and "Traceback" not in done.stderr
+    )
     after = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "results.csv" and p.name != "train.log"}
     assert after == before
     assert subprocess.run(command(settings) + ["--resume"], capture_output=True).returncode == 0
@@ -410,13 +473,16 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(settings, tmp_pat
 # the command -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args, code, said", [
-    (["--lr", "-1"], 2, "--lr takes a number from"),
-    (["--data", "/nowhere"], 1, "/nowhere: no such folder"),
-    (["--device", "cuda"], 2, "--device cuda"),
-    (["--model", "resnet19"], 1, "resnet19"),
-    (["-c", "/nowhere.json"], 2, "/nowhere.json"),
-])
+@pytest.mark.parametrize(
+    "args, code, said",
+    [
+        (["--lr", "-1"], 2, "--lr takes a number from"),
+        (["--data", "/nowhere"], 1, "/nowhere: no such folder"),
+        (["--device", "cuda"], 2, "--device cuda"),
+        (["--model", "resnet19"], 1, "resnet19"),
+        (["-c", "/nowhere.json"], 2, "/nowhere.json"),
+    ],
+)
 def test_bad_input_is_one_line_and_an_exit_code(settings, args, code, said, capsys):
     if "cuda" in args and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine import ranks
 from config import Config, flag, text
 from conftest import PLAIN, ROOT
+from engine import ranks
 from plan import Plan
 
 TIMES = ("seconds", "images_per_s", "data_wait")
@@ -56,8 +56,22 @@ def torchrun(*command, **env):
 
 
 def test_two_ranks_take_the_steps_of_one_process(settings, tmp_path):
-    script, config = tmp_path / "steps.py", dict(settings, amp=False, dropout=0.5, mixup_p=0.5, cutmix_p=0.3, ema=0.5, opt="sgd", lr=1e-3,
-                                                 erase=0.3, val_split=0.4, batch_size=4)
+    script, config = (
+        tmp_path / "steps.py",
+        dict(
+            settings,
+            amp=False,
+            dropout=0.5,
+            mixup_p=0.5,
+            cutmix_p=0.3,
+            ema=0.5,
+            opt="sgd",
+            lr=1e-3,
+            erase=0.3,
+            val_split=0.4,
+            batch_size=4,
+        ),
+    )
     script.write_text(STEPS)
     args = [script, ROOT, json.dumps(config)]
     subprocess.run([sys.executable, *map(str, args), tmp_path / "one.pt"], check=True)
@@ -127,7 +141,11 @@ def test_a_batch_that_cannot_be_shared_is_refused(settings):
 
 
 def test_columns_and_gathering():
-    plan = Plan(*(np.arange(2 * 6 * n).reshape(2, 6, *[1] * (n > 1), *[n] * (n > 1)) for n in (1,) * 9), np.arange(2.0)[:, None], np.arange(2))
+    plan = Plan(
+        *(np.arange(2 * 6 * n).reshape(2, 6, *[1] * (n > 1), *[n] * (n > 1)) for n in (1,) * 9),
+        np.arange(2.0)[:, None],
+        np.arange(2),
+    )
     plan = plan._replace(**{name: getattr(plan, name).reshape(2, 6) for name in Plan._fields[:9]})
     two = [object.__new__(ranks.Ranks) for _ in range(2)]
     for rank, r in enumerate(two):

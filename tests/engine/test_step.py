@@ -16,23 +16,33 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine import capture
 import kernels
-from engine import numerics
 import plan as plans
-from engine import step as steps
 import train
 from config import Config
 from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
+from engine import capture, numerics
+from engine import step as steps
 
 pytest.importorskip("triton")
 
-from kernels import loss as loss_kernel  # noqa: E402
-from kernels import view as view_kernel  # noqa: E402
+from kernels import loss as loss_kernel
+from kernels import view as view_kernel
 
-EVERYTHING = dict(mixup_p=0.5, cutmix_p=0.3, ls=0.1, gamma=0.5, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0),
-                  erase=0.3,
-                  weight_decay=0.1, warmup=2.0, amp=False)
+EVERYTHING = dict(
+    mixup_p=0.5,
+    cutmix_p=0.3,
+    ls=0.1,
+    gamma=0.5,
+    ema=0.9,
+    dropout=0.3,
+    jitter=0.2,
+    crop_scale=(0.5, 1.0),
+    erase=0.3,
+    weight_decay=0.1,
+    warmup=2.0,
+    amp=False,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +97,17 @@ def recorder(device):
 
 def made(settings, device, record=None, **more):
     """A Stepper of a small run, the function epoch -> Plan, and its evaluation plan."""
-    config = Config(**{**settings, **EVERYTHING, "device": device, "compile": False, "batch_size": 4,
-                       "deterministic": device == "cuda", **more})
+    config = Config(
+        **{
+            **settings,
+            **EVERYTHING,
+            "device": device,
+            "compile": False,
+            "batch_size": 4,
+            "deterministic": device == "cuda",
+            **more,
+        }
+    )
     pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
     stepper = train.build(config, pictures, torch.device(device))[0]
     stepper.record = record
@@ -151,8 +170,11 @@ def test_every_size_of_the_views_has_its_own_recording(device, settings):
     seen = []
     batch = steps.augment.batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps.augment, "batch", lambda pixels, row, **how: (seen.append((pixels.shape[1], how["size"])),
-                                                                         batch(pixels, row, **how))[1])
+        patch.setattr(
+            steps.augment,
+            "batch",
+            lambda pixels, row, **how: (seen.append((pixels.shape[1], how["size"])), batch(pixels, row, **how))[1],
+        )
         run(*made(settings, device, img_size=(16, 32), epochs=4), 4)
     assert list(dict.fromkeys(seen)) == [(18, 16), (37, 32), (18, 24)]  # evaluation at the last size, from the start
 
@@ -234,8 +256,19 @@ def test_float16_scales_the_loss(device, settings, opt):
 @on_device
 def test_a_look_into_a_tensor_is_refused(device, settings):
     if device == "cuda" and "ALONE" not in os.environ:  # a capture that failed spoils its process
-        subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-                        f"{__file__}::test_a_look_into_a_tensor_is_refused"], env=dict(os.environ, ALONE="1"), check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"{__file__}::test_a_look_into_a_tensor_is_refused",
+            ],
+            env=dict(os.environ, ALONE="1"),
+            check=True,
+        )
         return
     stepper, draw, _ = made(settings, device, recorder(device))
     step = stepper.step
@@ -304,9 +337,14 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
 
     default, stream = (SimpleNamespace(wait_stream=lambda other: None) for _ in range(2))
     current = stream if fits else default
-    for name, stand_in in dict(Stream=lambda: stream, current_stream=lambda: current, default_stream=lambda: default,
-                               stream=lambda s: contextlib.nullcontext(), graph=graph,
-                               CUDAGraph=lambda: SimpleNamespace(replay=lambda: calls.append("replay"))).items():
+    for name, stand_in in dict(
+        Stream=lambda: stream,
+        current_stream=lambda: current,
+        default_stream=lambda: default,
+        stream=lambda s: contextlib.nullcontext(),
+        graph=graph,
+        CUDAGraph=lambda: SimpleNamespace(replay=lambda: calls.append("replay")),
+    ).items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
 
     def step():
@@ -344,7 +382,9 @@ def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(set
                 torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for dropout in (0.1, 0.2, 0.4):  # other trials of a process: another network, another value
-            traced.forward(made(settings, "cpu", dropout=dropout)[0].model.train(), torch.rand(4, 3, 32, 32), torch.float32)
+            traced.forward(
+                made(settings, "cpu", dropout=dropout)[0].model.train(), torch.rand(4, 3, 32, 32), torch.float32
+            )
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= graphs + 1  # one for the batch's memory layout
         assert torch._dynamo.config.fail_on_recompile_limit_hit
         torch._dynamo.config.recompile_limit = 8
@@ -359,9 +399,16 @@ def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(set
 
 
 @pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
-@pytest.mark.parametrize("device, native, found", [
-    ("cpu", True, torch.bfloat16), ("cpu", False, torch.float32), ("cuda", True, torch.bfloat16),
-    ("cuda", False, torch.float16), ("mps", True, torch.float32)])
+@pytest.mark.parametrize(
+    "device, native, found",
+    [
+        ("cpu", True, torch.bfloat16),
+        ("cpu", False, torch.float32),
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+        ("mps", True, torch.float32),
+    ],
+)
 def test_precision_is_what_the_hardware_has(device, native, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
@@ -398,12 +445,26 @@ def test_twenty_trials_compile_once(device, settings):
     found = []
     for i in range(20):
         stepper, draw, evaluation = made(
-            settings, device, capture.Captured, lr=1e-3 * (1 + i), weight_decay=0.01 * i, dropout=0.02 * (1 + i), gamma=0.1 * i,
-            ls=0.02 * i, mixup_alpha=0.5 + 0.1 * i, balance=("none", "weights")[i % 2], seed=i, amp=True)
+            settings,
+            device,
+            capture.Captured,
+            lr=1e-3 * (1 + i),
+            weight_decay=0.01 * i,
+            dropout=0.02 * (1 + i),
+            gamma=0.1 * i,
+            ls=0.02 * i,
+            mixup_alpha=0.5 + 0.1 * i,
+            balance=("none", "weights")[i % 2],
+            seed=i,
+            amp=True,
+        )
         stepper.forward = steps.compiled()
         run(stepper, draw, evaluation, 1)
-        kernel_caches = [cache[0] for kernel in (loss_kernel._forward, loss_kernel._backward, view_kernel._view)
-                         for cache in kernel.device_caches.values()]
+        kernel_caches = [
+            cache[0]
+            for kernel in (loss_kernel._forward, loss_kernel._backward, view_kernel._view)
+            for cache in kernel.device_caches.values()
+        ]
         found.append((torch._dynamo.utils.counters["stats"]["unique_graphs"], sum(map(len, kernel_caches))))
     assert min(found[0]) > 0 and found == found[:1] * 20
 

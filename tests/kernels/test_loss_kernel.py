@@ -20,7 +20,7 @@ from test_losses import COUNTS, batch, largest, reference
 
 pytest.importorskip("triton")
 
-from kernels import loss as kernel  # noqa: E402
+from kernels import loss as kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,9 +40,9 @@ def both(device, logits, a, b, lam, upstream, table):
     wide[:, 2 : 2 + classes] = logits
     z, true_z = wide[:, 2 : 2 + classes].requires_grad_(), logits.double().requires_grad_()
     value = kernel.loss(z, *(v.to(device) for v in (a, b, lam, table)))
-    grad, = torch.autograd.grad(value, z, upstream.to(device))
+    (grad,) = torch.autograd.grad(value, z, upstream.to(device))
     true_value = reference(true_z, a, b, lam, table)
-    true_grad, = torch.autograd.grad(true_value, true_z, upstream.double())
+    (true_grad,) = torch.autograd.grad(true_value, true_z, upstream.double())
     assert value.dtype == torch.float32 and value.shape == lam.shape
     assert grad.dtype == logits.dtype and grad.shape == logits.shape and grad.is_contiguous()
     return value.detach().double().cpu(), grad.double().cpu(), true_value.detach(), true_grad
@@ -63,22 +63,39 @@ def check(device, case, table, gamma):
 
 @on_device
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize("ls, two, weights, tau, margin", [
-    (0.0, False, False, 0.0, 0.0), (0.1, True, True, 1.0, 1.5), (1.0, True, False, 1.0, 0.0),
-    (0.0, True, False, 0.0, 1.5),
-    (0.1, False, True, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    "ls, two, weights, tau, margin",
+    [
+        (0.0, False, False, 0.0, 0.0),
+        (0.1, True, True, 1.0, 1.5),
+        (1.0, True, False, 1.0, 0.0),
+        (0.0, True, False, 0.0, 1.5),
+        (0.1, False, True, 0.0, 0.0),
+    ],
+)
 def test_value_and_gradient(device, gamma, ls, two, weights, tau, margin, tall, poisoned):
-    table = loss_table(COUNTS, ls=ls, gamma=gamma, alpha=0.7, weights=weights, tau=tau,
-                       margins=margin / COUNTS.clamp_min(1) ** 0.25)
+    table = loss_table(
+        COUNTS, ls=ls, gamma=gamma, alpha=0.7, weights=weights, tau=tau, margins=margin / COUNTS.clamp_min(1) ** 0.25
+    )
     for dtype, scale in itertools.product(DTYPES, (1.0, 8.0)):
         check(device, batch(24, 8, scale=scale, two=two, dtype=dtype), table, gamma)
 
 
 @on_device
-@pytest.mark.parametrize("rows, classes, dtypes", [
-    (1, 1, DTYPES), (33, 2, DTYPES), (7, 3, DTYPES), (5, 50, DTYPES), (65, 64, DTYPES), (3, 257, DTYPES),
-    (2, 1000, DTYPES),
-    (1, 4095, DTYPES[:1]), (1, 4096, DTYPES[1:2])])
+@pytest.mark.parametrize(
+    "rows, classes, dtypes",
+    [
+        (1, 1, DTYPES),
+        (33, 2, DTYPES),
+        (7, 3, DTYPES),
+        (5, 50, DTYPES),
+        (65, 64, DTYPES),
+        (3, 257, DTYPES),
+        (2, 1000, DTYPES),
+        (1, 4095, DTYPES[:1]),
+        (1, 4096, DTYPES[1:2]),
+    ],
+)
 def test_shapes(device, rows, classes, dtypes, tall, poisoned):
     table = loss_table(torch.arange(1.0, classes + 1), ls=0.1, gamma=0.5, weights=True, tau=1.0)
     for dtype in dtypes:
@@ -101,10 +118,12 @@ def test_any_memory_layout(device, tall):
     other = kernel.loss(by_columns, a.long(), b.long(), lam, table)
     assert torch.equal(value, other)
     weights = torch.arange(18.0, device=device)[::2]
-    for first, second, factor in ((value.mean(), other.mean(), torch.full((9,), 1 / 9, device=device)),
-                                  ((value * weights).sum(), (other * weights).sum(), weights)):
+    for first, second, factor in (
+        (value.mean(), other.mean(), torch.full((9,), 1 / 9, device=device)),
+        ((value * weights).sum(), (other * weights).sum(), weights),
+    ):
         found = [torch.autograd.grad(v, z, retain_graph=True)[0] for v, z in ((first, plain), (second, by_columns))]
-        expected, = torch.autograd.grad(value, plain, factor.contiguous(), retain_graph=True)
+        (expected,) = torch.autograd.grad(value, plain, factor.contiguous(), retain_graph=True)
         assert torch.equal(found[0], found[1]) and torch.equal(found[0], expected)
     strided = torch.autograd.grad(value, plain, weights, retain_graph=True)[0]
     assert torch.equal(strided, torch.autograd.grad(value, plain, weights.contiguous())[0])
@@ -124,13 +143,15 @@ def test_settings_by_class(device, tall, poisoned):
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("ls", [0.0, 0.1])
 def test_saturated_logits(device, gamma, ls, tall):
-    signs = torch.tensor([[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1],
-                          [0, 0, 1, -1]])
+    signs = torch.tensor(
+        [[1, -1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, 1], [0, 0, 1, -1]]
+    )
     a, b = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 1, 1, 2, 1, 3], dtype=torch.int32)
     table = loss_table(torch.tensor([90.0, 9.0, 1.0, 0.0]), ls=ls, gamma=gamma, tau=1.0)
     for scale in (100.0, 1e4):
-        value, grad, true_value, true_grad = both(device, signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6),
-                                                  table)
+        value, grad, true_value, true_grad = both(
+            device, signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6), table
+        )
         assert ((value - true_value).abs() <= 2e-6 * true_value + 1e-37).all()
         assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad) + 1e-37).all()
 
@@ -203,7 +224,7 @@ def test_the_operator_keeps_its_contract(device, tall):
     torch.library.opcheck(kernel.loss, (logits.requires_grad_(), a, b, lam, table))
     torch.library.opcheck(kernel.loss_backward, (logits.detach(), a, b, lam, table, upstream))
     with pytest.raises(RuntimeError, match="autograd"):  # second derivatives
-        first, = torch.autograd.grad((kernel.loss(logits, a, b, lam, table) ** 2).sum(), logits, create_graph=True)
+        (first,) = torch.autograd.grad((kernel.loss(logits, a, b, lam, table) ** 2).sum(), logits, create_graph=True)
         first.sum().backward()
 
 
@@ -230,8 +251,9 @@ def test_losses_loss_comes_here(device, tall, monkeypatch):
     table = loss_table(COUNTS, ls=0.1, gamma=2.0).to(device)
     assert torch.equal(losses.loss(logits, a, b, lam, table), kernel.loss(logits, a, b, lam, table)) and not calls
     losses.loss(logits.double(), a, b, lam, table)
-    losses.loss(torch.zeros(6, kernel.CLASSES + 1, device=device), a, b, lam,
-                torch.zeros(5, kernel.CLASSES + 1, device=device))
+    losses.loss(
+        torch.zeros(6, kernel.CLASSES + 1, device=device), a, b, lam, torch.zeros(5, kernel.CLASSES + 1, device=device)
+    )
     assert len(calls) == 2
 
 
@@ -240,11 +262,18 @@ def refused(**changes):
     return dict(dict(logits=logits, a=a, b=b, lam=lam, table=loss_table(COUNTS)), **changes).values()
 
 
-@pytest.mark.parametrize("changes, word", [
-    (dict(logits=torch.zeros(4, 8, dtype=torch.float64)), "float64"), (dict(logits=torch.zeros(4)), "logits"),
-    (dict(logits=torch.zeros(4, 4097)), "4097"), (dict(a=torch.zeros(3, dtype=torch.int32)), "a must"),
-    (dict(b=torch.zeros(4)), "b must"), (dict(lam=torch.ones(4).half()), "lam must"),
-    (dict(table=torch.zeros(5, 7)), "table must")])
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        (dict(logits=torch.zeros(4, 8, dtype=torch.float64)), "float64"),
+        (dict(logits=torch.zeros(4)), "logits"),
+        (dict(logits=torch.zeros(4, 4097)), "4097"),
+        (dict(a=torch.zeros(3, dtype=torch.int32)), "a must"),
+        (dict(b=torch.zeros(4)), "b must"),
+        (dict(lam=torch.ones(4).half()), "lam must"),
+        (dict(table=torch.zeros(5, 7)), "table must"),
+    ],
+)
 def test_other_inputs_are_refused(changes, word):
     with pytest.raises(ValueError, match=word):
         kernel.loss(*refused(**changes))
@@ -273,9 +302,11 @@ def test_where_kernels_run(monkeypatch, capsys):
 
     try:
         assert at(triton=lambda name: Works) == ([True, True], "")
-        for said, options in (("7.0", dict(capability=(7, 0), triton=lambda name: Works)),
-                              ("ROCm", dict(hip="6.2", triton=lambda name: Works)),
-                              ("No module named", dict(triton=missing))):
+        for said, options in (
+            ("7.0", dict(capability=(7, 0), triton=lambda name: Works)),
+            ("ROCm", dict(hip="6.2", triton=lambda name: Works)),
+            ("No module named", dict(triton=missing)),
+        ):
             found, err = at(**options)
             assert found == [False, False] and err.count("plain PyTorch") == 1 and said in err
         assert not kernels.usable(torch.device("cpu")) and capsys.readouterr().err == ""

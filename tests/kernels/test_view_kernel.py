@@ -20,7 +20,7 @@ from test_augment import EYE, PIXEL, noise, row, sampled
 
 pytest.importorskip("triton")
 
-from kernels import view as kernel  # noqa: E402
+from kernels import view as kernel
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 COLUMNS = ("index", "partner", "lam", "box", "geo", "geo_b", "col", "col_b", "erase")
@@ -54,9 +54,17 @@ def mixed(n, side, size, border, seed=0):
     rng = np.random.default_rng(seed)
 
     def geometry(k):
-        geo = augment.draw_geometry(np.random.default_rng(seed + k), (n,), size=size, store_size=side, shown=size,
-                                    crop_scale=(0.3, 1.0),
-                                    pad=4 if border == "constant" else 0, flip=True, rotate=45.0)
+        geo = augment.draw_geometry(
+            np.random.default_rng(seed + k),
+            (n,),
+            size=size,
+            store_size=side,
+            shown=size,
+            crop_scale=(0.3, 1.0),
+            pad=4 if border == "constant" else 0,
+            flip=True,
+            rotate=45.0,
+        )
         geo[-1] *= 3
         geo[0, :, 2] -= side
         return torch.from_numpy(geo)
@@ -70,12 +78,24 @@ def mixed(n, side, size, border, seed=0):
     box[2::6], lam[2::6] = torch.tensor([0, 0, size, size], dtype=torch.int32), 0.0
     erase = torch.from_numpy(augment.draw_erase(rng, (n,), size=size, erase=0.7))
     index, partner = (torch.from_numpy(rng.permutation(n).astype(np.int32)) for _ in range(2))
-    return row(n, size, index=index, partner=partner, lam=lam, box=box, erase=erase, geo=geometry(1), geo_b=geometry(2),
-               col=colour(), col_b=colour())
+    return row(
+        n,
+        size,
+        index=index,
+        partner=partner,
+        lam=lam,
+        box=box,
+        erase=erase,
+        geo=geometry(1),
+        geo_b=geometry(2),
+        col=colour(),
+        col_b=colour(),
+    )
 
 
 def reference(pixels, c, size, border):
     """The batch in float64."""
+
     def looks(index, geo, col):
         rgb = torch.stack([sampled(pixels[i].numpy(), g, size, border) for i, g in zip(index.tolist(), geo.numpy())])
         col = col.double()
@@ -101,9 +121,12 @@ def test_against_float64(device, border, n, side, size, poisoned, monkeypatch):
     pixels, columns = noise(n, side, seed=n), mixed(n, side, size, border)
     expected = reference(pixels, columns, size, border)
     assert expected.abs().max() > 1.5 and (expected == 0).any()
-    for dtype, channels, store in ((torch.float32, 3, pixels), (torch.bfloat16, 4, pixels),
-                                   (torch.float16, 3, four(pixels)),
-                                   (torch.float32, 4, four(pixels))):
+    for dtype, channels, store in (
+        (torch.float32, 3, pixels),
+        (torch.bfloat16, 4, pixels),
+        (torch.float16, 3, four(pixels)),
+        (torch.float32, 4, four(pixels)),
+    ):
         found = shown(device, store, columns, size, border, dtype, channels)
         assert found.shape == (n, channels, size, size) and found.dtype == dtype
         assert found.is_contiguous(memory_format=torch.channels_last)
@@ -128,8 +151,9 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
     pixels, rows = noise(3, 24), np.array([2, 0, 1])
     for columns in plans.evaluation(rows, size=17, store_size=24, batch_size=2, views="crops"):
         for t in range(2):
-            step = SimpleNamespace(**{k: torch.from_numpy(np.ascontiguousarray(getattr(columns, k)[t]))
-                                      for k in COLUMNS})
+            step = SimpleNamespace(
+                **{k: torch.from_numpy(np.ascontiguousarray(getattr(columns, k)[t])) for k in COLUMNS}
+            )
             found = shown(device, pixels, step, 17, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             for picture, i, geo in zip(found, step.index.tolist(), step.geo.tolist()):
                 left, top, mirrored = int(geo[0][2]), int(geo[1][2]), geo[0][0] < 0
@@ -141,12 +165,34 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
 @on_device
 def test_equals_its_twin_for_a_plan_that_was_drawn(device):
     labels, means = np.arange(20) % 4, np.random.default_rng(0).random((20, 3)).astype(np.float32)
-    drawn = plans.draw(labels, means, np.arange(20), np.full(4, 5), epoch=3, seed=1, img_size=32, size=32, store_size=37,
-                       batch_size=20, epochs=5,
-                       lr=1.0, schedule="cosine", warmup=0, balance="none", mixup_p=0.5, mixup_alpha=1.0,
-                       mixup_by="row",
-                       cutmix_p=0.3, crop_scale=(0.35, 1.0), pad=0, flip=True, rotate=15.0, jitter=0.2, erase=0.3,
-                       tail_crops=(0, 1))
+    drawn = plans.draw(
+        labels,
+        means,
+        np.arange(20),
+        np.full(4, 5),
+        epoch=3,
+        seed=1,
+        img_size=32,
+        size=32,
+        store_size=37,
+        batch_size=20,
+        epochs=5,
+        lr=1.0,
+        schedule="cosine",
+        warmup=0,
+        balance="none",
+        mixup_p=0.5,
+        mixup_alpha=1.0,
+        mixup_by="row",
+        cutmix_p=0.3,
+        crop_scale=(0.35, 1.0),
+        pad=0,
+        flip=True,
+        rotate=15.0,
+        jitter=0.2,
+        erase=0.3,
+        tail_crops=(0, 1),
+    )
     step = SimpleNamespace(**{k: torch.from_numpy(getattr(drawn, k)[0]) for k in COLUMNS})
     assert step.box.any() and step.erase.any() and (step.lam < 1).any() and (step.lam == 1).any()
     pixels, moments = noise(20, 37), dict(mean=torch.tensor(MEAN), std=torch.tensor(STD))
@@ -213,8 +259,11 @@ def test_more_than_2_to_the_31_bytes(device):
 @on_device
 def test_the_operator_keeps_its_contract(device):
     columns = mixed(4, 12, 9, "reflect")
-    torch.library.opcheck(kernel.view, arguments(device, noise(4, 12), columns, 9, dtype=torch.float16, channels=4),
-                          test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        kernel.view,
+        arguments(device, noise(4, 12), columns, 9, dtype=torch.float16, channels=4),
+        test_utils=("test_schema", "test_faketensor"),
+    )
 
 
 @on_device
@@ -237,13 +286,21 @@ def test_the_twin_gives_the_dtype_that_is_asked_for():
     assert narrow.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("changes, word", [
-    (dict(pixels=torch.zeros(4, 12, 11, 3, dtype=torch.uint8)), "Store"),
-    (dict(pixels=torch.zeros(4, 12, 12, 3)), "Store"),
-    (dict(pixels=torch.zeros(4, 12, 12, 2, dtype=torch.uint8)), "Store"), (dict(border="wrap"), "border"),
-    (dict(dtype=torch.float64), "dtype"), (dict(channels=2), "channels"), (dict(lam=torch.ones(4).half()), "lam must"),
-    (dict(box=torch.zeros(4, 4)), "box must"), (dict(geo_b=torch.zeros(4, 3, 2)), "geo_b must"),
-    (dict(std=torch.ones(1)), "std must")])
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        (dict(pixels=torch.zeros(4, 12, 11, 3, dtype=torch.uint8)), "Store"),
+        (dict(pixels=torch.zeros(4, 12, 12, 3)), "Store"),
+        (dict(pixels=torch.zeros(4, 12, 12, 2, dtype=torch.uint8)), "Store"),
+        (dict(border="wrap"), "border"),
+        (dict(dtype=torch.float64), "dtype"),
+        (dict(channels=2), "channels"),
+        (dict(lam=torch.ones(4).half()), "lam must"),
+        (dict(box=torch.zeros(4, 4)), "box must"),
+        (dict(geo_b=torch.zeros(4, 3, 2)), "geo_b must"),
+        (dict(std=torch.ones(1)), "std must"),
+    ],
+)
 def test_other_inputs_are_refused(changes, word):
     names = ("pixels", *COLUMNS, "mean", "std", "size", "border", "dtype", "channels")
     given = dict(zip(names, arguments("cpu", noise(4, 12), row(4, 9), 9))) | changes
@@ -262,9 +319,11 @@ def test_a_store_on_the_host_must_be_pinned():
     store = noise(4, 12)
     with pytest.raises(ValueError, match="pinned"):
         kernel._check(store, *rest[:11], *rest[12:])
-    kernel._check(SimpleNamespace(ndim=4, shape=store.shape, dtype=store.dtype, device=store.device,
-                                  is_pinned=lambda: True),
-                  *rest[:11], *rest[12:])
+    kernel._check(
+        SimpleNamespace(ndim=4, shape=store.shape, dtype=store.dtype, device=store.device, is_pinned=lambda: True),
+        *rest[:11],
+        *rest[12:],
+    )
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels do not build")
@@ -290,8 +349,10 @@ def test_under_the_interpreter():
 def test_capture_and_replay_equal_eager(device):
     """Every replay reads the columns that lie there then."""
     pixels = noise(16, 64).to(device)
-    steps = [arguments(device, pixels, mixed(16, 64, 56, "reflect", seed=seed), 56, dtype=torch.bfloat16)
-             for seed in range(4)]
+    steps = [
+        arguments(device, pixels, mixed(16, 64, 56, "reflect", seed=seed), 56, dtype=torch.bfloat16)
+        for seed in range(4)
+    ]
     static = [v.clone() for v in steps[0][1:10]]
     with torch.cuda.stream(torch.cuda.Stream()):
         kernel.view(pixels, *static, *steps[0][10:])

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from pictures import decode as picture
 from conftest import ROOT
+from pictures import decode as picture
 from pictures import store
 
 RNG = np.random.default_rng(0)
@@ -29,13 +29,16 @@ def noise(*shape, high=256, dtype=np.uint8):
 
 def png(path, samples, depth, colour, width=None):
     """A PNG written by hand, for what Pillow cannot write; samples [H, W, channels] big-endian, or bytes of bits."""
+
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
     height, width = len(samples), width or samples.shape[1]
     rows = b"".join(b"\0" + row.tobytes() for row in samples)
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
 
 
 def over_white(rgb, alpha):
@@ -70,35 +73,68 @@ MODES = {  # name: (writes the file, the picture that everyone should see, toler
     "grey.png": (lambda p: Image.fromarray(L).save(p), grey(L), 0),
     "bits.png": (lambda p: Image.fromarray(L > 99).save(p), grey((L > 99) * np.uint8(255)), 0),
     "palette.png": (lambda p: paletted().save(p), PALETTE[INDEX], 0),
-    "palette-clear.png": (lambda p: paletted().save(p, transparency=3),
-                          np.where((INDEX == 3)[..., None], 255, PALETTE[INDEX]), 0),
-    "palette-alpha.png": (lambda p: paletted().save(p, transparency=bytes(range(0, 256, 16))),
-                          over_white(PALETTE[INDEX], INDEX * 16), 1),
+    "palette-clear.png": (
+        lambda p: paletted().save(p, transparency=3),
+        np.where((INDEX == 3)[..., None], 255, PALETTE[INDEX]),
+        0,
+    ),
+    "palette-alpha.png": (
+        lambda p: paletted().save(p, transparency=bytes(range(0, 256, 16))),
+        over_white(PALETTE[INDEX], INDEX * 16),
+        1,
+    ),
     "palette.gif": (lambda p: paletted().save(p), PALETTE[INDEX], 0),
-    "grey-alpha.png": (lambda p: Image.merge("LA", [Image.fromarray(L), Image.fromarray(A)]).save(p),
-                       over_white(grey(L), A), 1),
+    "grey-alpha.png": (
+        lambda p: Image.merge("LA", [Image.fromarray(L), Image.fromarray(A)]).save(p),
+        over_white(grey(L), A),
+        1,
+    ),
     "alpha.png": (lambda p: Image.fromarray(np.dstack([RGB, A])).save(p), over_white(RGB, A), 1),
-    "alpha.webp": (lambda p: Image.fromarray(np.dstack([RGB, A])).save(p, lossless=True, exact=True),
-                   over_white(RGB, A), 1),
+    "alpha.webp": (
+        lambda p: Image.fromarray(np.dstack([RGB, A])).save(p, lossless=True, exact=True),
+        over_white(RGB, A),
+        1,
+    ),
     "hidden-colour.png": (lambda p: Image.fromarray(np.dstack([RGB, A * 0])).save(p), RGB * 0 + 255, 0),
-    "key-colour.png": (lambda p: Image.fromarray(RGB).save(p, transparency=tuple(map(int, RGB[0, 0]))),
-                       np.where((RGB == RGB[0, 0]).all(-1, keepdims=True), 255, RGB), 0),
+    "key-colour.png": (
+        lambda p: Image.fromarray(RGB).save(p, transparency=tuple(map(int, RGB[0, 0]))),
+        np.where((RGB[0, 0] == RGB).all(-1, keepdims=True), 255, RGB),
+        0,
+    ),
     "grey16.png": (lambda p: png(p, WIDE[..., None].astype(">u2"), 16, 0), grey(WIDE // 256), 0),
-    "rgb16.png": (lambda p: png(p, np.dstack([WIDE, WIDE.T, 65535 - WIDE]).astype(">u2"), 16, 2),
-                  np.dstack([WIDE, WIDE.T, 65535 - WIDE]) // 256, 0),
-    "grey-alpha16.png": (lambda p: png(p, np.dstack([WIDE, WIDE.T]).astype(">u2"), 16, 4),
-                         over_white(grey(WIDE // 256), WIDE.T // 256), 1),
+    "rgb16.png": (
+        lambda p: png(p, np.dstack([WIDE, WIDE.T, 65535 - WIDE]).astype(">u2"), 16, 2),
+        np.dstack([WIDE, WIDE.T, 65535 - WIDE]) // 256,
+        0,
+    ),
+    "grey-alpha16.png": (
+        lambda p: png(p, np.dstack([WIDE, WIDE.T]).astype(">u2"), 16, 4),
+        over_white(grey(WIDE // 256), WIDE.T // 256),
+        1,
+    ),
     "grey16.tif": (lambda p: Image.fromarray(WIDE).save(p), grey(WIDE // 256), 0),
-    "grey16-big-endian.tif": (lambda p: Image.frombytes("I;16B", (S, S), WIDE.astype(">u2").tobytes()).save(p),
-                              grey(WIDE // 256), 0),
-    "grey16.pgm": (lambda p: p.write_bytes(b"P5 %d %d 65535\n" % (S, S) + WIDE.astype(">u2").tobytes()),
-                   grey(WIDE // 256), 0),
+    "grey16-big-endian.tif": (
+        lambda p: Image.frombytes("I;16B", (S, S), WIDE.astype(">u2").tobytes()).save(p),
+        grey(WIDE // 256),
+        0,
+    ),
+    "grey16.pgm": (
+        lambda p: p.write_bytes(b"P5 %d %d 65535\n" % (S, S) + WIDE.astype(">u2").tobytes()),
+        grey(WIDE // 256),
+        0,
+    ),
     "grey32.tif": (lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p), grey(WIDE // 256), 0),
-    "cmyk.tif": (lambda p: Image.fromarray(CMYK, "CMYK").save(p),
-                 (255.0 - CMYK[..., :3]) * (255 - CMYK[..., 3:].astype(float)) / 255, 1),
+    "cmyk.tif": (
+        lambda p: Image.fromarray(CMYK, "CMYK").save(p),
+        (255.0 - CMYK[..., :3]) * (255 - CMYK[..., 3:].astype(float)) / 255,
+        1,
+    ),
     "frames.gif": (lambda p: paletted().save(p, save_all=True, append_images=[OTHER.convert("P")]), PALETTE[INDEX], 0),
-    "frames.webp": (lambda p: Image.fromarray(RGB).save(p, save_all=True, append_images=[OTHER], lossless=True),
-                    RGB, 0),
+    "frames.webp": (
+        lambda p: Image.fromarray(RGB).save(p, save_all=True, append_images=[OTHER], lossless=True),
+        RGB,
+        0,
+    ),
     "frames.png": (lambda p: Image.fromarray(RGB).save(p, save_all=True, append_images=[OTHER]), RGB, 0),
     "frames.tif": (lambda p: Image.fromarray(RGB).save(p, save_all=True, append_images=[OTHER]), RGB, 0),
     "wrong-name.jpg": (lambda p: Image.fromarray(RGB).save(p, "PNG"), RGB, 0),
@@ -121,14 +157,24 @@ def test_every_mode_shows_the_picture_that_was_meant(name, tmp_path):
 def test_jpeg_of_every_colour_space_is_close(quality, space, tmp_path):
     smooth = np.asarray(Image.fromarray(noise(5, 4, 3)).resize((S, S), Image.Resampling.BICUBIC).convert(space))
     Image.fromarray(smooth, space).save(tmp_path / "a.jpg", quality=quality, subsampling=0)
-    expected = {"RGB": lambda: smooth, "L": lambda: grey(smooth),
-                "CMYK": lambda: (255.0 - smooth[..., :3]) * (255 - smooth[..., 3:].astype(float)) / 255}[space]()
+    expected = {
+        "RGB": lambda: smooth,
+        "L": lambda: grey(smooth),
+        "CMYK": lambda: (255.0 - smooth[..., :3]) * (255 - smooth[..., 3:].astype(float)) / 255,
+    }[space]()
     assert np.abs(store.decode(tmp_path / "a.jpg", S) - expected.astype(float)).mean() < 3
 
 
-UPRIGHT = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-           5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-           8: lambda a: np.rot90(a, 1)}
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp", "jpg"])
@@ -144,15 +190,15 @@ def test_exif_orientation(orientation, suffix, tmp_path):
     found = store.decode(path, 48, "pad")
     blank = np.zeros((48, 48, 3))
     y, x = (48 - upright.shape[0]) // 2, (48 - upright.shape[1]) // 2
-    blank[y:y + upright.shape[0], x:x + upright.shape[1]] = upright
+    blank[y : y + upright.shape[0], x : x + upright.shape[1]] = upright
     assert np.abs(found - blank).max() <= (4 if suffix == "jpg" else 0)
     assert store.dimensions([path]) == [upright.shape[1::-1]]
 
 
 @pytest.mark.parametrize("shape, size", [((90, 120), 64), ((53, 31), 64), ((200, 300), 50), ((64, 64), 64)])
 def test_resizing_is_torchvisions(shape, size, torchvision, tmp_path):
-    from torchvision.transforms.v2 import functional as F
     import torch
+    from torchvision.transforms.v2 import functional as F
 
     pixels = noise(*shape, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -166,14 +212,14 @@ def test_resizing_is_torchvisions(shape, size, torchvision, tmp_path):
     inner = resized(*(max(1, round(side * scale)) for side in shape))
     y, x = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
     padded = np.zeros((size, size, 3))
-    padded[y:y + inner.shape[0], x:x + inner.shape[1]] = inner
+    padded[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
     assert np.abs(store.decode(tmp_path / "a.png", size, "pad") - padded).max() <= 1
 
 
 @pytest.mark.parametrize("shape, size", [((100, 140), 50), ((96, 64), 32), ((31, 31), 40)])
 def test_crop_is_torchvisions_where_no_pixel_is_cut_in_two(shape, size, torchvision, tmp_path):
-    from torchvision.transforms.v2 import functional as F
     import torch
+    from torchvision.transforms.v2 import functional as F
 
     pixels = noise(*shape, 3)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -209,7 +255,7 @@ def test_damaged_metadata_does_not_cost_the_picture(suffix, tmp_path):
     exif[0x0112], exif[0x010F] = 6, "maker"
     good = exif.tobytes()
     for i in range(100):
-        block = bytearray(good[:RNG.integers(6, len(good) + 1)])
+        block = bytearray(good[: RNG.integers(6, len(good) + 1)])
         block[RNG.integers(0, len(block))] = RNG.integers(0, 256)
         Image.fromarray(RGB).save(tmp_path / f"{i}.{suffix}", exif=bytes(block))
         assert store.decode(tmp_path / f"{i}.{suffix}", S).shape == (S, S, 3)
@@ -225,9 +271,12 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
         raise AssertionError("decoded")
 
     path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 10_000, 10_000, 8, 0, 0, 0, 0)
-                     + struct.pack(">I", zlib.crc32(struct.pack(">4sIIBBBBB", b"IHDR", 10_000, 10_000, 8, 0, 0, 0, 0)))
-                     + struct.pack(">I4s", 9, b"IDAT"))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 10_000, 10_000, 8, 0, 0, 0, 0)
+        + struct.pack(">I", zlib.crc32(struct.pack(">4sIIBBBBB", b"IHDR", 10_000, 10_000, 8, 0, 0, 0, 0)))
+        + struct.pack(">I4s", 9, b"IDAT")
+    )
     monkeypatch.setattr(ImageFile.ImageFile, "load", never)
     with pytest.raises(store.PictureError, match="10000x10000 is more than"):
         store.decode(path, S)
@@ -269,8 +318,17 @@ def test_two_thousand_malformed_files_are_each_named(tmp_path):
     """None crashes a worker, hangs it, or harms the good pictures between them."""
     image = Image.fromarray(np.asarray(Image.fromarray(noise(6, 7, 3)).resize((48, 40), Image.Resampling.BICUBIC)))
     whole = {}
-    for suffix, options in {"jpg": {}, "png": {}, "webp": {}, "gif": {}, "bmp": {}, "tif": dict(compression="tiff_lzw"),
-                            "ppm": {}, "avif": {}, "jpeg": dict(progressive=True)}.items():
+    for suffix, options in {
+        "jpg": {},
+        "png": {},
+        "webp": {},
+        "gif": {},
+        "bmp": {},
+        "tif": dict(compression="tiff_lzw"),
+        "ppm": {},
+        "avif": {},
+        "jpeg": dict(progressive=True),
+    }.items():
         image.save(tmp_path / f"whole.{suffix}", **options)
         whole[suffix] = (tmp_path / f"whole.{suffix}").read_bytes()
     bomb(tmp_path / "bomb")
@@ -287,7 +345,7 @@ def test_two_thousand_malformed_files_are_each_named(tmp_path):
             data = data.replace(b"48 40", b"99999 99999")
         else:
             at = data.index(b"\xff\xc0") + 5
-            data[at:at + 4] = b"\xff\xff\xff\xff"
+            data[at : at + 4] = b"\xff\xff\xff\xff"
         return bytes(data)
 
     suffixes = list(whole)
@@ -297,7 +355,7 @@ def test_two_thousand_malformed_files_are_each_named(tmp_path):
         kind = i % 20
         path = path.with_suffix(f".{suffix}")
         if kind < 10:
-            path.write_bytes(whole[suffix][:RNG.integers(0, len(whole[suffix]))])
+            path.write_bytes(whole[suffix][: RNG.integers(0, len(whole[suffix]))])
         elif kind == 10:
             path.write_bytes(b"")
         elif kind == 11:
@@ -368,8 +426,9 @@ def forbid(*_, **__):
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_store_holds_what_decode_says(many, workers, tmp_path):
     found = store.load(many, 8, "crop", cache=tmp_path / "cache", workers=workers)
-    expected = np.stack([store.decode(path, 8, "crop") if row != 7 else np.zeros((8, 8, 3), np.uint8)
-                         for row, path in enumerate(many)])
+    expected = np.stack(
+        [store.decode(path, 8, "crop") if row != 7 else np.zeros((8, 8, 3), np.uint8) for row, path in enumerate(many)]
+    )
     assert found.bad == {7: "not a picture"}
     assert np.array_equal(found.pixels, expected) and found.pixels.dtype == np.uint8
     assert isinstance(found.pixels, np.memmap)
@@ -416,7 +475,7 @@ def test_a_changed_file_is_noticed_even_with_its_old_size_and_time(files, later)
     before = store.load(files, 8)
     status, data = files[3].stat(), bytearray(files[3].read_bytes())
     other = files[4].read_bytes()
-    files[3].write_bytes((other + bytes(9999))[:len(data)] if len(other) <= len(data) else bytes(len(data)))
+    files[3].write_bytes((other + bytes(9999))[: len(data)] if len(other) <= len(data) else bytes(len(data)))
     os.utime(files[3], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (files[3].stat().st_size, files[3].stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
     after = store.load(files, 8)
@@ -429,8 +488,11 @@ def test_a_damaged_cache_is_made_anew(files, later):
     first = store.load(files, 8)
     folder = store.cache_dir() / first.key
     expected = np.array(first.pixels)
-    for harm in (lambda: os.truncate(folder / "pixels.npy", 300), lambda: (folder / "meta.json").unlink(),
-                 lambda: (folder / "moments.npy").write_bytes(b"")):
+    for harm in (
+        lambda: os.truncate(folder / "pixels.npy", 300),
+        lambda: (folder / "meta.json").unlink(),
+        lambda: (folder / "moments.npy").write_bytes(b""),
+    ):
         harm()
         assert np.array_equal(store.load(files, 8).pixels, expected)
 
@@ -493,6 +555,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(files, tmp_path):
 
 def test_a_failing_machine_is_no_bad_picture(files, monkeypatch, tmp_path):
     """A read error may be gone tomorrow; as a bad picture it would stay in the cache."""
+
     def broken(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -533,8 +596,13 @@ def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch
 
 
 def run(code, cache, *args, **kwargs):
-    return subprocess.Popen([sys.executable, "-c", code, str(ROOT), *map(str, args)], stdout=subprocess.PIPE, text=True,
-                            env={**os.environ, "LONGTAIL_CACHE": str(cache)}, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT), *map(str, args)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LONGTAIL_CACHE": str(cache)},
+        **kwargs,
+    )
 
 
 LOAD = """
@@ -547,7 +615,9 @@ files = sorted(Path(sys.argv[2]).iterdir())
 
 
 def test_processes_that_start_at_once_decode_once(many, tmp_path):
-    code = LOAD + """
+    code = (
+        LOAD
+        + """
 build = store._build
 def told(*args):
     with open(sys.argv[3], "a") as log:
@@ -557,8 +627,10 @@ store._build = told
 found = store.load(files, 8, workers=2)
 print(json.dumps([found.key, int(found.pixels.sum(dtype="int64"))]))
 """
-    racers = [run(code, tmp_path / "cache", many[0].parent, tmp_path / "log", stderr=subprocess.DEVNULL)
-              for _ in range(4)]
+    )
+    racers = [
+        run(code, tmp_path / "cache", many[0].parent, tmp_path / "log", stderr=subprocess.DEVNULL) for _ in range(4)
+    ]
     said = {racer.communicate(timeout=300)[0] for racer in racers}
     total = sum(int(store.decode(path, 8).sum()) for row, path in enumerate(many) if row != 7)
     assert len(said) == 1 and json.loads(said.pop())[1] == total
@@ -591,8 +663,15 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
     victim.kill()
     victim.wait()
     assert not list(cache.glob("*/meta.json")) or list(cache.glob("*.tmp-*/meta.json"))
-    assert until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and b"pictures.decode" in
-                                 Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children))
+    assert until(
+        lambda: (
+            not any(
+                Path(f"/proc/{pid}/cmdline").exists()
+                and b"pictures.decode" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                for pid in children
+            )
+        )
+    )
     assert list(cache.glob("*.tmp-*"))
     other = folder / "000.jpg"
     store.load([other], 8, cache=cache)  # building anything sweeps what the dead left
@@ -607,7 +686,9 @@ def test_anonymous_memory_does_not_grow_with_the_data(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.fromarray(noise(40, 40, 3)).save(folder / "0000.jpg")
-    code = LOAD + """
+    code = (
+        LOAD
+        + """
 import threading
 peak, done = 0, threading.Event()
 def anonymous(pid):
@@ -627,6 +708,7 @@ done.set()
 thread.join()
 print(peak)
 """
+    )
     peaks = []
     for count in (70, 1200):
         for i in range(1, count):
@@ -639,9 +721,18 @@ print(peak)
 
 
 def test_the_store_needs_no_torch():
-    done = subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import data; from pictures import store;"
-                           "print([n for n in ('torch', 'matplotlib', 'tqdm') if n in sys.modules])", str(ROOT)],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.path.insert(0, sys.argv[1]); import data; from pictures import store;"
+            "print([n for n in ('torch', 'matplotlib', 'tqdm') if n in sys.modules])",
+            str(ROOT),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == "[]\n"
 
 

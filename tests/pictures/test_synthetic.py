@@ -51,8 +51,13 @@ def test_counts_follow_the_study():
 
 
 def test_test_pictures_share_the_prior():
-    share = np.mean([np.bincount(t["true"][t["test"]], minlength=50) / t["test"].sum() - t["prior"] for t in
-                     (draw(seed=s) for s in range(25))], axis=0)
+    share = np.mean(
+        [
+            np.bincount(t["true"][t["test"]], minlength=50) / t["test"].sum() - t["prior"]
+            for t in (draw(seed=s) for s in range(25))
+        ],
+        axis=0,
+    )
     tests = draw()["test"].sum()
     assert np.abs(share).max() < 5 * 0.5 / tests / np.sqrt(25)  # rounding's sd is at most 1/2
     t = draw()
@@ -119,8 +124,11 @@ def test_posterior_equals_a_simulation(noise):
 def test_labels_are_what_the_posterior_says(noise):
     truth = draw(scale=10, label_noise=noise, seed=11)
     n = len(truth["files"])
-    for name, label, rows in (("posterior", "true", np.arange(n)), ("posterior_observed", "observed", np.arange(n)),
-                              ("posterior_observed", "observed", np.flatnonzero(truth["test"]))):
+    for name, label, rows in (
+        ("posterior", "true", np.arange(n)),
+        ("posterior_observed", "observed", np.arange(n)),
+        ("posterior_observed", "observed", np.flatnonzero(truth["test"])),
+    ):
         p = truth[name][rows]
         for c in (p.argmax(1), np.argsort(p, 1)[:, -2], np.full(len(rows), 7)):
             q, hit = np.take_along_axis(p, c[:, None], 1)[:, 0], truth[label][rows] == c
@@ -203,9 +211,20 @@ def test_a_taken_folder_is_refused(small, tmp_path):
     assert (tmp_path / "empty" / "truth.npz").exists()
 
 
-@pytest.mark.parametrize("given", [dict(classes=1), dict(classes=5041), dict(scale=0), dict(scale=float("nan")),
-                                   dict(size=16), dict(size=40.5), dict(seed=-1), dict(difficulty=-0.1),
-                                   dict(label_noise=1.0)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        dict(classes=1),
+        dict(classes=5041),
+        dict(scale=0),
+        dict(scale=float("nan")),
+        dict(size=16),
+        dict(size=40.5),
+        dict(seed=-1),
+        dict(difficulty=-0.1),
+        dict(label_noise=1.0),
+    ],
+)
 def test_arguments_out_of_bounds(tmp_path, given):
     with pytest.raises(SyntheticError, match=f"^--{next(iter(given)).replace('_', '-')} [^\n]*: give a[^\n]*$"):
         synthetic.make(tmp_path / "set", **dict(SMALL, **given))
@@ -237,7 +256,7 @@ def test_a_killed_command_leaves_no_folder_of_that_name(tmp_path):
 
 
 def test_command(tmp_path, capsys):
-    assert synthetic.main([str(tmp_path / "set"), *"--classes 2 --scale 0.01 --size 32 --seed 4".split()]) == 0
+    assert synthetic.main([str(tmp_path / "set"), *["--classes", "2", "--scale", "0.01", "--size", "32", "--seed", "4"]]) == 0
     out, err = capsys.readouterr()
     assert out == "" and "python train.py --data" in err
     synthetic.make(tmp_path / "same", classes=2, scale=0.01, size=32, seed=4)

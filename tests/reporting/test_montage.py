@@ -12,9 +12,8 @@ from PIL import Image
 
 import config
 import plan as plans
-from reporting import montage as show
 from conftest import ROOT
-
+from reporting import montage as show
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def folder(tmp_path):
 
 def test_the_command_prints_rows_and_draws_them(folder, tmp_path, capsys):
     output = tmp_path / "shown.png"
-    flags = "--mixup-p 0.5 --cutmix-p 0.5 --erase 0.5 -b 4 --crop-scale 0.5:1 --jitter 0.2 --show 2".split()
+    flags = ["--mixup-p", "0.5", "--cutmix-p", "0.5", "--erase", "0.5", "-b", "4", "--crop-scale", "0.5:1", "--jitter", "0.2", "--show", "2"]
     assert show.main(["--data", str(folder), *flags, "-o", str(output)]) == 0
     said = capsys.readouterr()
     rows = [line for line in said.out.splitlines() if line[:8].strip().isdigit()]
@@ -45,9 +44,17 @@ def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
     asked = dataclasses.replace(config.Config(), data=str(folder), batch_size=4, mixup_p=0.5, cutmix_p=0.0, seed=3)
     found = data.prepare(folder, **asked.pick(data.prepare))
     side = found.store.pixels.shape[1]
-    plan = plans.draw(found.listing.labels, found.store.means, found.train, found.counts, epoch=0, size=found.size,
-                      store_size=side, **asked.pick(plans.draw))
-    flags = "--mixup-p 0.5 --cutmix-p 0 --seed 3 -b 4 --show 1".split()
+    plan = plans.draw(
+        found.listing.labels,
+        found.store.means,
+        found.train,
+        found.counts,
+        epoch=0,
+        size=found.size,
+        store_size=side,
+        **asked.pick(plans.draw),
+    )
+    flags = ["--mixup-p", "0.5", "--cutmix-p", "0", "--seed", "3", "-b", "4", "--show", "1"]
     show.main(["--data", str(folder), *flags, "-o", str(tmp_path / "p.png")])
     rows = [line for line in capsys.readouterr().out.splitlines() if line[:8].strip().isdigit()]
     names = [show.fitted(name, 24, len) for name in found.listing.classes]
@@ -64,8 +71,16 @@ def test_the_montage_shows_the_networks_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
     plain, mirrored = plans.evaluation(np.arange(3), size=96, store_size=96, batch_size=3, views="flip")
     for plan, expected in ((plain, pixels), (mirrored, pixels[:, :, ::-1])):
-        sheet = show.montage(plan, 1, torch.from_numpy(pixels), ["a"], np.zeros(3, int), mean=[0.5, 0.4, 0.3],
-                              std=[0.2, 0.3, 0.4], border="reflect")
+        sheet = show.montage(
+            plan,
+            1,
+            torch.from_numpy(pixels),
+            ["a"],
+            np.zeros(3, int),
+            mean=[0.5, 0.4, 0.3],
+            std=[0.2, 0.3, 0.4],
+            border="reflect",
+        )
         found = np.stack([sheet.crop((x, 44, x + 96, 44 + 96)) for x in (18, 142, 266)])  # tiles of 112, 12 apart
         assert (found == expected).all()
 
@@ -75,12 +90,15 @@ def test_the_command_shows_no_more_than_there_is(folder, tmp_path, capsys):
     assert capsys.readouterr().out.count("batch ") == 2
 
 
-@pytest.mark.parametrize("flags, code, word", [
-    (["--data", "no-such-folder"], 1, "no-such-folder"),
-    (["-o", "no-such-folder/p.png"], 1, "no-such-folder"),
-    (["--mixup-p", "7"], 2, "--mixup-p"),
-    (["-c", "none.json"], 2, "none.json"),
-])
+@pytest.mark.parametrize(
+    "flags, code, word",
+    [
+        (["--data", "no-such-folder"], 1, "no-such-folder"),
+        (["-o", "no-such-folder/p.png"], 1, "no-such-folder"),
+        (["--mixup-p", "7"], 2, "--mixup-p"),
+        (["-c", "none.json"], 2, "none.json"),
+    ],
+)
 def test_the_commands_errors_are_one_line(folder, capsys, flags, code, word):
     assert show.main(["--data", str(folder), *flags]) == code
     said = capsys.readouterr()

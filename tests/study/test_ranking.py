@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import config as configs
-from study import pace
-from study import ranking
 import seeds
-from study import table as studies
 import sweep
 from conftest import PLAIN
+from study import pace, ranking
+from study import table as studies
 from test_train import made
 
 
@@ -28,8 +27,17 @@ def write(study, i, score, until=None, status="ok", **more):
     """The row of trial i; `score` None where it was never scored."""
     c = study.config(i)
     until = until or c.epochs
-    row = dict(trial=i, until=until, fold=c.fold, seed=c.seed, status=status, epoch=until, seconds=1.0, train_loss=0.5,
-               reason="" if status == "ok" else "it blew up")
+    row = dict(
+        trial=i,
+        until=until,
+        fold=c.fold,
+        seed=c.seed,
+        status=status,
+        epoch=until,
+        seconds=1.0,
+        train_loss=0.5,
+        reason="" if status == "ok" else "it blew up",
+    )
     if score is not None:
         row |= dict(macro_f1=score, val_acc=score + 0.1, val_loss=1 - score, ece=0.05, macro_f1_se=0.04, val_pictures=5)
     (study.folder / "rows" / f"{i:04d}-{until}.json").write_text(json.dumps(row | more))
@@ -80,8 +88,12 @@ def test_why_a_point_is_not_ranked(settings):
     write(study, at[0.3, 0], None), write(study, at[0.3, 1], None)
     group = {p.settings["ls"]: p for p in only_group(study)}
     assert {ls: p.wanting for ls, p in group.items()} == {
-        0.0: "", 0.1: "to do", 0.2: f"trial {at[0.2, 1]} failed: it blew up", 0.3: "no validation pictures",
-        0.4: "to do"}
+        0.0: "",
+        0.1: "to do",
+        0.2: f"trial {at[0.2, 1]} failed: it blew up",
+        0.3: "no validation pictures",
+        0.4: "to do",
+    }
     assert math.isnan(group[0.2].mean) and math.isnan(group[0.4].mean)
     scheme, won, reason = ranking.choose(study)
     assert (scheme, won.settings, won.mean) == ("val_split 0.2", dict(ls=0.0), pytest.approx(0.6))
@@ -126,21 +138,41 @@ def point(mean, se=0.05, wanting="", **settings):
 OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
 
 
-@pytest.mark.parametrize("group, won, said", [
-    ([point(0.70, ls=0.1), point(0.80, ls=0.2)], 1, 
-     "no other point is within one standard error (0.0500, the best one's own, by bootstrap over pictures) of it"),
-    ([point(0.76, ls=0.0), point(0.80, ls=0.2)], 0,
-     "of the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on)"),
-    ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "of 2 points within one standard error"),
-    ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
-    ([point(0.78, **OFF | dict(ls=0.1)), point(0.79, **OFF | dict(ls=0.1, mixup_p=0.2)),
-      point(0.77, **OFF | dict(balance="sampler")), point(0.80, **OFF | dict(ls=0.1, mixup_p=0.4))],
-     0, "of 4 points"),  # of two with one method each the better
-    ([point(0.76, lr=1e-3), point(0.80, lr=1e-2)], 1, "it scores best, and none is simpler"),  # lr is no method
-    ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other point can be ranked"),
-    ([point(0.80, se=math.nan, ls=0.2), point(0.80, se=math.nan, ls=0.0)], 1, "simplest"),  # then only equals are near
-    ([point(0.79, se=math.nan, ls=0.0), point(0.80, se=math.nan, ls=0.2)], 1, "no other"),
-])
+@pytest.mark.parametrize(
+    "group, won, said",
+    [
+        (
+            [point(0.70, ls=0.1), point(0.80, ls=0.2)],
+            1,
+            "no other point is within one standard error (0.0500, the best one's own, by bootstrap over pictures) of it",
+        ),
+        (
+            [point(0.76, ls=0.0), point(0.80, ls=0.2)],
+            0,
+            "of the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on)",
+        ),
+        ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "of 2 points within one standard error"),
+        ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
+        (
+            [
+                point(0.78, **OFF | dict(ls=0.1)),
+                point(0.79, **OFF | dict(ls=0.1, mixup_p=0.2)),
+                point(0.77, **OFF | dict(balance="sampler")),
+                point(0.80, **OFF | dict(ls=0.1, mixup_p=0.4)),
+            ],
+            0,
+            "of 4 points",
+        ),  # of two with one method each the better
+        ([point(0.76, lr=1e-3), point(0.80, lr=1e-2)], 1, "it scores best, and none is simpler"),  # lr is no method
+        ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other point can be ranked"),
+        (
+            [point(0.80, se=math.nan, ls=0.2), point(0.80, se=math.nan, ls=0.0)],
+            1,
+            "simplest",
+        ),  # then only equals are near
+        ([point(0.79, se=math.nan, ls=0.0), point(0.80, se=math.nan, ls=0.2)], 1, "no other"),
+    ],
+)
 def test_the_one_standard_error_rule(group, won, said):
     found, reason = ranking.winner(group)
     assert found is group[won] and said in reason
@@ -164,7 +196,8 @@ def test_the_yardstick_is_pooled_over_points_that_share_their_folds():
     assert ranking.yardstick(group) == (pytest.approx(error), "pooled over 3 points on the same 2 folds")
     won, reason = ranking.winner(group)
     assert won is group[2] and reason == (
-        f"no other point is within one standard error ({error:.4f}, pooled over 3 points on the same 2 folds) of it")
+        f"no other point is within one standard error ({error:.4f}, pooled over 3 points on the same 2 folds) of it"
+    )
     unranked = point([0.1, 0.9], wanting="to do", ls=0.5)
     assert ranking.winner([*group, unranked])[1] == reason
     short = ranking.Point([0], dict(ls=0.6), [], "", {0: 0.55}, 0.3)  # of one fold: ranked, but says no noise
@@ -192,8 +225,9 @@ def test_the_pooled_yardstick_picks_the_same_winner_more_often():
     same noise: the one that sees eight points agrees with itself more often, and on the point it should choose."""
     rng = np.random.default_rng(0)
     points = [dict(ls=ls, mixup_p=p, balance=b) for ls in (0.0, 0.1) for p in (0.0, 0.6) for b in ("none", "sampler")]
-    true = np.array([0.03 * (p["balance"] == "sampler") - 0.01 * (p["mixup_p"] > 0) + 0.004 * (p["ls"] > 0)
-                     for p in points])
+    true = np.array(
+        [0.03 * (p["balance"] == "sampler") - 0.01 * (p["mixup_p"] > 0) + 0.004 * (p["ls"] > 0) for p in points]
+    )
     won = dict(pooled=[], unpooled=[])
     for _ in range(1000):
         scores = 0.2 + true[:, None] + rng.normal(0, 0.014, (8, 2))
@@ -233,8 +267,12 @@ def test_schemes_are_compared_never_ranked(settings):
     lines = {name: rest for name, *rest in ranking.schemes(study)}
     error, how = math.sqrt(4 * 0.01**2 / 6 / 3), "pooled over 4 points on the same 3 folds"
     assert lines["folds 3"] == [15, pytest.approx(error), how, pytest.approx(1.0)]
-    assert lines["val_split 0.2"] == [5, pytest.approx(0.04), "the best one's own, by bootstrap over pictures",
-                                      pytest.approx(-0.6)]
+    assert lines["val_split 0.2"] == [
+        5,
+        pytest.approx(0.04),
+        "the best one's own, by bootstrap over pictures",
+        pytest.approx(-0.6),
+    ]
 
 
 def test_val_split_and_split_seed_are_schemes_too(settings):
@@ -334,22 +372,40 @@ def test_without_validation_pictures_nothing_is_ranked(settings, capsys, monkeyp
 
 
 TYPOS = [
-    (["--grid", "lss=0.1"], "did you mean ls"), (["--grid", "data=a"], "no setting that a study can vary"),
-    (["--grid", "ls=2"], "--ls takes a number"), (["--grid", "ls=0.1,"], "give SETTING=VALUE"),
-    (["--grid", "ls"], "give SETTING=VALUE"), (["--grid", "ls=nan"], "--ls takes a number"),
-    (["--grid", "flip=maybe"], "true or false"), (["--grid", "model="], "give SETTING"),
-    (["--grid", "mixup_p=0.1:0.5"], "--mixup-by class"), (["--grid", "balance=sample"], "sampler"),
-    (["--gird", "ls=0"], "--grid"), (["--random", "lr=0.1..1"], "--random lr"),
+    (["--grid", "lss=0.1"], "did you mean ls"),
+    (["--grid", "data=a"], "no setting that a study can vary"),
+    (["--grid", "ls=2"], "--ls takes a number"),
+    (["--grid", "ls=0.1,"], "give SETTING=VALUE"),
+    (["--grid", "ls"], "give SETTING=VALUE"),
+    (["--grid", "ls=nan"], "--ls takes a number"),
+    (["--grid", "flip=maybe"], "true or false"),
+    (["--grid", "model="], "give SETTING"),
+    (["--grid", "mixup_p=0.1:0.5"], "--mixup-by class"),
+    (["--grid", "balance=sample"], "sampler"),
+    (["--gird", "ls=0"], "--grid"),
+    (["--random", "lr=0.1..1"], "--random lr"),
     (["--random", "4"], "give the settings"),
-    (["--sobol", "0", "lr=0.1..1"], "whole number"), (["--sobol", "4", "lr=0..1:log"], "a number from 1e-08"),
-    (["--sobol", "4", "ls=0..0.5:log"], "above 0"), (["--sobol", "4", "lr=0.1..x"], "--lr"),
-    (["--sobol", "4", "lr=0.1..1:lin"], "LOW..HIGH"), (["--random", "4", "lr=0.1..1,2"], "LOW..HIGH"),
-    (["--random", "2", "balance=none..sampler"], "plain numbers"), (["--random", "2", "--sobol", "2"], "choose one of"),
-    (["--around", "nowhere.json", "lr=x2"], "nowhere.json"), (["--ablate", "nowhere.json"], "nowhere.json"),
-    (["--halving", "1"], "--halving 1"), (["--seeds", "0"], "--seeds 0"), (["--seeds", "two"], "--seeds"),
-    (["--lr", "fast"], "--lr"), (["--pack", "many"], "--pack many"), (["--pack", "0"], "--pack 0"),
-    (["--shard", "2/2"], "--shard 2/2"), (["--shard", "1"], "--shard 1"), (["--devices", "0,x"], "--devices x"),
-    (["--devices", "0"], "drop it"), (["--name", "a/b"], "plain folder name"),
+    (["--sobol", "0", "lr=0.1..1"], "whole number"),
+    (["--sobol", "4", "lr=0..1:log"], "a number from 1e-08"),
+    (["--sobol", "4", "ls=0..0.5:log"], "above 0"),
+    (["--sobol", "4", "lr=0.1..x"], "--lr"),
+    (["--sobol", "4", "lr=0.1..1:lin"], "LOW..HIGH"),
+    (["--random", "4", "lr=0.1..1,2"], "LOW..HIGH"),
+    (["--random", "2", "balance=none..sampler"], "plain numbers"),
+    (["--random", "2", "--sobol", "2"], "choose one of"),
+    (["--around", "nowhere.json", "lr=x2"], "nowhere.json"),
+    (["--ablate", "nowhere.json"], "nowhere.json"),
+    (["--halving", "1"], "--halving 1"),
+    (["--seeds", "0"], "--seeds 0"),
+    (["--seeds", "two"], "--seeds"),
+    (["--lr", "fast"], "--lr"),
+    (["--pack", "many"], "--pack many"),
+    (["--pack", "0"], "--pack 0"),
+    (["--shard", "2/2"], "--shard 2/2"),
+    (["--shard", "1"], "--shard 1"),
+    (["--devices", "0,x"], "--devices x"),
+    (["--devices", "0"], "drop it"),
+    (["--name", "a/b"], "plain folder name"),
 ]
 
 
@@ -364,9 +420,16 @@ def test_a_typo_costs_nothing(settings, tmp_path, capsys, words, said):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--n", "0"], "--n 0"), (["--pack", "x"], "--pack x"), (["--shard", "x"], "--shard x"),
-    (["--run", "a", "-c", "b"], "give one"), (["--run", "nowhere"], "nowhere")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--n", "0"], "--n 0"),
+        (["--pack", "x"], "--pack x"),
+        (["--shard", "x"], "--shard x"),
+        (["--run", "a", "-c", "b"], "give one"),
+        (["--run", "nowhere"], "nowhere"),
+    ],
+)
 def test_a_typo_of_seeds_costs_nothing(settings, tmp_path, capsys, words, said):
     assert seeds.main(flags(settings) + words) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
@@ -378,7 +441,8 @@ def test_a_typo_of_seeds_costs_nothing(settings, tmp_path, capsys, words, said):
 def test_a_grid_is_every_combination():
     assert sweep.grid(["ls=0,0.1", "--mixup-p=0.2", "label-smoothing=0.3"]) == [dict(ls=0.3, mixup_p=0.2)] * 2
     assert sweep.grid(["balance=none,sampler", "flip=on,off"]) == [
-        dict(balance=b, flip=f) for b in ("none", "sampler") for f in (True, False)]
+        dict(balance=b, flip=f) for b in ("none", "sampler") for f in (True, False)
+    ]
     assert sweep.grid([]) == [{}]
 
 
@@ -398,13 +462,28 @@ def test_a_search_depends_on_its_name_and_number_alone(kind):
 def test_one_at_a_time_and_ablations():
     base = configs.Config(**{**PLAIN, "ls": 0.1, "flip": False})
     assert sweep.around(base, ["lr=x0.5,x2,0.1", "batch_size=x2", "opt=sgd"]) == [
-        {}, dict(lr=0.0015), dict(lr=0.006), dict(lr=0.1), dict(batch_size=16), dict(opt="sgd")]
+        {},
+        dict(lr=0.0015),
+        dict(lr=0.006),
+        dict(lr=0.1),
+        dict(batch_size=16),
+        dict(opt="sgd"),
+    ]
     assert sweep.ablations(base) == [{}, dict(ls=0.0), dict(weight_decay=0.0), dict(schedule="constant")]
 
 
 def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():
     base = configs.Config(**PLAIN)
     found = sweep.trials(base, [dict(ls=0.1), dict(folds=2, val_split=0.3), dict(folds=2, val_split=0.1)], 2)
-    assert found == [dict(ls=0.1), dict(folds=2), dict(folds=2), dict(folds=2, fold=1), dict(folds=2, fold=1),
-                     dict(ls=0.1, seed=1), dict(folds=2, seed=1), dict(folds=2, seed=1), dict(folds=2, fold=1, seed=1),
-                     dict(folds=2, fold=1, seed=1)]
+    assert found == [
+        dict(ls=0.1),
+        dict(folds=2),
+        dict(folds=2),
+        dict(folds=2, fold=1),
+        dict(folds=2, fold=1),
+        dict(ls=0.1, seed=1),
+        dict(folds=2, seed=1),
+        dict(folds=2, seed=1),
+        dict(folds=2, fold=1, seed=1),
+        dict(folds=2, fold=1, seed=1),
+    ]

@@ -17,12 +17,12 @@ import torch
 
 import config as configs
 import metrics
-from engine import run as runs
 import seeds
-from study import table as studies
 import train
-from study import workers
 from conftest import PLAIN, ROOT
+from engine import run as runs
+from study import table as studies
+from study import workers
 from study.job import Job
 from study.lease import Lease, LeaseLost
 from study.table import Study, StudyError
@@ -142,8 +142,14 @@ def test_the_folder_of_a_run_is_refused(settings):
     assert files(Path(settings["project"]) / "s") == before
 
 
-@pytest.mark.parametrize("more, said", [(dict(model="resnet19"), "resnet19"), (dict(data="/nowhere"), "/nowhere"),
-                                        (dict(halving=3, val_split=0), "--halving ranks .* validation pictures")])
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (dict(model="resnet19"), "resnet19"),
+        (dict(data="/nowhere"), "/nowhere"),
+        (dict(halving=3, val_split=0), "--halving ranks .* validation pictures"),
+    ],
+)
 def test_what_cannot_run_leaves_no_folder(settings, tmp_path, more, said):
     with pytest.raises((StudyError, *train.ERRORS), match=said):
         begun(settings, [{}], **more)
@@ -174,7 +180,10 @@ def test_results_say_every_setting_and_the_last_epochs_scores(settings):
     assert header[:6] == ["trial", "status", "reason", "seconds", "lr", "crop_scale"]
     assert len(set(header)) == len(header)
     assert [(r["trial"], r["status"], r["lr"], r["crop_scale"]) for r in rows] == [
-        ("0", "ok", "0.001", "1.0:1.0"), ("1", "to do", "0.002", "1.0:1.0"), ("2", "ok", "0.001", "0.5:1.0")]
+        ("0", "ok", "0.001", "1.0:1.0"),
+        ("1", "to do", "0.002", "1.0:1.0"),
+        ("2", "ok", "0.001", "0.5:1.0"),
+    ]
     for i in (0, 2):
         last = {k: float(v) for k, v in results(study.run(i))[-1].items() if k != "lr"}  # the setting keeps its name
         assert {k: float(rows[i][k]) for k in last} == pytest.approx(last, nan_ok=True)
@@ -189,7 +198,8 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     row, kept = study.latest()[0], runs.load(study.run(0) / "best.pt")
     assert row["epoch"] == kept["epoch"] == len(results(study.run(0))) - 2 and row["until"] == 40
     assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
-        {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True)
+        {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True
+    )
     targets, logits, classes = seeds.outputs(study, 0)
     assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
     assert row["val_loss"] == pytest.approx(metrics.nll(logits, targets))
@@ -360,7 +370,8 @@ def test_a_failing_trial_is_a_row_and_its_neighbours_do_not_notice(settings, alo
     lease.release()
     assert other.retry() == 0 and not other.jobs()
     assert {k: v for k, v in files(study.folder / "rows").items() if k != "0001-30.json"} == {
-        k: v for k, v in ok.items() if k != "0001-30.json"}
+        k: v for k, v in ok.items() if k != "0001-30.json"
+    }
 
 
 def test_shards_share_the_trials_out(settings):
@@ -465,8 +476,12 @@ def test_two_supervisors_share_a_study_and_a_kill_hurts_neither_it_nor_the_other
     both = [supervise(study, 1) for _ in range(2)]
     try:
         wait(lambda: len(set(holders(study).values())) == 2)
-        victim, orphan = next((s, pid) for s in both for pid in holders(study).values() if str(pid) in Path(
-            f"/proc/{s.pid}/task/{s.pid}/children").read_text().split())
+        victim, orphan = next(
+            (s, pid)
+            for s in both
+            for pid in holders(study).values()
+            if str(pid) in Path(f"/proc/{s.pid}/task/{s.pid}/children").read_text().split()
+        )
         victim.kill()
         wait(lambda: not running(orphan))
         assert both[both[0] is victim].wait(600) == 0
@@ -514,11 +529,13 @@ def start_instead(monkeypatch, script):
 
 def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
     wrapper = tmp_path / "wrapper.py"
-    wrapper.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-                       "import os, train\nfrom study import workers\n"
-                       "plain = train.trial\n"
-                       "train.trial = lambda c, *a: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *a)\n"
-                       "sys.exit(workers.main())\n")
+    wrapper.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import os, train\nfrom study import workers\n"
+        "plain = train.trial\n"
+        "train.trial = lambda c, *a: os.kill(os.getpid(), 9) if c.name == '0001' else plain(c, *a)\n"
+        "sys.exit(workers.main())\n"
+    )
     start_instead(monkeypatch, wrapper)
     monkeypatch.setattr(workers, "DEATHS", 2)
     study = begun(settings, [dict(seed=i, epochs=1) for i in range(3)])
@@ -570,8 +587,24 @@ def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
     work(calm)
     assert table(calm) == table(Study(folder))
 
-    line = [sys.executable, str(ROOT / "seeds.py"), "--project", str(place), "--name", "n", "--n", "2",
-            "--threads", "1", "--pack", "1", "--device", "cpu", "--compare", str(folder / "trials" / "0000")]
+    line = [
+        sys.executable,
+        str(ROOT / "seeds.py"),
+        "--project",
+        str(place),
+        "--name",
+        "n",
+        "--n",
+        "2",
+        "--threads",
+        "1",
+        "--pack",
+        "1",
+        "--device",
+        "cpu",
+        "--compare",
+        str(folder / "trials" / "0000"),
+    ]
     process = command()
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
