@@ -191,25 +191,25 @@ class Config:
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, checked(f, getattr(self, f.name)))
+            object.__setattr__(self, f.name, validated(f, getattr(self, f.name)))
         if self.folds == 1 or (self.folds and self.fold >= self.folds):
             raise ConfigError(
                 f"--fold {self.fold} of --folds {self.folds}: give 2 or more folds, and a fold below their number"
             )
         if isinstance(self.mixup_p, tuple) and not self.mixup_by.startswith("class"):
             raise ConfigError(
-                f"--mixup-p {text(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
+                f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if isinstance(self.img_size, tuple) and (self.img_size[0] >= self.img_size[1] or self.pad):
-            raise ConfigError(f"--img-size {text(self.img_size)}: the low end comes first, and --pad takes one size")
+            raise ConfigError(f"--img-size {spelled(self.img_size)}: the low end comes first, and --pad takes one size")
         if self.monitor == "last" and self.patience:
             raise ConfigError(
                 "--patience waits for a better epoch, which --monitor last never looks for: choose another --monitor"
             )
         if self.tail_crops[1] < 1:
-            raise ConfigError(f"--tail-crops {text(self.tail_crops)}: VIEWS is at least 1")
+            raise ConfigError(f"--tail-crops {spelled(self.tail_crops)}: VIEWS is at least 1")
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"--name {self.name!r}: a plain folder name is needed (its parent is --project)")
 
@@ -231,24 +231,24 @@ def _named(function):
     return [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
-def flag(name):
+def flag_of(name):
     """'mixup_p' -> '--mixup-p'."""
     return "--" + name.replace("_", "-")
 
 
-def text(value):
+def spelled(value):
     """A value as the command line spells it."""
-    return ":".join(map(text, value)) if isinstance(value, tuple) else str(value)
+    return ":".join(map(spelled, value)) if isinstance(value, tuple) else str(value)
 
 
-def checked(f, value):
+def validated(f, value):
     """`value` as field `f` holds it; ConfigError if its type, choice or bounds are wrong."""
     m, kind = f.metadata, f.type
     if kind is bool or kind is str:
         if not isinstance(value, kind):
-            raise ConfigError(f"{flag(f.name)} takes {'true or false' if kind is bool else 'text'}, not {value!r}")
+            raise ConfigError(f"{flag_of(f.name)} takes {'true or false' if kind is bool else 'text'}, not {value!r}")
         if m["choices"] and value not in m["choices"]:
-            raise ConfigError(f"{flag(f.name)} {value!r}: choose {nearest(value, m['choices'])}")
+            raise ConfigError(f"{flag_of(f.name)} {value!r}: choose {nearest(value, m['choices'])}")
         return value
     if m["auto"] is not None and value == m["auto"]:
         return value
@@ -265,13 +265,13 @@ def checked(f, value):
         or any(isinstance(v, bool) for v in items)
         or not all(m["low"] <= n <= m["high"] for n in numbers)
     ):
-        raise ConfigError(f"{flag(f.name)} takes {bounds(f)}, not {value!r}")
+        raise ConfigError(f"{flag_of(f.name)} takes {bounds_of(f)}, not {value!r}")
     if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
-        raise ConfigError(f"{flag(f.name)} {text(numbers)}: the low end comes first")
+        raise ConfigError(f"{flag_of(f.name)} {spelled(numbers)}: the low end comes first")
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def bounds(f):
+def bounds_of(f):
     """What field `f` accepts, in words."""
     m = f.metadata
     word = {int: "a whole number", float: "a number"}[f.type] + f" from {m['low']} to {m['high']}"
@@ -287,7 +287,7 @@ def nearest(name, names):
     return close[0] if close else ", ".join(names)
 
 
-def from_dict(settings, source="settings", base=Config()):
+def config_from(settings, source="settings", base=Config()):
     """`base` with `settings` on top. Unknown names raise ConfigError with the nearest valid one."""
     known = [f.name for f in dataclasses.fields(Config)]
     for name in settings:
@@ -299,7 +299,7 @@ def from_dict(settings, source="settings", base=Config()):
         raise ConfigError(f"{source}: {e}") from None
 
 
-def read(path, base=Config()):
+def read_recipe(path, base=Config()):
     """The recipe (a JSON object of settings) at `path`, on top of `base`."""
     try:
         settings = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -309,7 +309,7 @@ def read(path, base=Config()):
         raise ConfigError(f"{path}: not JSON: {e}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: a recipe is a JSON object of settings")
-    return from_dict(settings, str(path), base)
+    return config_from(settings, str(path), base)
 
 
 class Parser(argparse.ArgumentParser):
@@ -330,7 +330,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_flags(parser):
+def add_config_flags(parser):
     """Every field of Config as a flag of `parser`, grouped, plus -c/--config."""
     parser.add_argument("-c", "--config", metavar="RECIPE", help="JSON file of settings; flags go on top")
     groups = {}
@@ -338,7 +338,7 @@ def add_flags(parser):
         m = f.metadata
         group = groups.setdefault(m["group"], None) or parser.add_argument_group(m["group"])
         groups[m["group"]] = group
-        names = sorted([flag(f.name), *m["names"]], key=lambda n: n.startswith("--"))  # short ones first
+        names = sorted([flag_of(f.name), *m["names"]], key=lambda n: n.startswith("--"))  # short ones first
         said = m["help"].replace("%", "%%")
         if f.type is bool:
             group.add_argument(
@@ -349,10 +349,10 @@ def add_flags(parser):
                 help=f"{said} (default {'on' if f.default else 'off'})",
             )
             continue
-        limits = f"one of {', '.join(m['choices'])}" if m["choices"] else "" if f.type is str else bounds(f)
+        limits = f"one of {', '.join(m['choices'])}" if m["choices"] else "" if f.type is str else bounds_of(f)
         shown = [limits] if limits else []
         if f.default != "":
-            shown.append(f"default {text(f.default)}")
+            shown.append(f"default {spelled(f.default)}")
         group.add_argument(
             *names,
             dest=f.name,
@@ -362,14 +362,14 @@ def add_flags(parser):
         )
 
 
-def from_args(space):
+def config_from_args(space):
     """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run
     exists, its own settings come before them all."""
     given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
 
     def on_top_of(base):
-        return dataclasses.replace(read(space.config, base) if space.config else base, **given)
+        return dataclasses.replace(read_recipe(space.config, base) if space.config else base, **given)
 
     asked = on_top_of(Config())
     saved = Path(asked.project) / asked.name / "args.json"
-    return on_top_of(dataclasses.replace(read(saved), until=0)) if asked.resume and saved.exists() else asked
+    return on_top_of(dataclasses.replace(read_recipe(saved), until=0)) if asked.resume and saved.exists() else asked

@@ -16,8 +16,8 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image
 
-from pictures import store as stores
 from pictures.listing import DataError, Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
+from pictures.store import Store, StoreError, dimensions, load_store
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Pictures:
     """A Store with all that training needs to know about it."""
 
     listing: Listing
-    store: stores.Store
+    store: Store
     size: int  # what the network sees
     train: np.ndarray  # rows
     val: np.ndarray
@@ -56,7 +56,7 @@ def prepare(
     """
     found = listing(root, labels or None, image_col, label_col, group_col or None)
     size, side = sizes(found, img_size)
-    store = stores.load(found.files, side, resize)
+    store = load_store(found.files, side, resize)
     notes = [f"passed over: {name}" for name in found.skipped]
     notes += [f"bad picture left out: {found.paths[row]}: {reason}" for row, reason in store.bad.items()]
     if store.bad and not skip_bad:
@@ -85,7 +85,7 @@ def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] 
     """
     files = pictures.files if isinstance(pictures, Listing) else list(pictures)
     take = np.unique(np.linspace(0, len(files) - 1, min(len(files), 1000)).astype(int))
-    sides = [min(found) for found in stores.dimensions([files[row] for row in take]) if found]
+    sides = [min(found) for found in dimensions([files[row] for row in take]) if found]
     if not sides:
         raise DataError(f"no picture can be read, {files[0]} for one: `python data.py check DIR` says why")
     side = int(np.median(sides))
@@ -127,7 +127,7 @@ def split(
     return rows[~held], rows[held]
 
 
-def statistics(store: stores.Store, rows: np.ndarray) -> dict[str, list[float]]:
+def statistics(store: Store, rows: np.ndarray) -> dict[str, list[float]]:
     """{"mean": [3], "std": [3]}, RGB in [0, 1], over every pixel of `rows`, from the Store's moments in float64."""
     mean = store.means[rows].astype(np.float64).mean(0)
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(store.squares[rows].mean(0) - mean**2, 0)).tolist()}
@@ -184,7 +184,7 @@ def check(root, labels: str, image_col: str, label_col: str, group_col: str, plo
         side = sizes(parts[0])[1]
     except DataError:
         side = 64  # no file can be read, and each is about to be named
-    stored = [stores.load(part.files, side) for part in parts]
+    stored = [load_store(part.files, side) for part in parts]
     for part, store in zip(parts, stored):
         for row, reason in store.bad.items():
             print(f"bad: {part.paths[row]}: {reason}")
@@ -221,7 +221,7 @@ def check(root, labels: str, image_col: str, label_col: str, group_col: str, plo
     return True
 
 
-def _duplicates(parts: list[Listing], stored: list[stores.Store]) -> list[str]:
+def _duplicates(parts: list[Listing], stored: list[Store]) -> list[str]:
     """A line for every set of pictures with equal pixels, and for every set of nearly equal ones.
 
     Nearly: difference hashes (64 signs of neighbours on a 9 x 8 grey thumbnail) at most 10 bits apart, and colour
@@ -320,7 +320,7 @@ def main(args: list[str] | None = None) -> int:
     sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text are printed as spelled
     try:
         return 0 if check(**vars(parser.parse_args(args))) else 1
-    except (DataError, stores.StoreError) as error:
+    except (DataError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

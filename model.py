@@ -19,7 +19,7 @@ class ModelError(ValueError):
     """A network that cannot be built as asked."""
 
 
-def build(
+def build_model(
     name="resnet18", classes=1000, *, width=1.0, stem="imagenet", stem_kernel=None, dropout=0.0, pretrained=False
 ):
     """A network that maps float [B, 3, H, W] to logits [B, classes], on the CPU, in train mode, freshly initialised.

@@ -53,7 +53,7 @@ def sampled_counts(counts, balance, tail_crops):
     return drawn
 
 
-def steps(counts, batch_size, tail_crops):
+def steps_per_epoch(counts, batch_size, tail_crops):
     """Steps an epoch: the last is topped up to a whole batch."""
     return math.ceil(sampled_counts(counts, "none", tail_crops).sum() / batch_size)
 
@@ -85,7 +85,7 @@ def view_size(epoch, *, epochs, img_size, size):
     return size if stage == 3 else img_size[0] + round((size - img_size[0]) * stage / 3 / 8) * 8
 
 
-def level(size, store_size):
+def store_level(size, store_size):
     """The side of the Store's level that views of `size` are taken from: halved until the whole picture shrinks by 1.5 at the
     most, where bilinear sampling does not alias."""
     while store_size > 1.5 * size:
@@ -116,7 +116,7 @@ def learning_rates(epoch, count, *, epochs, lr, schedule, warmup):
     return (lr * factor).astype(np.float32)
 
 
-def draw(
+def draw_plan(
     labels,
     means,
     rows,
@@ -152,9 +152,9 @@ def draw(
     """
     whole = size, store_size
     size = view_size(epoch, epochs=epochs, img_size=img_size, size=size)
-    store_size = level(size, store_size)
+    store_size = store_level(size, store_size)
     shown = whole[0] * store_size / whole[1]  # a centre crop shows the same at every size
-    shape = (steps(counts, batch_size, tail_crops), batch_size)
+    shape = (steps_per_epoch(counts, batch_size, tail_crops), batch_size)
     need = shape[0] * shape[1]
 
     def rng(table):
@@ -221,7 +221,7 @@ def draw(
     )
 
 
-def evaluation(rows, *, size, store_size, batch_size, views="centre"):
+def evaluation_plans(rows, *, size, store_size, batch_size, views="centre"):
     """Plans (one per view) that show every row of `rows` once, unaugmented; the last batch is padded with its last row.
 
     views: 'centre' crop; 'flip': it and its mirror image; 'crops': the four corners, the centre, and their mirror images.

@@ -14,19 +14,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import config as configs
 import data
 import metrics
-import model as models
-import plan as plans
 import train
+from config import ConfigError, Parser
 from engine import resident
-from engine import run as runs
 from engine.numerics import precision
+from engine.run import RunError, load_checkpoint, replacing
 from engine.step import logits, view
-from pictures import store as stores
+from model import build_model
+from pictures.store import load_store
+from plan import evaluation_plans
 from study import ranking
-from study import table as studies
+from study.table import Study, StudyError
 
 
 def probabilities(checkpoint, files, *, device, tta="none"):
@@ -35,14 +35,14 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops', averaged.
     """
     c = checkpoint
-    store = stores.load(files, c["store_size"], c["resize"])
-    net = models.build(**c["model"])
+    store = load_store(files, c["store_size"], c["resize"])
+    net = build_model(**c["model"])
     net.load_state_dict(c["weights"])
     net = net.to(device, memory_format=torch.channels_last)
     shown = view(device, size=c["size"], mean=c["mean"], std=c["std"], border="reflect")
     shape = dict(size=c["size"], store_size=c["store_size"], batch_size=128)
     dtype = precision(device, c["config"]["amp"])
-    views = plans.evaluation(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
+    views = evaluation_plans(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     probs = np.mean(
         [metrics.softmax(logits(net, pixels, v, len(files), shown, dtype=dtype) + np.array(c["bias"])) for v in views],
@@ -58,19 +58,19 @@ def choose(project):
     best.json is the newest; else the newest run. Studies and runs are never ranked against each other."""
     project = Path(project)
     if (project / "final" / "study.json").exists():
-        study = studies.Study(project / "final")
+        study = Study(project / "final")
         if not study.jobs():
             good = [i for i, row in study.latest().items() if row["status"] == "ok"]
             if good:
                 return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
     won = sorted(project.glob("*/best.json"), key=lambda p: (p.stat().st_mtime_ns, p))
     if won:
-        study = studies.Study(won[-1].parent)
+        study = Study(won[-1].parent)
         point = ranking.choose(study)[1]
         return [study.run(i) for i in point.trials], f"the {len(point.trials)} runs of {won[-1]}"
     found = sorted(project.glob("*/best.pt"), key=lambda p: (p.stat().st_mtime_ns, p))
     if not found:
-        raise runs.RunError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
+        raise RunError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
     return [found[-1].parent], f"{found[-1].parent}, the newest run"
 
 
@@ -99,12 +99,12 @@ def predict(args):
     for folder in folders:
         path = folder if folder.is_file() else folder / "best.pt"
         if not path.exists():
-            raise runs.RunError(f"{folder}: no best.pt there: name a run's folder")
-        checkpoints.append(runs.load(path))
+            raise RunError(f"{folder}: no best.pt there: name a run's folder")
+        checkpoints.append(load_checkpoint(path))
     first = checkpoints[0]
     for folder, c in zip(folders, checkpoints):
         if c["classes"] != first["classes"]:
-            raise runs.RunError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
+            raise RunError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
     root = Path(args.data or first["data"])
     print(f"predicting with {which}{', a plain average' * (len(folders) > 1)}, on {args.test or root}", file=sys.stderr)
     listing = data.test_listing(root, args.test)
@@ -126,7 +126,7 @@ def predict(args):
     else:
         rows = [[listing.ids[i], first["classes"][probs[i].argmax()]] for i in order]
     if args.output:
-        with runs.replacing(Path(args.output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
+        with replacing(Path(args.output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
             csv.writer(f, lineterminator="\n").writerows([head[: len(rows[0])] if rows else head, *rows])
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows([head, *rows])
@@ -134,7 +134,7 @@ def predict(args):
 
 
 def main(args=None):
-    parser = configs.Parser(prog="predict.py", description=__doc__)
+    parser = Parser(prog="predict.py", description=__doc__)
     parser.add_argument(
         "--run",
         nargs="+",
@@ -164,13 +164,13 @@ def main(args=None):
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     try:
         predict(parser.parse_args(args))
-    except configs.ConfigError as e:
+    except ConfigError as e:
         print(f"predict.py: {e}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (*train.ERRORS, studies.StudyError, OSError) as e:
+    except (*train.ERRORS, StudyError, OSError) as e:
         print(f"predict.py: {e}", file=sys.stderr)
         return 1
     return 0

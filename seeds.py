@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-import config as configs
 import metrics
-from engine import run as runs
+from config import Config, ConfigError, Parser, add_config_flags, config_from, config_from_args, flag_of, read_recipe
+from engine.run import replacing
 from study import stats, workers
-from study import table as studies
+from study.table import SCHEME, StudyError, begin_study
 
 SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
 
@@ -32,15 +32,15 @@ SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE"
 def other(space, base):
     """The Config of --compare, a recipe or a run's folder, on the data of `base` and with the flags given on top."""
     shared = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.metadata["group"] == "data"}
-    given = {k: v for k, v in vars(space).items() if k in shared or k in configs.Config.__dataclass_fields__}
+    given = {k: v for k, v in vars(space).items() if k in shared or k in Config.__dataclass_fields__}
     path = Path(space.compare)
-    found = configs.read(path / "args.json" if path.is_dir() else path, dataclasses.replace(configs.Config(), **shared))
+    found = read_recipe(path / "args.json" if path.is_dir() else path, dataclasses.replace(Config(), **shared))
     found = dataclasses.replace(found, **{k: v for k, v in given.items() if k != "config"})
-    for k in (*studies.SCHEME, "fold"):
+    for k in (*SCHEME, "fold"):
         if getattr(found, k) != getattr(base, k):
-            raise configs.ConfigError(
+            raise ConfigError(
                 f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, "
-                f"not {getattr(base, k)}): give {configs.flag(k)}, which then holds for both"
+                f"not {getattr(base, k)}): give {flag_of(k)}, which then holds for both"
             )
     return dataclasses.replace(found, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
@@ -142,11 +142,11 @@ def against(a, b):
 
 def run(space, stop):
     count = workers.number("--n", space.n, 1, 1000)
-    project = getattr(space, "project", configs.Config().project)
+    project = getattr(space, "project", Config().project)
     if space.run and space.config:
-        raise configs.ConfigError("--run and --config both bring settings: give one")
+        raise ConfigError("--run and --config both bring settings: give one")
     space.config = (Path(space.run) / "args.json") if space.run else space.config or newest(project)
-    base = configs.from_args(space)
+    base = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
     recipes = [(str(space.config or "default settings"), base)]
@@ -157,23 +157,19 @@ def run(space, stop):
     workers.check_flags(space, base)
     name = getattr(space, "name", f"seeds-{base.key('')[:8]}")
     folder = Path(project) / name
-    study = studies.begin(folder, base, [t for pair in zip(*trials) for t in pair])
+    study = begin_study(folder, base, [t for pair in zip(*trials) for t in pair])
     if not workers.execute(study, space, base, stop):
         print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not", file=sys.stderr)
         return 0
     known = {json.dumps(study.config(i).settings()): i for i in range(len(study.trials))}
     rows, found, classes = study.latest(), [], []
     for (title, _), wanted in zip(recipes, trials):
-        indices = [known[json.dumps(configs.from_dict(t, "seeds", study.base).settings())] for t in wanted]
+        indices = [known[json.dumps(config_from(t, "seeds", study.base).settings())] for t in wanted]
         for i in indices:
             if rows[i]["status"] != "ok":
-                raise studies.StudyError(
-                    f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again"
-                )
+                raise StudyError(f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
             if "macro_f1" not in rows[i]:
-                raise studies.StudyError(
-                    f"{folder}: there are no validation pictures to score on: give --val-split or --folds"
-                )
+                raise StudyError(f"{folder}: there are no validation pictures to score on: give --val-split or --folds")
         s, table = summary(study, indices)
         s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **s)
         print(*lines(title, s, table), sep="\n")
@@ -191,7 +187,7 @@ def run(space, stop):
 
 
 def write(folder, found, classes):
-    with runs.replacing(folder / "seeds.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+    with replacing(folder / "seeds.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
         csv.writer(f, lineterminator="\n").writerows(
             [["recipe", "seed", *SCORES]]
             + [
@@ -200,15 +196,15 @@ def write(folder, found, classes):
                 for k, seed in enumerate(s["seeds"])
             ]
         )
-    with runs.replacing(folder / "per_class.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
+    with replacing(folder / "per_class.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
         header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
         csv.writer(f, lineterminator="\n").writerows([header, *classes])
-    with runs.replacing(folder / "summary.json") as path:
+    with replacing(folder / "summary.json") as path:
         path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(args=None):
-    parser = configs.Parser(prog="seeds.py", description=__doc__)
+    parser = Parser(prog="seeds.py", description=__doc__)
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
@@ -216,7 +212,7 @@ def main(args=None):
         "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
     )
     workers.add_flags(parser)
-    configs.add_flags(parser)
+    add_config_flags(parser)
     space = parser.parse_args(args)
     return workers.command("seeds.py", lambda stop: run(space, stop))
 

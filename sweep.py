@@ -22,23 +22,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import config as configs
-from engine import run as runs
+from config import Config, ConfigError, Parser, add_config_flags, config_from_args, flag_of, nearest, spelled, validated
+from engine.run import replacing
 from study import findings, ranking, workers
-from study import table as studies
+from study.table import Study, begin_study
 
-KNOBS = {f.name: f for f in dataclasses.fields(configs.Config) if f.metadata["keyed"]}
+KNOBS = {f.name: f for f in dataclasses.fields(Config) if f.metadata["keyed"]}
 
 
 def knob(name):
     """The Config field that `name` or one of its flags' spellings means."""
     name = name.strip().lstrip("-").replace("-", "_")
-    spelled = {n.lstrip("-").replace("-", "_"): f.name for f in KNOBS.values() for n in f.metadata["names"]}
-    name = spelled.get(name, name)
+    aliases = {n.lstrip("-").replace("-", "_"): f.name for f in KNOBS.values() for n in f.metadata["names"]}
+    name = aliases.get(name, name)
     if name not in KNOBS:
-        raise configs.ConfigError(
-            f"{name!r} is no setting that a study can vary: did you mean {configs.nearest(name, list(KNOBS))}?"
-        )
+        raise ConfigError(f"{name!r} is no setting that a study can vary: did you mean {nearest(name, list(KNOBS))}?")
     return KNOBS[name]
 
 
@@ -46,16 +44,16 @@ def typed(f, word):
     """A value of field `f` from the command line's text."""
     if f.type is bool:
         if word.lower() not in ("true", "false", "on", "off"):
-            raise configs.ConfigError(f"{f.name}={word}: give true or false")
+            raise ConfigError(f"{f.name}={word}: give true or false")
         return word.lower() in ("true", "on")
-    return configs.checked(f, word)
+    return validated(f, word)
 
 
 def parts(spec):
     """'lr=1e-4,1e-3' as (field, ['1e-4', '1e-3'])."""
     name, equals, words = spec.partition("=")
     if not equals or not all(words.split(",")):
-        raise configs.ConfigError(f"{spec!r}: give SETTING=VALUE,VALUE,...")
+        raise ConfigError(f"{spec!r}: give SETTING=VALUE,VALUE,...")
     return knob(name), words.split(",")
 
 
@@ -80,7 +78,7 @@ def search(specs, count, draws):
             ends = [typed(f, low), typed(f, high)]
             plain = len(words) == 1 and scale in ("", "log") and all(isinstance(v, (int, float)) for v in ends)
             if not plain or (scale and ends[0] <= 0):
-                raise configs.ConfigError(f"{spec!r}: a range is LOW..HIGH, or LOW..HIGH:log above 0, of plain numbers")
+                raise ConfigError(f"{spec!r}: a range is LOW..HIGH, or LOW..HIGH:log above 0, of plain numbers")
             a, b = map(math.log, ends) if scale else ends
             pick = [math.exp(a + u * (b - a)) if scale else a + u * (b - a) for u in draws[:, column]]
             pick = [typed(f, str(round(v)) if f.type is int else f"{v:.4g}") for v in pick]
@@ -105,13 +103,11 @@ def around(base, specs):
             value = getattr(base, f.name)
             if word.startswith("x") and f.type in (int, float):
                 if not isinstance(value, (int, float)):
-                    raise configs.ConfigError(
-                        f"{f.name}={word}: the base's {configs.text(value)} is no plain number to multiply"
-                    )
+                    raise ConfigError(f"{f.name}={word}: the base's {spelled(value)} is no plain number to multiply")
                 try:
                     value = value * float(word[1:])
                 except ValueError:
-                    raise configs.ConfigError(f"{f.name}={word}: give x and a factor") from None
+                    raise ConfigError(f"{f.name}={word}: give x and a factor") from None
                 points.append({f.name: typed(f, str(round(value)) if f.type is int else f"{value:.6g}")})
             else:
                 points.append({f.name: typed(f, word)})
@@ -154,14 +150,14 @@ def conclude(study, choosing):
         return 0
     best = dataclasses.replace(study.config(found[1].trials[0]), fold=0, seed=study.base.seed)
     path = study.folder / "best.json"
-    with runs.replacing(path) as draft:
+    with replacing(path) as draft:
         settings = dict(best.settings(), data=study.spec["base"]["data"])
         draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     words = ["--data", study.spec["base"]["data"]]
     for k, v in best.settings().items():
-        if v != getattr(configs.Config(), k):
-            flag = configs.flag(k)
-            words += [flag if v else f"--no-{flag[2:]}"] if isinstance(v, bool) else [flag, configs.text(v)]
+        if v != getattr(Config(), k):
+            flag = flag_of(k)
+            words += [flag if v else f"--no-{flag[2:]}"] if isinstance(v, bool) else [flag, spelled(v)]
     print(
         f"the winner is {path}: python train.py {shlex.join(words)}\n"
         f"Next: python seeds.py -c {shlex.quote(str(path))} --n 10",
@@ -171,7 +167,7 @@ def conclude(study, choosing):
 
 
 def arguments():
-    parser = configs.Parser(prog="sweep.py", description=__doc__)
+    parser = Parser(prog="sweep.py", description=__doc__)
     what = parser.add_argument_group("what to try")
     what.add_argument("--grid", nargs="+", default=[], metavar="SETTING=A,B", help="every combination of these values")
     what.add_argument(
@@ -204,7 +200,7 @@ def arguments():
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
     )
     workers.add_flags(parser)
-    configs.add_flags(parser)
+    add_config_flags(parser)
     return parser
 
 
@@ -212,12 +208,12 @@ def asked(space, name):
     """(base Config, points) of the parsed arguments."""
     chosen = [flag for flag in ("random", "sobol", "around", "ablate") if getattr(space, flag)]
     if len(chosen) > 1 or (space.grid and {"around", "ablate"} & set(chosen)):
-        raise configs.ConfigError(f"choose one of {', '.join('--' + c for c in ['grid'] * bool(space.grid) + chosen)}")
+        raise ConfigError(f"choose one of {', '.join('--' + c for c in ['grid'] * bool(space.grid) + chosen)}")
     if space.around or space.ablate:
         if space.config:
-            raise configs.ConfigError(f"--{chosen[0]} brings the recipe: drop --config")
+            raise ConfigError(f"--{chosen[0]} brings the recipe: drop --config")
         space.config = space.ablate or space.around[0]
-    base = configs.from_args(space)
+    base = config_from_args(space)
     base = dataclasses.replace(base, fold=0, until=0, resume=False, monitor=base.monitor if base.patience else "last")
     if space.around:
         return base, around(base, space.around[1:])
@@ -228,7 +224,7 @@ def asked(space, name):
             count, *specs = getattr(space, kind)
             count, specs = workers.number(f"--{kind}", count, 1), [*space.grid, *specs]
             if not specs:
-                raise configs.ConfigError(f"--{kind} {count}: give the settings to vary, as in lr=1e-4..1e-2:log")
+                raise ConfigError(f"--{kind} {count}: give the settings to vary, as in lr=1e-4..1e-2:log")
             return base, [{}, *search(specs, count, uniforms(kind, name, count, len(specs)))]
     return base, grid(space.grid)
 
@@ -239,7 +235,7 @@ def sweep(space, stop):
     folder = Path(base.project) / name
     halving = workers.number("--halving", space.halving, 2, 100) if space.halving else 0
     if space.status:
-        study = studies.Study(folder)
+        study = Study(folder)
         done = study.latest()
         failed = sum(r["status"] != "ok" for r in done.values())
         print(
@@ -251,7 +247,7 @@ def sweep(space, stop):
         return 0
     workers.check_flags(space, base)
     wanted = trials(base, points, workers.number("--seeds", space.seeds, 1, 1000))
-    study = studies.begin(folder, base, wanted, halving)
+    study = begin_study(folder, base, wanted, halving)
     if not workers.execute(study, space, base, stop):
         print(
             f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. "

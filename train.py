@@ -13,12 +13,10 @@ import time
 import numpy as np
 import torch
 
-import config as configs
 import data
 import kernels
 import losses
-import model as models
-import plan as plans
+from config import ConfigError, Parser, add_config_flags, config_from, config_from_args, flag_of, spelled
 from engine import resident
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
@@ -26,18 +24,20 @@ from engine.outcome import finish, judge, line
 from engine.ranks import Ranks
 from engine.run import Reader, Run, RunError, Stop, Stopped, environment
 from engine.step import NonFinite, Stepper
+from model import ModelError, build_model
 from pictures import synthetic
 from pictures.store import StoreError
+from plan import draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
 THREADS = torch.get_num_threads()
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 ERRORS = (
-    configs.ConfigError,
+    ConfigError,
     StoreError,
     data.DataError,
     synthetic.SyntheticError,
-    models.ModelError,
+    ModelError,
     losses.LossError,
     RunError,
 )
@@ -135,7 +135,7 @@ def pick_device(name):
     if name == "auto":
         name = next(n for n, found in there.items() if found)
     if not there[name]:
-        raise configs.ConfigError(f"--device {name}: this PyTorch finds none; --device auto takes what there is")
+        raise ConfigError(f"--device {name}: this PyTorch finds none; --device auto takes what there is")
     return torch.device(name)
 
 
@@ -146,7 +146,7 @@ def build(config, pictures, device, ranks=Ranks()):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = network(config, pictures)
-    sampled = plans.sampled_counts(pictures.counts, config.balance, config.tail_crops)
+    sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
     table = losses.loss_table(
         sampled,
         ls=config.ls,
@@ -158,8 +158,8 @@ def build(config, pictures, device, ranks=Ranks()):
     bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
-    smallest = plans.view_size(0, epochs=config.epochs, img_size=config.img_size, size=pictures.size)
-    levels = resident.levels(pictures.store, device, [plans.level(smallest, side)])
+    smallest = view_size(0, epochs=config.epochs, img_size=config.img_size, size=pictures.size)
+    levels = resident.levels(pictures.store, device, [store_level(smallest, side)])
     stepper = Stepper(
         model,
         levels,
@@ -196,7 +196,7 @@ def build(config, pictures, device, ranks=Ranks()):
 
 
 def network(config, pictures):
-    """The fresh network that `config` asks for, and the arguments of model.build that make another like it."""
+    """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
     stem = config.stem
     if stem == "auto":
         stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
@@ -217,7 +217,7 @@ def network(config, pictures):
         stem_kernel=kernel,
         dropout=config.dropout,
     )
-    return models.build(**shape, pretrained=config.pretrained), shape
+    return build_model(**shape, pretrained=config.pretrained), shape
 
 
 def tables(config, pictures):
@@ -225,17 +225,17 @@ def tables(config, pictures):
     view = dict(size=pictures.size, store_size=pictures.store.pixels.shape[1])
 
     def draw(epoch):
-        return plans.draw(
+        return draw_plan(
             pictures.listing.labels,
             pictures.store.means,
             pictures.train,
             pictures.counts,
             epoch=epoch,
             **view,
-            **config.pick(plans.draw),
+            **config.pick(draw_plan),
         )
 
-    return draw, plans.evaluation(pictures.val, batch_size=128, **view) if len(pictures.val) else []
+    return draw, evaluation_plans(pictures.val, batch_size=128, **view) if len(pictures.val) else []
 
 
 def begin(run, config, pictures, stepper, ranks):
@@ -251,11 +251,9 @@ def begin(run, config, pictures, stepper, ranks):
         ranks.wait()  # rank 0 has the folder to itself until then
     old, old_env = run.read_json("args.json"), run.read_json("env.json")
     if old is not None:
-        old = configs.from_dict(old, str(run.folder / "args.json")).settings()
+        old = config_from(old, str(run.folder / "args.json")).settings()
         changed = [
-            f"{configs.flag(k)} {configs.text(old[k])} -> {configs.text(v)}"
-            for k, v in config.settings().items()
-            if v != old[k]
+            f"{flag_of(k)} {spelled(old[k])} -> {spelled(v)}" for k, v in config.settings().items() if v != old[k]
         ]
         if old_env:
             changed += [
@@ -309,15 +307,15 @@ def bar(steps, name):
 
 
 def main(args=None):
-    parser = configs.Parser(prog="train.py", description=__doc__)
-    configs.add_flags(parser)
+    parser = Parser(prog="train.py", description=__doc__)
+    add_config_flags(parser)
     stop = Stop().listen()
     try:
-        train(configs.from_args(parser.parse_args(args)), stop)
+        train(config_from_args(parser.parse_args(args)), stop)
     except Stopped as e:
         print(f"train.py: {e}; --resume continues", file=sys.stderr)
         return 128 + e.number
-    except configs.ConfigError as e:
+    except ConfigError as e:
         print(f"train.py: {e}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as e:

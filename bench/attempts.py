@@ -11,9 +11,9 @@ import csv
 import sys
 from pathlib import Path
 
-import config as configs
 import train
-from engine import run as runs
+from config import Config, ConfigError, Parser, add_config_flags, config_from, flag_of, read_recipe, spelled
+from engine.run import Stop, Stopped
 from study import stats
 
 
@@ -33,35 +33,35 @@ def rows_of(config, stop):
 
 
 def main():
-    parser = configs.Parser(prog="bench/attempts.py", description=__doc__)
+    parser = Parser(prog="bench/attempts.py", description=__doc__)
     parser.add_argument("recipes", nargs="+", help="recipe files, or 'default' for the default settings")
-    configs.add_flags(parser)
+    add_config_flags(parser)
     space = parser.parse_args()
-    stop = runs.Stop().listen()
+    stop = Stop().listen()
     try:
         given = {k: v for k, v in vars(space).items() if k not in ("recipes", "config")}
-        folds = range(configs.Config(**given).folds or 1)
+        folds = range(Config(**given).folds or 1)
         table = []
         for recipe in space.recipes:
-            base = configs.Config() if recipe == "default" else configs.read(recipe)
+            base = Config() if recipe == "default" else read_recipe(recipe)
             name = Path(recipe).stem
             found = []
             for fold in folds:
                 settings = dict(given, fold=fold, resume=True, name=f"{name}-{fold}" if len(folds) > 1 else name)
                 settings.setdefault("project", "runs/attempts")
-                found.append(rows_of(configs.from_dict(settings, "command line", base), stop))
+                found.append(rows_of(config_from(settings, "command line", base), stop))
             table.append((name, found))
-    except configs.ConfigError as e:
+    except ConfigError as e:
         print(f"bench/attempts.py: {e}", file=sys.stderr)
         return 2
-    except runs.Stopped as e:
+    except Stopped as e:
         print(f"bench/attempts.py: {e}; the same command continues", file=sys.stderr)
         return 128 + e.number
     except train.ERRORS as e:
         print(f"bench/attempts.py: {e}", file=sys.stderr)
         return 1
     print(
-        f"folds {len(folds)}, {' '.join(f'{configs.flag(k)} {configs.text(v)}' for k, v in given.items() if k not in ('data', 'folds'))}\n"
+        f"folds {len(folds)}, {' '.join(f'{flag_of(k)} {spelled(v)}' for k, v in given.items() if k not in ('data', 'folds'))}\n"
     )
     print(
         "| recipe | epochs | macro F1 | best | accuracy | ECE | train - val accuracy |\n| --- | --- | --- | --- | --- | --- | --- |"

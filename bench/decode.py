@@ -53,7 +53,7 @@ def bare(files, size, processes, _):
 
 
 def ours(files, size, processes, cache):
-    store.load(files, size, cache=cache, workers=processes)
+    store.load_store(files, size, cache=cache, workers=processes)
 
 
 def measured(function, *args):

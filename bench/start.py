@@ -1,7 +1,7 @@
 """How soon a run that was started before takes its first step, and how soon pictures that were decoded are found again.
 
 Every start is a process of its own: seconds from the moment `import torch` is done to the end of the first training
-step, for a new run on known pictures and for a run that is resumed, in turn. Then the seconds of store.load on pictures
+step, for a new run on known pictures and for a run that is resumed, in turn. Then the seconds of load_store on pictures
 that it decoded before. Works in a temporary folder with the default settings; it needs a quiet machine.
 """
 
@@ -43,7 +43,7 @@ def main():
     parser = Parser(description=__doc__)
     parser.add_argument("folder", nargs="?", help="folder of pictures (default: the built-in set, made afresh)")
     parser.add_argument("--repeats", type=int, default=5, help="starts of each kind (default 5)")
-    parser.add_argument("--pictures", type=int, default=50_000, help="files for store.load (default 50000)")
+    parser.add_argument("--pictures", type=int, default=50_000, help="files for load_store (default 50000)")
     args = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
@@ -69,7 +69,7 @@ def main():
         ("first start, which decodes, to its first step", [cold], ""),
         ("new run on decoded pictures, to its first step", seconds["new"], "<= 3"),
         ("resumed run, to its first step", seconds["resumed"], "<= 3"),
-        (f"store.load of {args.pictures:,} decoded pictures", reused, "< 1"),
+        (f"load_store of {args.pictures:,} decoded pictures", reused, "< 1"),
     ):
         print(f"| {what} | {statistics.median(measured):.2f} ({min(measured):.2f} to {max(measured):.2f}) | {target} |")
 
@@ -84,7 +84,7 @@ def start(folder, root, name, *flags):
 
 
 def reuse(root, number, repeats):
-    """Seconds of each store.load of `number` files. They hold 8x8 pixels: a Store is only mapped."""
+    """Seconds of each load_store of `number` files. They hold 8x8 pixels: a Store is only mapped."""
     files = [root / "many" / f"{i // 1000:04d}" / f"{i}.jpg" for i in range(number)]
     Image.new("RGB", (8, 8)).save(root / "one.jpg")
     picture = (root / "one.jpg").read_bytes()
@@ -95,7 +95,7 @@ def reuse(root, number, repeats):
     seconds = []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
-        store.load(files, 8)
+        store.load_store(files, 8)
         seconds.append(time.perf_counter() - begin)
     return seconds[1:]
 

@@ -27,10 +27,10 @@ import augment
 import data
 import train
 from bench import floor, jpegs, rounds, ways
-from config import Config, Parser, read
+from config import Config, Parser, read_recipe
 from engine import numerics, resident
-from engine import step as steps
 from engine.run import environment
+from engine.step import floating, lerp, tensors
 
 STUDY = ROOT / "recipes" / "attempt-5.json"  # flips, a centre crop, mixup p 0.4 by the batch, focal loss
 CROPS = dict(crop_scale=(0.5, 1.0), mixup_p=0.0, mixup_by="row")
@@ -140,7 +140,7 @@ def warm(make, device):
 
 def contenders(asked, pictures, device, workers):
     """name -> function that makes an epoch and says how many pictures it shows."""
-    base = dataclasses.replace(read(STUDY), **asked)
+    base = dataclasses.replace(read_recipe(STUDY), **asked)
     default = Config(**asked)
     mixing = dict(CROPS, mixup_p=0.4)
 
@@ -190,7 +190,7 @@ def bare(config, pictures, device):
     precision, memory format, compiling and capture are ours."""
     stepper, _, _ = train.build(config, pictures, device)
     plan = train.tables(config, pictures)[0](0)
-    row = steps.tensors(plan, 0, device)
+    row = tensors(plan, 0, device)
     x = augment.batch(stepper.pixels, row, **stepper.view, dtype=numerics.input_dtype(device, stepper.dtype))
     y, share = stepper.labels[row.index].long(), torch.tensor(1 - config.ema, device=device)
     model = stepper.model.train()
@@ -201,7 +201,7 @@ def bare(config, pictures, device):
         F.cross_entropy(logits.float(), y).backward()
         stepper.optimizer.step()
         if stepper.ema:
-            steps.lerp(steps.floating(stepper.average), steps.floating(model), share)
+            lerp(floating(stepper.average), floating(model), share)
 
     call = stepper.record(step) if stepper.record else step
 

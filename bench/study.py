@@ -26,19 +26,19 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-import config as configs
 import train
-from engine import run as runs
+from config import Config, Parser
+from engine.run import Stop
 from pictures import synthetic
 from study import pace, workers
-from study import table as studies
+from study.table import Study, begin_study, write_spec
 
 BASE = dict(batch_size=16, img_size=32, width=0.125, threads=1, device="cpu", warmup=1.0, monitor="last")
 TIMES = ("seconds",)  # the columns of results.csv that may differ
 
 
 def main():
-    parser = configs.Parser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--trials", type=int, default=20, help="trials of the study (default 20)")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of a trial: how long it takes (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="alternations of every comparison (default 3)")
@@ -71,9 +71,9 @@ def main():
 
 def begun(args, root, name, trials):
     """A study of `trials` seeds, ready for workers on one thread."""
-    base = configs.Config(**BASE, epochs=args.epochs, data=str(root / "pictures"))
-    study = studies.begin(root / name, base, [dict(seed=i) for i in range(trials)])
-    studies.write_spec(study.folder / "study.json", dict(study.spec, threads=1))
+    base = Config(**BASE, epochs=args.epochs, data=str(root / "pictures"))
+    study = begin_study(root / name, base, [dict(seed=i) for i in range(trials)])
+    write_spec(study.folder / "study.json", dict(study.spec, threads=1))
     study.refresh()
     return study
 
@@ -98,7 +98,7 @@ def timed(*command, core=None):
 
 def alone(folder, _):
     """The trials of a study by train.train, one after another in this process; prints the seconds of each."""
-    study = studies.Study(folder)
+    study = Study(folder)
     for i in range(len(study.trials)):
         start = time.perf_counter()
         train.train(replace(study.config(i), project=str(study.folder / "alone"), name=f"{i:04d}", threads=1))
@@ -115,22 +115,22 @@ def startup(folder, _):
             marks.append(time.perf_counter())
         begin(stepper, plan, t)
 
-    publish = studies.Study.publish
+    publish = Study.publish
 
     def last(study, lease, row):
         publish(study, lease, row)
         marks.append(time.perf_counter())
 
-    train.Stepper.begin, studies.Study.publish = first, last
-    workers.work(folder, "cpu", 1, (0, 1), os.getppid(), runs.Stop())
+    train.Stepper.begin, Study.publish = first, last
+    workers.work(folder, "cpu", 1, (0, 1), os.getppid(), Stop())
     print(*(b - a for a, b in zip(marks[::2], marks[1::2])), sep="\n")
     return 0
 
 
 def supervise(folder, count):
     """What sweep.py does between its timing and its report."""
-    study = studies.Study(folder)
-    stop = runs.Stop().listen()
+    study = Study(folder)
+    stop = Stop().listen()
     workers.fill(study, workers=count, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
     study.write_results()
     return 0

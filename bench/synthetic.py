@@ -23,10 +23,10 @@ from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-import config as configs
 import predict
 import train
-from engine import run as runs
+from config import Config, Parser, add_config_flags, flag_of, read_recipe, spelled
+from engine.run import load_checkpoint
 from pictures import synthetic
 
 RECIPE = dict(
@@ -44,21 +44,21 @@ RECIPE = dict(
 
 
 def main():
-    parser = configs.Parser(prog="bench/synthetic.py", description=__doc__)
+    parser = Parser(prog="bench/synthetic.py", description=__doc__)
     made = parser.add_argument_group("the set")
     made.add_argument("--classes", type=int, default=50)
     made.add_argument("--scale", type=float, default=0.28)
     made.add_argument("--difficulty", type=float, default=1.0)
     made.add_argument("--set-seed", type=int, default=0, help="--seed of pictures.synthetic")
-    configs.add_flags(parser)
+    add_config_flags(parser)
     args = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as temporary:
             os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
             root = Path(temporary) / "set"
             synthetic.make(root, classes=args.classes, scale=args.scale, difficulty=args.difficulty, seed=args.set_seed)
-            given = {k: v for k, v in vars(args).items() if k in configs.Config.__dataclass_fields__}
-            base = configs.read(args.config) if args.config else configs.Config(**RECIPE)
+            given = {k: v for k, v in vars(args).items() if k in Config.__dataclass_fields__}
+            base = read_recipe(args.config) if args.config else Config(**RECIPE)
             here = dict(data=str(root), project=temporary, name="run", val_split=0.0, folds=0)
             config = dataclasses.replace(base, **(given | here))
             report(root, config)
@@ -79,9 +79,9 @@ def report(root, config):
     }
     n = len(true)
     settings = " ".join(
-        f"{configs.flag(k)} {configs.text(v)}"
+        f"{flag_of(k)} {spelled(v)}"
         for k, v in config.settings().items()
-        if v != configs.Config.__dataclass_fields__[k].default
+        if v != Config.__dataclass_fields__[k].default
     )
     print(
         f"{(~test).sum()} training and {n} test pictures of {len(truth['classes'])} painters; Bayes accuracy over "
@@ -104,7 +104,7 @@ def network(root, truth, config):
     """The class that the trained network names for each test picture."""
     train.train(config)
     files = [root / f for f in truth["files"][truth["test"]]]
-    weights = runs.load(Path(config.project) / config.name / "best.pt")  # without validation: the last epoch's
+    weights = load_checkpoint(Path(config.project) / config.name / "best.pt")  # without validation: the last epoch's
     probs, bad = predict.probabilities(weights, files, device=train.pick_device(config.device))
     assert not bad
     return probs.argmax(1)

@@ -30,8 +30,8 @@ import train
 from bench import jpegs, rounds, start
 from config import Config, Parser
 from engine import numerics, resident
-from engine import step as steps
 from engine.run import environment
+from engine.step import NonFinite, forward
 
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)
@@ -170,7 +170,7 @@ def one_at_a_time(config, pictures, device, repeats):
             epoch = changed(config, pictures, store, device, BASE | change)
             rounds.clocked(epoch, device)
             epochs[name] = epoch
-        except (RuntimeError, steps.NonFinite) as error:
+        except (RuntimeError, NonFinite) as error:
             failed[name] = str(error).splitlines()[0]
         print(f"{name}: {failed.get(name, 'warm')}", file=sys.stderr)
     images = -(-len(pictures.train) // config.batch_size) * config.batch_size
@@ -185,7 +185,7 @@ def changed(config, pictures, store, device, to):
     stepper.levels = {pictures.store.pixels.shape[1]: store[to["bytes"]]}
     stepper.dtype = DTYPES[to["dtype"]]
     stepper.scaler = torch.amp.GradScaler(device.type, enabled=to["dtype"] == "fp16")
-    stepper.forward = stepper.forward if to["compile"] else steps.forward
+    stepper.forward = stepper.forward if to["compile"] else forward
     stepper.record = stepper.record if to["capture"] else None
     plan = train.tables(config, pictures)[0](0)
 

@@ -19,12 +19,12 @@ import torch
 
 import augment
 import kernels
-import plan as plans
 import train
 from bench import rounds
 from config import Parser
 from engine.run import environment
 from engine.step import tensors
+from plan import draw_plan
 from tests.conftest import import_torchvision
 
 MEAN, STD = (0.5, 0.44, 0.37), (0.21, 0.19, 0.17)
@@ -93,7 +93,7 @@ def measure(args):
 def rows(args, pixels, means, views, device):
     """STEPS rows of a plan on `device`; with two views every picture is mixed."""
     n, count = len(pixels), np.full(1, len(pixels))
-    plan = plans.draw(
+    plan = draw_plan(
         np.zeros(n, int),
         means,
         np.arange(n),

@@ -51,7 +51,7 @@ class Stop:
         self.number = number
 
 
-def beside(path):
+def scratch_path(path):
     """A hidden path beside `path` of this process's own: hosts that share a file system often share process ids too."""
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
 
@@ -59,7 +59,7 @@ def beside(path):
 @contextlib.contextmanager
 def replacing(path):
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    temporary = beside(path)
+    temporary = scratch_path(path)
     try:
         yield temporary
         with open(temporary, "rb") as f:
@@ -159,7 +159,7 @@ class Run:
     def load(self, name):
         """What `save` wrote, on the CPU; None if there is none."""
         path = self.folder / name
-        return load(path) if path.exists() else None
+        return load_checkpoint(path) if path.exists() else None
 
 
 class Reader(Run):
@@ -174,7 +174,7 @@ class Reader(Run):
     close = say = write_json = write_text = write_rows = results = append = save = nothing
 
 
-def load(path):
+def load_checkpoint(path):
     """A checkpoint's dict, on the CPU, without running any code of it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -17,7 +17,7 @@ import torch
 import augment
 import losses
 from engine.numerics import autocast, input_dtype
-from plan import Plan, level
+from plan import Plan, store_level
 
 
 class NonFinite(ArithmeticError):
@@ -230,7 +230,7 @@ class Stepper:
         """Forward, loss, backward, optimizer, average: reads nothing of the host's that changes."""
         start = time.perf_counter()
         row = self.tables.take()
-        pixels = self.levels[level(self.size, max(self.levels))]
+        pixels = self.levels[store_level(self.size, max(self.levels))]
         x = augment.batch(pixels, row, **self.view | dict(size=self.size), dtype=input_dtype(self.device, self.dtype))
         self.waited += time.perf_counter() - start
         a, b = self.labels[row.index], self.labels[row.partner]

@@ -54,7 +54,7 @@ def cache_dir() -> Path:
     return Path(own) if own else Path(home or Path.home() / ".cache") / "longtail"
 
 
-def load(
+def load_store(
     files: list[Path], size: int, resize: str = "squash", cache: Path | None = None, workers: int | None = None
 ) -> Store:
     """The Store of `files` at S = `size`: mapped from the cache where their bytes are known, else decoded now.

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pictures import store as stores
 from pictures.painting import FACTORS, render
+from pictures.store import cache_dir
 
 # Training pictures of the study's 50 painters.
 COUNTS = (
@@ -123,7 +123,7 @@ def folder(data=""):
     """The folder to train on: `data`, else $DATA, else the built-in set, made once in the cache folder and said."""
     if data or os.environ.get("DATA"):
         return Path(data or os.environ["DATA"])
-    root = stores.cache_dir() / "painters-built-in-5"  # the number changes with the pictures
+    root = cache_dir() / "painters-built-in-5"  # the number changes with the pictures
     if root.exists():
         print(f"no --data and no $DATA: using the built-in pictures in {root}", file=sys.stderr)
         return root

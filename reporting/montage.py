@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 import augment
-import config as configs
 import data
-import plan as plans
+from config import ConfigError, Parser, add_config_flags, config_from_args
 from engine import resident
 from pictures import synthetic
 from pictures.store import StoreError
+from plan import Plan, draw_plan, store_level
 
 
 def lines(plan, t, classes, labels, *, store_size):
@@ -69,10 +69,10 @@ def montage(plan, count, pixels, classes, labels, *, mean, std, border):
     sheet = Image.new("RGB", (2 * edge + columns * (width + gap) - gap, edge + count * high), "white")
     pen, mean, std = ImageDraw.Draw(sheet), torch.tensor(mean), torch.tensor(std)
     for t in range(count):
-        step = plans.Plan(*(table[t] for table in plan))
+        step = Plan(*(table[t] for table in plan))
         shown = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
         step = step._replace(index=np.searchsorted(shown, step.index), partner=np.searchsorted(shown, step.partner))
-        row = plans.Plan(*map(torch.tensor, step))
+        row = Plan(*map(torch.tensor, step))
         x = augment.batch(pixels[shown], row, size=size, mean=mean, std=std, border=border)
         seen = (x.permute(0, 2, 3, 1) * std + mean).mul(255).round().clamp(0, 255).byte().numpy()
         mixing = f"{(plan.lam[t] < 1).sum()} of {batch_size} mix"
@@ -100,7 +100,7 @@ def show(config, count, output):
     for note in pictures.notes:
         print(note, file=sys.stderr)
     labels, classes, side = pictures.listing.labels, pictures.listing.classes, pictures.store.pixels.shape[1]
-    plan = plans.draw(
+    plan = draw_plan(
         labels,
         pictures.store.means,
         pictures.train,
@@ -108,9 +108,9 @@ def show(config, count, output):
         epoch=0,
         size=pictures.size,
         store_size=side,
-        **config.pick(plans.draw),
+        **config.pick(draw_plan),
     )
-    side = plans.level(plan.scalars[0, 1], side)
+    side = store_level(plan.scalars[0, 1], side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))
     sheet = montage(
@@ -130,16 +130,16 @@ def show(config, count, output):
 
 
 def main(args=None):
-    parser = configs.Parser(prog="plan.py", description="Prints the first batches of a training, and draws them.")
+    parser = Parser(prog="plan.py", description="Prints the first batches of a training, and draws them.")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="batches of the first epoch (default 3)")
     parser.add_argument("-o", "--output", default="plan.png", metavar="PNG", help="the drawing (default plan.png)")
-    configs.add_flags(parser)
+    add_config_flags(parser)
     space = parser.parse_args(args)
     if space.show < 1:
         parser.error(f"--show takes a whole number from 1, not {space.show}")
     try:
-        show(configs.from_args(space), space.show, space.output)
-    except configs.ConfigError as e:
+        show(config_from_args(space), space.show, space.output)
+    except ConfigError as e:
         print(f"plan.py: {e}", file=sys.stderr)
         return 2
     except BrokenPipeError:

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-import config as configs
-from engine import run as runs
+from config import spelled
+from engine.run import replacing
 from study import ranking, stats
 
 SHOWN = 12  # points in the table
@@ -72,7 +72,7 @@ def _changed(study, point):
 def _only(study, point):
     """The one setting in which a point differs from the base, with its value."""
     c = study.config(point.trials[0])
-    return ", ".join(f"{k} {configs.text(getattr(c, k))}" for k in _changed(study, point))
+    return ", ".join(f"{k} {spelled(getattr(c, k))}" for k in _changed(study, point))
 
 
 def effects(study, group):
@@ -125,7 +125,7 @@ def draw(study, path):
     axes.set_yticks(range(len(bars)), names)
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    with runs.replacing(path) as draft:
+    with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=120)
     pyplot.close(figure)
     return True

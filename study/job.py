@@ -14,7 +14,7 @@ import torch
 import metrics
 import train
 from engine import outcome
-from engine import run as runs
+from engine.run import Stopped
 from study.lease import LeaseLost
 
 TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice
@@ -45,7 +45,7 @@ class Job:
             return False
         except StopIteration:
             outcome = dict(status="ok", reason="")
-        except (LeaseLost, runs.Stopped):
+        except (LeaseLost, Stopped):
             return True
         except Exception as e:  # whatever it is, it is this trial's alone, and its row says it
             if isinstance(e, RuntimeError) and "CUDA error" in str(e):

@@ -11,7 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
-from engine import run as runs
+from engine.run import scratch_path
 
 
 class LeaseLost(Exception):
@@ -46,7 +46,7 @@ class Lease:
         if held and not cls(study, i, until, held).dead():
             return None
         lease = cls(study, i, until, held + 1)
-        draft = runs.beside(lease.path)
+        draft = scratch_path(lease.path)
         lease.file = open(draft, "w")
         fcntl.flock(lease.file, fcntl.LOCK_EX)
         json.dump(dict(host=cls.HOST, pid=os.getpid()), lease.file)
@@ -84,7 +84,7 @@ class Lease:
 
     def _now(self):
         """The clock of the file system, which all machines see alike."""
-        probe = runs.beside(self.path.with_name("clock"))
+        probe = scratch_path(self.path.with_name("clock"))
         probe.touch()
         try:
             return probe.stat().st_mtime

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import torch
 
-import config as configs
 import data
 import train
+from config import config_from
 from engine.capture import Captured
 from pictures.children import child_command, child_environment
 from study.table import StudyError, locked, write_spec
@@ -93,7 +93,7 @@ def minutes(study, rate):
 
 def _time(settings, device, threads, pack, seconds=1.0):
     """A child of `rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
-    config = configs.from_dict(settings)
+    config = config_from(settings)
     device = train.pick_device(device)
     torch.set_num_threads(threads or train.THREADS)
     pictures = data.prepare(config.data, **config.pick(data.prepare))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import config as configs
+from config import spelled
 from study import stats
 from study.table import REPEATS, SCHEME, point_key
 
@@ -54,7 +54,7 @@ class Point:
         return float(np.mean(list(self.folds.values()))) if self.folds else math.nan
 
     def label(self):
-        return ", ".join(f"{k} {configs.text(v)}" for k, v in self.settings.items()) or "the base settings"
+        return ", ".join(f"{k} {spelled(v)}" for k, v in self.settings.items()) or "the base settings"
 
     def average(self, name):
         return sum(r[name] for r in self.rows) / len(self.rows)
@@ -76,7 +76,7 @@ def varied(study):
     """The settings that differ between trials, apart from scheme, fold and seed."""
     names = dict.fromkeys(k for t in study.trials for k in t if k not in SCHEME + REPEATS)
     settings = [study.config(i) for i in range(len(study.trials))]
-    return [k for k in names if len({configs.text(getattr(c, k)) for c in settings}) > 1]
+    return [k for k in names if len({spelled(getattr(c, k)) for c in settings}) > 1]
 
 
 def scheme(config):
@@ -203,7 +203,7 @@ def factors(study, group):
             third = [sum(v >= c for c in cuts) for v in values]
             levels[knob] = [f"{edge[t]:.3g} to {edge[t + 1]:.3g}" for t in third]
         else:
-            levels[knob] = [configs.text(v) for v in values]
+            levels[knob] = [spelled(v) for v in values]
     return scores, blocks, {k: v for k, v in levels.items() if len(set(v)) > 1}
 
 

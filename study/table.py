@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-import config as configs
 import data
-import model as models
 import train
-from engine import run as runs
+from config import config_from, flag_of, spelled
+from engine.run import replacing, scratch_path
+from model import build_model
 from pictures import synthetic
 from study.lease import Lease, LeaseLost
 
@@ -51,8 +51,8 @@ class Study:
         except (ValueError, KeyError, TypeError) as e:
             raise StudyError(f"{path}: damaged ({e})") from None
         self._text, self.spec, self.trials = text, spec, trials
-        self.base = configs.from_dict(base, str(path))
-        self._configs = [configs.from_dict(t, f"{path}, trial {i}", self.base) for i, t in enumerate(self.trials)]
+        self.base = config_from(base, str(path))
+        self._configs = [config_from(t, f"{path}, trial {i}", self.base) for i, t in enumerate(self.trials)]
 
     def config(self, i):
         """Trial i's settings, to its last epoch."""
@@ -128,7 +128,7 @@ class Study:
     def publish(self, lease, row):
         """Makes `row` the result of the lease's trial, unless there is one. Raises LeaseLost."""
         path = self.folder / "rows" / f"{lease.job}.json"
-        draft = runs.beside(path)
+        draft = scratch_path(path)
         try:
             draft.write_text(json.dumps(row), encoding="utf-8")
             with open(draft) as f:
@@ -167,10 +167,10 @@ class Study:
             shared = [k for k in settings[0] if k not in varied]
             header = ["trial", "status", "reason", "seconds", *varied, *scores, *shared]
             lines = [
-                [configs.text((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
+                [spelled((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
                 for i, s in enumerate(settings)
             ]
-            with runs.replacing(self.folder / "results.csv") as path:
+            with replacing(self.folder / "results.csv") as path:
                 with open(path, "w", newline="", encoding="utf-8") as f:
                     csv.writer(f, lineterminator="\n").writerows([header, *lines])
 
@@ -184,7 +184,7 @@ def point_key(trial):
     return json.dumps({k: v for k, v in sorted(trial.items()) if k not in SCHEME + REPEATS})
 
 
-def begin(folder, base, trials, halving=0):
+def begin_study(folder, base, trials, halving=0):
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
     A trial keeps its number for ever. Raises one of train.ERRORS for settings that cannot be, before anything is
@@ -192,7 +192,7 @@ def begin(folder, base, trials, halving=0):
     halving.
     """
     folder, root = Path(folder), synthetic.folder(base.data).resolve()
-    checked = [configs.from_dict(t, "study", base) for t in trials]
+    checked = [config_from(t, "study", base) for t in trials]
     key = _check(root, checked, halving)
     if (folder / "args.json").exists():
         raise StudyError(f"{folder} is a run's folder: choose another --name")
@@ -205,7 +205,7 @@ def begin(folder, base, trials, halving=0):
         if path.exists():
             old = Study(folder).spec
             changed = [
-                f"{configs.flag(k)} {configs.text(v)}, not {configs.text(settings[k])}"
+                f"{flag_of(k)} {spelled(v)}, not {spelled(settings[k])}"
                 for k, v in old["base"].items()
                 if k not in ("data", "compile") and json.dumps(v) != json.dumps(settings[k])
             ]
@@ -217,7 +217,7 @@ def begin(folder, base, trials, halving=0):
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
             if not Path(old["base"]["data"]).exists():  # the folder was moved: the pictures are the same
                 spec["base"]["data"] = str(root)
-        known = {json.dumps(configs.from_dict(t, "study", base).settings()) for t in spec["trials"]}
+        known = {json.dumps(config_from(t, "study", base).settings()) for t in spec["trials"]}
         for trial, c in zip(trials, checked):
             settled = json.dumps(c.settings())
             if settled not in known:
@@ -242,7 +242,7 @@ def _check(root, checked, halving):
         split = c.pick(data.prepare)
         if (at := json.dumps(split)) not in pictures:
             pictures[at] = data.prepare(root, **split)
-    for c in {json.dumps(c.pick(models.build) | dict(size=c.img_size)): c for c in checked}.values():
+    for c in {json.dumps(c.pick(build_model) | dict(size=c.img_size)): c for c in checked}.values():
         with torch.device("meta"):
             train.network(c, pictures[json.dumps(c.pick(data.prepare))])
     if halving and not all(len(p.val) for p in pictures.values()):
@@ -253,5 +253,5 @@ def _check(root, checked, halving):
 
 
 def write_spec(path, spec):
-    with runs.replacing(path) as draft:
+    with replacing(path) as draft:
         draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")

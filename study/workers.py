@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 
-import config as configs
 import train
-from engine import run as runs
+from config import ConfigError, spelled
+from engine.run import Stop, Stopped
 from pictures.children import child_command, child_environment
 from study import pace, ranking
 from study.job import Job
@@ -41,11 +41,11 @@ def add_flags(parser):
 def command(name, function):
     """Exit code of a command that fills a study: function(stop) gives it, or what stopped it does, said in a line."""
     try:
-        return function(runs.Stop().listen())
-    except runs.Stopped as e:
+        return function(Stop().listen())
+    except Stopped as e:
         print(f"{name}: {e}; the same command continues", file=sys.stderr)
         return 128 + e.number
-    except configs.ConfigError as e:
+    except ConfigError as e:
         print(f"{name}: {e}", file=sys.stderr)
         return 2
     except (*train.ERRORS, StudyError, OSError) as e:
@@ -58,17 +58,17 @@ def check_flags(space, base):
     space.pack = space.pack if space.pack == "auto" else number("--pack", space.pack, 1, 256)
     shard, slash, of = space.shard.partition("/")
     if not (slash and shard.isdecimal() and of.isdecimal() and int(shard) < int(of)):
-        raise configs.ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
+        raise ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
     space.shard = int(shard), int(of)
     space.devices = [number("--devices", d, 0) for d in space.devices.split(",")] if space.devices else []
     if train.pick_device(base.device).type != "cuda" and space.devices:
-        raise configs.ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
+        raise ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
 
 
 def _tell(study, row, done):
     """A finished trial in a line."""
     c = study.config(row["trial"])
-    what = [f"{k} {configs.text(getattr(c, k))}" for k in ranking.varied(study)]
+    what = [f"{k} {spelled(getattr(c, k))}" for k in ranking.varied(study)]
     what = what if len(what) < 6 else [*what[:4], f"{len(what) - 4} more"]
     what += [f"fold {c.fold}"] * bool(c.folds) + [f"seed {c.seed}"]
     said = f"{done:4d}  trial {row['trial']} ({', '.join(what)}): "
@@ -140,7 +140,7 @@ def execute(study, space, base, stop):
 def number(flag, word, low, high=10**6):
     """A whole number within bounds, from the command line's text."""
     if not str(word).isdecimal() or not low <= int(word) <= high:
-        raise configs.ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")
+        raise ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")
     return int(word)
 
 
@@ -163,7 +163,7 @@ def work(folder, device, pack, shard, parent, stop):
             time.sleep(0.3)
         _advance(running)
     _advance(running)  # each saves and stops
-    raise runs.Stopped(stop.number)
+    raise Stopped(stop.number)
 
 
 def _left(study, shard):
@@ -228,7 +228,7 @@ def fill(study, *, workers, device, pack, shard, devices, stop, seen):
             for row in fresh.values():
                 seen(row)
             if stop.number:
-                raise runs.Stopped(stop.number)
+                raise Stopped(stop.number)
             codes = [child.poll() for child in children]
             if all(code == 0 for code in codes) or time.monotonic() > late:  # a stopped worker's trial went to another
                 break
@@ -278,10 +278,10 @@ def main():
     """What `fill` starts: not a command for people."""
     folder, device, pack, shard, of, parent = sys.argv[1:]
     gc.freeze()  # what was imported stays: so that a trial's end looks through what it leaves alone
-    stop = runs.Stop(patient=True).listen()  # Slurm signals a whole task, and the supervisor does, while this one saves
+    stop = Stop(patient=True).listen()  # Slurm signals a whole task, and the supervisor does, while this one saves
     try:
         work(folder, device, int(pack), (int(shard), int(of)), int(parent), stop)
-    except runs.Stopped as e:
+    except Stopped as e:
         return 128 + e.number
     return 0
 

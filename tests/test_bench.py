@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import augment
-import model as models
+from model import build_model
 
 
 @pytest.fixture
@@ -271,9 +271,9 @@ def test_crops_of_the_best_practice_way(bench):
 def test_a_fourth_channel_changes_nothing(bench, monkeypatch):
     variants = bench("variants")
     torch.manual_seed(0)
-    plain = models.build(classes=5, width=0.125, stem="cifar").eval()
+    plain = build_model(classes=5, width=0.125, stem="cifar").eval()
     torch.manual_seed(0)
-    wide = models.build(classes=5, width=0.125, stem="cifar").eval()
+    wide = build_model(classes=5, width=0.125, stem="cifar").eval()
     variants.altered(wide, {}, variants.BASE | dict(channels=4))
     x, store = torch.rand(2, 3, 16, 16), torch.zeros(1, 16, 16, 4, dtype=torch.uint8)
     monkeypatch.setattr(augment, "plain", lambda pixels, row, **how: x)

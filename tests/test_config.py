@@ -5,14 +5,13 @@ import json
 
 import pytest
 
-import config as configs
-from config import Config, ConfigError
+from config import Config, ConfigError, Parser, add_config_flags, config_from_args, flag_of, read_recipe, validated
 
 
 def parse(line):
-    parser = configs.Parser(prog="train.py")
-    configs.add_flags(parser)
-    return configs.from_args(parser.parse_args(line.split()))
+    parser = Parser(prog="train.py")
+    add_config_flags(parser)
+    return config_from_args(parser.parse_args(line.split()))
 
 
 def numeric():
@@ -25,23 +24,23 @@ def test_bounds_are_kept_and_their_neighbours_refused(f):
     one = m["parts"] in (1, (1, 2))
     for end, beyond in ((m["low"], -1), (m["high"], 1)):
         inside, outside = (end, end + beyond) if one else ([end, end], [end + beyond, end])
-        assert configs.checked(f, inside) == (inside if one else tuple(inside))
+        assert validated(f, inside) == (inside if one else tuple(inside))
         for bad in (outside, "x", None, True, float("nan"), [], [1, 1, 1]):
-            with pytest.raises(ConfigError, match=configs.flag(f.name)):
-                configs.checked(f, bad)
+            with pytest.raises(ConfigError, match=flag_of(f.name)):
+                validated(f, bad)
 
 
 @pytest.mark.parametrize("f", [f for f in dataclasses.fields(Config) if f.metadata["choices"]], ids=lambda f: f.name)
 def test_choices(f):
     for choice in f.metadata["choices"]:
-        assert getattr(parse(f"{configs.flag(f.name)} {choice}"), f.name) == choice
+        assert getattr(parse(f"{flag_of(f.name)} {choice}"), f.name) == choice
     with pytest.raises(ConfigError, match=f.metadata["choices"][0]):
-        configs.checked(f, f.metadata["choices"][0] + "x")
+        validated(f, f.metadata["choices"][0] + "x")
 
 
 def test_every_flag_is_in_help_with_its_range_and_default(capsys):
-    parser = configs.Parser(prog="train.py")
-    configs.add_flags(parser)
+    parser = Parser(prog="train.py")
+    add_config_flags(parser)
     helps = {a.dest: a.help for a in parser._actions}
     for f in dataclasses.fields(Config):
         said = helps[f.name]
@@ -75,7 +74,7 @@ def test_round_trip_through_json(tmp_path):
     c = parse("--mixup-p 0.3:0.7 --mixup-by class --img-size 64 --name x --data é")
     path = tmp_path / "args.json"
     path.write_text(json.dumps({f.name: getattr(c, f.name) for f in dataclasses.fields(c)}))
-    assert configs.read(path) == c
+    assert read_recipe(path) == c
 
 
 def test_recipe_then_flags(tmp_path):
@@ -92,13 +91,13 @@ def test_bad_recipes_are_refused_by_name(tmp_path, text, said):
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said) as e:
-        configs.read(path)
+        read_recipe(path)
     assert str(path) in str(e.value) and "\n" not in str(e.value)
 
 
 def test_missing_recipe(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
-        configs.read(tmp_path / "none.json")
+        read_recipe(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,11 @@ def test_what_is_passed_over_is_said_and_the_rest_is_a_candidate(tmp_path):
             "b/loop/ (a link to a folder that it is in)",
         ]
     )
-    assert set(store.load(found.files, 8).bad.values()) >= {"a dangling link", "a folder, not a file", "not a picture"}
+    assert set(store.load_store(found.files, 8).bad.values()) >= {
+        "a dangling link",
+        "a folder, not a file",
+        "not a picture",
+    }
 
 
 def test_classes_are_matched_in_nfc_and_printed_as_spelled(tmp_path):
@@ -298,7 +302,7 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
     tree(tmp_path, "test/a.png")
     found = data.test_listing(tmp_path, table(tmp_path / "other.csv", "id,file,label", "1,a,x", "2,gone.jpg,w"))
     assert found.paths == ["test/a.png", "gone.jpg"] and found.classes == ["w", "x"] and found.labels.tolist() == [1, 0]
-    assert store.load(found.files, 8).bad[1] == "no such file"
+    assert store.load_store(found.files, 8).bad[1] == "no such file"
     for rows, said in (
         (["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
         (["id,file", "1,a", ",a"], "line 3: no id"),
@@ -460,10 +464,10 @@ def test_sizes(short, img_size, expected, tmp_path):
 
 def test_sizes_look_at_a_thousand_headers_at_most(monkeypatch):
     asked = []
-    monkeypatch.setattr(store, "dimensions", lambda files: asked.extend(files) or [(50, 50)] * len(files))
+    monkeypatch.setattr(data, "dimensions", lambda files: asked.extend(files) or [(50, 50)] * len(files))
     assert data.sizes([Path(str(i)) for i in range(7000)]) == (50, 50)
     assert len(asked) == 1000 and asked[0] == Path("0") and asked[-1] == Path("6999")
-    monkeypatch.setattr(store, "dimensions", lambda files: [None] * len(files))
+    monkeypatch.setattr(data, "dimensions", lambda files: [None] * len(files))
     with pytest.raises(DataError, match="check DIR"):
         data.sizes([Path("a")])
 
@@ -479,14 +483,14 @@ def pictures_in(root, counts, side=20):
 
 def test_statistics_are_those_of_all_pixels(tmp_path):
     found = data.listing(pictures_in(tmp_path, {"a": 6, "b": 5}))
-    held = store.load(found.files, 17)
+    held = store.load_store(found.files, 17)
     rows = np.array([0, 3, 4, 9])
     pixels = held.pixels[rows].reshape(-1, 3).astype(np.float64) / 255
     stats = data.statistics(held, rows)
     assert list(stats) == ["mean", "std"]
     assert np.allclose(stats["mean"], pixels.mean(0), atol=1e-7) and np.allclose(stats["std"], pixels.std(0), atol=1e-6)
     Image.new("RGB", (9, 9), (10, 20, 255)).save(tmp_path / "flat.png")
-    flat = data.statistics(store.load([tmp_path / "flat.png"], 9), np.array([0]))
+    flat = data.statistics(store.load_store([tmp_path / "flat.png"], 9), np.array([0]))
     assert np.allclose(flat["std"], 0, atol=1e-3) and not np.isnan(flat["std"]).any()
 
 
@@ -568,10 +572,10 @@ def test_near_duplicates_of_flat_and_of_unlike_pictures(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
     found = data.listing(tmp_path)
-    held = store.load(found.files, 40)
+    held = store.load_store(found.files, 40)
     assert data._duplicates([found], [held]) == ["nearly the same, CONFLICTING LABELS: a/2.png (a) = b/3.png (b)"]
     unlike = data.listing(pictures_in(tmp_path / "many", {"a": 150, "b": 150}))
-    assert data._duplicates([unlike], [store.load(unlike.files, 20)]) == []
+    assert data._duplicates([unlike], [store.load_store(unlike.files, 20)]) == []
 
 
 def test_real_pictures(painters, cifar100lt):
@@ -584,5 +588,5 @@ def test_real_pictures(painters, cifar100lt):
     assert np.bincount(found.labels).tolist() == [int(500 * 0.01 ** (i / 99)) for i in range(100)]
     assert found.classes == tests.classes and np.bincount(tests.labels).tolist() == [100] * 100
     assert data.sizes(found) == (32, 32)
-    held = store.load(found.files[::40], 32)
+    held = store.load_store(found.files[::40], 32)
     assert not held.bad and np.array_equal(held.pixels[5], np.asarray(Image.open(found.files[200])))

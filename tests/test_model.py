@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import model
-from model import ModelError, build
+from model import ModelError, build_model
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def pictures(rows=3, size=64):
 
 
 def test_resnet18_is_torchvisions(torchvision):
-    ours, theirs = build("resnet18", 50, dropout=0.5), torchvision.models.resnet18(num_classes=50)
+    ours, theirs = build_model("resnet18", 50, dropout=0.5), torchvision.models.resnet18(num_classes=50)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
     ours.load_state_dict(theirs.state_dict())
@@ -39,7 +39,7 @@ def test_resnet18_is_torchvisions(torchvision):
 
 
 def test_resnet18_gradients_are_torchvisions(torchvision):
-    ours, theirs = build("resnet18", 7), torchvision.models.resnet18(num_classes=7)
+    ours, theirs = build_model("resnet18", 7), torchvision.models.resnet18(num_classes=7)
     theirs.load_state_dict(ours.state_dict())
     for network in (ours, theirs):
         network.eval()(pictures(1, 32)).square().sum().backward()
@@ -49,7 +49,7 @@ def test_resnet18_gradients_are_torchvisions(torchvision):
 
 def test_one_seed_initialises_resnet18_as_torchvision_does(torchvision):
     torch.manual_seed(5)
-    ours = build("resnet18", 50).state_dict()
+    ours = build_model("resnet18", 50).state_dict()
     torch.manual_seed(5)
     theirs = torchvision.models.resnet18(num_classes=50).state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
@@ -57,7 +57,7 @@ def test_one_seed_initialises_resnet18_as_torchvision_does(torchvision):
 
 @pytest.mark.parametrize("width", [0.25, 0.3, 1.2])
 def test_width_multiplies_channels(width):
-    network = build("resnet18", 5, width=width)
+    network = build_model("resnet18", 5, width=width)
     channels = [getattr(network, f"layer{i}")[1].conv2.out_channels for i in (1, 2, 3, 4)]
     assert all(c % 8 == 0 and abs(c - base * width) <= 4 for c, base in zip(channels, (64, 128, 256, 512)))
     assert network.conv1.out_channels == channels[0] and network.fc.in_features == channels[3]
@@ -65,7 +65,7 @@ def test_width_multiplies_channels(width):
 
 
 def test_a_sliver_of_width_keeps_eight_channels():
-    assert build("resnet32", 5, width=0.01).conv1.out_channels == 8
+    assert build_model("resnet32", 5, width=0.01).conv1.out_channels == 8
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def test_a_sliver_of_width_keeps_eight_channels():
     ],
 )
 def test_stems(options, kernel, side):
-    network = build("resnet18", 5, width=0.25, **options)
+    network = build_model("resnet18", 5, width=0.25, **options)
     assert network.conv1.kernel_size == (kernel, kernel)
     seen = []
     network.layer4.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
@@ -93,7 +93,7 @@ def test_stems(options, kernel, side):
 
 
 def test_resnet32_is_the_one_of_the_paper():
-    network = build("resnet32", 10)
+    network = build_model("resnet32", 10)
     assert sum(p.numel() for p in network.parameters()) == 464_154  # 0.46 M in table 6 of He et al.
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) + 1 == 32 and all(m.kernel_size == (3, 3) for m in convolutions)
@@ -107,7 +107,7 @@ def test_resnet32_is_the_one_of_the_paper():
 
 def test_resnet32_shortcuts_subsample_and_pad():
     """With the second norm's scale at 0 a block is its shortcut."""
-    block = build("resnet32", 10).layer2[0]
+    block = build_model("resnet32", 10).layer2[0]
     nn.init.zeros_(block.bn2.weight)
     x = torch.rand(2, 16, 8, 8)
     y = block(x)
@@ -116,7 +116,7 @@ def test_resnet32_shortcuts_subsample_and_pad():
 
 
 def test_convolutions_start_with_kaimings_spread():
-    for network in (build("resnet18", 10), build("resnet32", 10)):
+    for network in (build_model("resnet18", 10), build_model("resnet32", 10)):
         for m in network.modules():
             if isinstance(m, nn.Conv2d) and m.weight.numel() > 9000:
                 spread = math.sqrt(2 / (m.out_channels * m.kernel_size[0] ** 2))
@@ -127,7 +127,7 @@ def test_convolutions_start_with_kaimings_spread():
 @pytest.mark.parametrize("name", ["resnet18", "resnet32"])
 @torch.no_grad()
 def test_channels_last_changes_nothing(name):
-    network = build(name, 10, width=0.5, dropout=0.5)
+    network = build_model(name, 10, width=0.5, dropout=0.5)
     network.key.fill_(3)
     last = copy.deepcopy(network).to(memory_format=torch.channels_last)
     x = pictures(4, 32)
@@ -219,7 +219,7 @@ def test_rows_units_layers_and_keys_are_independent():
 
 
 def test_dropout_zeroes_scales_and_passes_gradients():
-    network = build("resnet18", 10, width=0.25, dropout=0.3)
+    network = build_model("resnet18", 10, width=0.25, dropout=0.3)
     network.key.fill_(77)
     x = torch.rand(16, 128, requires_grad=True) + 1
     x.retain_grad()
@@ -233,7 +233,7 @@ def test_dropout_zeroes_scales_and_passes_gradients():
 
 
 def test_the_head_sees_the_dropped_features():
-    network, plain = (build("resnet18", 10, width=0.25, dropout=p) for p in (0.5, 0.0))
+    network, plain = (build_model("resnet18", 10, width=0.25, dropout=p) for p in (0.5, 0.0))
     plain.load_state_dict(network.state_dict())
     network.key.fill_(5)
     seen = []
@@ -245,7 +245,7 @@ def test_the_head_sees_the_dropped_features():
 
 
 def test_dropout_is_a_function_of_the_key_alone():
-    network = build("resnet32", 10, dropout=0.5)
+    network = build_model("resnet32", 10, dropout=0.5)
 
     def answer(key):
         network.key.fill_(key)
@@ -259,7 +259,7 @@ def test_dropout_is_a_function_of_the_key_alone():
 
 
 def test_copies_and_moves_keep_their_own_key():
-    network = build("resnet18", 10, width=0.25, dropout=0.5)
+    network = build_model("resnet18", 10, width=0.25, dropout=0.5)
     assert network.key.shape == () and network.key.dtype == torch.int64 and "key" not in network.state_dict()
     twin = copy.deepcopy(network)
     network.key.fill_(1), twin.key.fill_(2)
@@ -286,7 +286,7 @@ def test_stochastic_depth_drops_whole_rows_or_the_batch(share, groups):
 
 
 def test_a_network_without_dropout_has_no_chance_in_it():
-    network = build("resnet18", 10, width=0.25)
+    network = build_model("resnet18", 10, width=0.25)
     before = torch.get_rng_state()
     first = network(pictures())
     network.key.fill_(99)
@@ -302,7 +302,7 @@ def test_a_network_without_dropout_has_no_chance_in_it():
 )
 @torch.no_grad()
 def test_torchvisions_networks(torchvision, name, size, drops):
-    network = build(name, 7)
+    network = build_model(name, 7)
     mine = [m for m in network.modules() if isinstance(m, model.Dropout)]
     assert len(mine) == drops and [m.layer for m in mine] == list(range(drops))
     assert not any(isinstance(m, (nn.Dropout, torchvision.ops.StochasticDepth)) for m in network.modules())
@@ -329,16 +329,19 @@ def test_replaced_dropouts_keep_their_rates(torchvision):
     kinds = (nn.Dropout, torchvision.ops.StochasticDepth, model.Dropout)
     rates = [
         [(name, m.p) for name, m in network.named_modules() if isinstance(m, kinds)]
-        for network in (theirs, build("efficientnet_b0", 7))
+        for network in (theirs, build_model("efficientnet_b0", 7))
     ]
     assert rates[0] == rates[1]
-    assert {m.share for m in build("efficientnet_b0", 7).modules() if isinstance(m, model.Dropout)} == {"unit", "row"}
+    assert {m.share for m in build_model("efficientnet_b0", 7).modules() if isinstance(m, model.Dropout)} == {
+        "unit",
+        "row",
+    }
 
 
 @pytest.mark.parametrize("name, size", [("resnet34", 32), ("squeezenet1_1", 32), ("mobilenet_v2", 32)])
 @torch.no_grad()
 def test_dropout_before_the_head_of_torchvisions_networks(torchvision, name, size):
-    network = build(name, 7, dropout=0.5)
+    network = build_model(name, 7, dropout=0.5)
     theirs = torchvision.models.get_model(name, num_classes=7)
     assert list(network.state_dict()) == list(theirs.state_dict())
     head = [m for m in network.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
@@ -356,7 +359,7 @@ def test_dropout_before_the_head_of_torchvisions_networks(torchvision, name, siz
 
 def test_googlenet_has_one_head(torchvision):
     with torch.device("meta"):
-        assert build("googlenet", 7)(torch.empty(2, 3, 64, 64)).shape == (2, 7)
+        assert build_model("googlenet", 7)(torch.empty(2, 3, 64, 64)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +367,7 @@ def test_googlenet_has_one_head(torchvision):
 )
 def test_options_of_ours_are_refused_for_torchvisions(torchvision, options, word):
     with pytest.raises(ModelError, match=f"^{word} .*resnet50"):
-        build("resnet50", 7, **options)
+        build_model("resnet50", 7, **options)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +382,7 @@ def test_options_of_ours_are_refused_for_torchvisions(torchvision, options, word
 )
 def test_unknown_names_are_refused_with_the_nearest(torchvision, name, near):
     with pytest.raises(ModelError, match=f"no model '{name}'.*nearest.*{near}"):
-        build(name, 7)
+        build_model(name, 7)
 
 
 @pytest.mark.parametrize(
@@ -402,14 +405,14 @@ def test_unknown_names_are_refused_with_the_nearest(torchvision, name, near):
 )
 def test_bad_options_are_refused(options, word):
     with pytest.raises(ModelError, match=word):
-        build(**{"classes": 5, **options})
+        build_model(**{"classes": 5, **options})
 
 
 def test_a_torchvision_that_does_not_import_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ModelError, match="resnet50 needs torchvision.*halted"):
-        build("resnet50", 5)
-    build("resnet18", 5, width=0.25), build("resnet32", 5)
+        build_model("resnet50", 5)
+    build_model("resnet18", 5, width=0.25), build_model("resnet32", 5)
 
 
 # ---- pretrained weights
@@ -439,7 +442,7 @@ def hub(tmp_path):
 def test_pretrained(torchvision, monkeypatch, hub, name, classes):
     source = torchvision.models.get_model(name)
     publish(torchvision, monkeypatch, hub, name, source.state_dict())
-    found, wanted = build(name, classes, pretrained=True).state_dict(), source.state_dict()
+    found, wanted = build_model(name, classes, pretrained=True).state_dict(), source.state_dict()
     assert list(found) == list(wanted)
     head = list(wanted)[-2:]
     for key, value in found.items():
@@ -449,9 +452,9 @@ def test_pretrained(torchvision, monkeypatch, hub, name, classes):
 
 def test_weights_of_torchvisions_early_days_are_read(torchvision, monkeypatch, hub):
     """They lack the count of batches."""
-    state = {k: v for k, v in build("resnet18").state_dict().items() if "num_batches" not in k}
+    state = {k: v for k, v in build_model("resnet18").state_dict().items() if "num_batches" not in k}
     publish(torchvision, monkeypatch, hub, "resnet18", state)
-    assert torch.equal(build("resnet18", 5, pretrained=True).conv1.weight, state["conv1.weight"])
+    assert torch.equal(build_model("resnet18", 5, pretrained=True).conv1.weight, state["conv1.weight"])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
@@ -460,15 +463,15 @@ def test_missing_and_damaged_weights_say_how_to_get_them(torchvision, monkeypatc
     with file.open("ab") as end:
         end.write(b"more")
     with pytest.raises(ModelError, match=f"{file} are damaged.*curl -L --create-dirs -o '{file}' https://"):
-        build(name, 7, pretrained=True)
+        build_model(name, 7, pretrained=True)
     file.unlink()
     with pytest.raises(ModelError, match=f"not in {file}; get it with: curl -L --create-dirs -o '{file}' https://"):
-        build(name, 7, pretrained=True)
+        build_model(name, 7, pretrained=True)
     assert not file.exists()
 
 
 def test_weights_of_another_network_are_refused(torchvision, monkeypatch, hub):
     publish(torchvision, monkeypatch, hub, "resnet18", torchvision.models.resnet34().state_dict())
     with pytest.raises(ModelError, match="do not fit.*layer1.2") as caught:
-        build("resnet18", 7, pretrained=True)
+        build_model("resnet18", 7, pretrained=True)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-import plan as plans
+from plan import (
+    Plan,
+    draw_plan,
+    evaluation_plans,
+    learning_rates,
+    sampled_counts,
+    steps_per_epoch,
+    store_level,
+    view_size,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = dict(box=(4,), geo=(2, 3), geo_b=(2, 3), col=(3, 4), col_b=(3, 4), erase=(4,))  # of a row; else a number
@@ -51,11 +60,11 @@ def draw(data=None, **options):
         erase=0.0,
         tail_crops=(0, 1),
     )
-    return plans.draw(*(data or pictures()), **(settings | options))
+    return draw_plan(*(data or pictures()), **(settings | options))
 
 
 def same(a, b, *tables):
-    return all(np.array_equal(getattr(a, t), getattr(b, t)) for t in tables or plans.Plan._fields)
+    return all(np.array_equal(getattr(a, t), getattr(b, t)) for t in tables or Plan._fields)
 
 
 def times(values, data):
@@ -81,7 +90,7 @@ def test_every_table_has_the_designs_shape_and_dtype(by, balance):
     plan = draw(**EVERYTHING | dict(mixup_by=by, balance=balance, tail_crops=(6, 3)))
     steps = -(-(23 + 11 + 3 * 5) // 8)
     assert formed(plan, steps, 8)
-    assert plans.steps(np.array([23, 11, 5]), 8, (6, 3)) == steps
+    assert steps_per_epoch(np.array([23, 11, 5]), 8, (6, 3)) == steps
     assert (plan.key >= 0).all() and len(np.unique(plan.key)) == steps
 
 
@@ -189,8 +198,8 @@ def test_the_sampler_gives_equal_shares_and_goes_through_each_class_evenly():
             assert np.ptp(own) <= 1 and own.sum() == per_class[c]
         assert seen.sum() == 42 and not seen[np.setdiff1d(np.arange(len(data[0])), data[2])].any()
     assert all(len(set(step)) > 1 for step in data[0][plan.index])  # shuffled, not class after class
-    assert plans.sampled_counts(data[3], "sampler", (0, 1)) == pytest.approx([41 / 4] * 4)
-    assert plans.sampled_counts(np.array([6, 0, 2]), "sampler", (3, 2)) == pytest.approx([5, 0, 5])
+    assert sampled_counts(data[3], "sampler", (0, 1)) == pytest.approx([41 / 4] * 4)
+    assert sampled_counts(np.array([6, 0, 2]), "sampler", (3, 2)) == pytest.approx([5, 0, 5])
 
 
 def test_tail_crops_give_rare_classes_more_and_stronger_views():
@@ -199,8 +208,8 @@ def test_tail_crops_give_rare_classes_more_and_stronger_views():
     plan = draw(data, **options)
     seen = times(plan.index, data)[data[2]]
     assert (seen == np.array([1, 1, 3, 3])[data[0][data[2]]]).all()
-    assert plans.sampled_counts(data[3], "none", (30, 3)).tolist() == [60, 30, 36, 12]
-    assert plans.steps(data[3], 5, (30, 3)) == 28
+    assert sampled_counts(data[3], "none", (30, 3)).tolist() == [60, 30, 36, 12]
+    assert steps_per_epoch(data[3], 5, (30, 3)) == 28
     tail = (data[0][plan.index] >= 2)[:, 0]
     geo, col = plan.geo[:, 0].astype(float), plan.col[:, 0]
     assert (geo[~tail] == [[1, 0, 4], [0, 1, 4]]).all() and (col[~tail] == np.eye(3, 4)).all()
@@ -245,7 +254,7 @@ def test_tail_crops_give_rare_classes_more_and_stronger_views():
 def test_a_method_touches_only_its_own_tables(change, touched):
     base = dict(jitter=0.1, rotate=3.0)
     plain, changed = draw(**base), draw(**base | change)
-    assert {name for name in plans.Plan._fields if not same(plain, changed, name)} == set(touched)
+    assert {name for name in Plan._fields if not same(plain, changed, name)} == set(touched)
 
 
 def test_pure_in_its_arguments():
@@ -258,7 +267,7 @@ def test_pure_in_its_arguments():
     assert str(np.random.get_state()) == numpy_state and torch.equal(torch.get_rng_state(), torch_state)
     for change in (dict(seed=1), dict(epoch=1), dict(seed=2**31 - 1, epoch=99_999)):
         other = draw(data, **EVERYTHING | change)
-        assert not any(same(plan, other, name) for name in set(plans.Plan._fields) - {"scalars"})
+        assert not any(same(plan, other, name) for name in set(Plan._fields) - {"scalars"})
     assert not same(draw(seed=0, epoch=1), draw(seed=1, epoch=0), "index")
 
 
@@ -278,7 +287,7 @@ def test_equal_in_another_process():
 
 def rates(epochs, count, **options):
     settings = dict(lr=0.1, schedule="cosine", warmup=0.0) | options
-    every = [plans.learning_rates(e, count, epochs=epochs, **settings) for e in range(epochs)]
+    every = [learning_rates(e, count, epochs=epochs, **settings) for e in range(epochs)]
     return np.concatenate(every).astype(float)
 
 
@@ -333,18 +342,18 @@ def test_a_plan_carries_its_epochs_rates():
 
 
 def test_views_grow_in_four_equal_stages():
-    sizes = [plans.view_size(e, epochs=12, img_size=(128, 224), size=224) for e in range(12)]
+    sizes = [view_size(e, epochs=12, img_size=(128, 224), size=224) for e in range(12)]
     assert sizes == [128] * 3 + [160] * 3 + [192] * 3 + [224] * 3
-    assert [plans.view_size(e, epochs=12, img_size=224, size=224) for e in range(12)] == [224] * 12
+    assert [view_size(e, epochs=12, img_size=224, size=224) for e in range(12)] == [224] * 12
     for epochs in range(1, 40):
-        sizes = [plans.view_size(e, epochs=epochs, img_size=(30, 61), size=61) for e in range(epochs)]
+        sizes = [view_size(e, epochs=epochs, img_size=(30, 61), size=61) for e in range(epochs)]
         assert sizes == sorted(sizes) and sizes[-1] == 61 and set(sizes) <= {30, 38, 54, 61}
 
 
 @pytest.mark.parametrize("size", [8, 33, 64, 128, 224, 1024])
 @pytest.mark.parametrize("store_size", [8, 73, 256, 1170])
 def test_no_view_shrinks_its_source_by_more_than_half_again(size, store_size):
-    side = plans.level(size, store_size)
+    side = store_level(size, store_size)
     assert side / size <= 1.5 and store_size >> 8 <= side <= store_size
     assert side == store_size or 2 * side / size > 1.5 - 2 / size  # no smaller than it must be
 
@@ -372,7 +381,7 @@ def test_a_small_epoch_shows_what_a_large_one_does():
 @pytest.mark.parametrize("views, count", [("centre", 1), ("flip", 2), ("crops", 10)])
 def test_evaluation_shows_every_row_once_in_order(n, batch_size, views, count):
     rows = np.random.default_rng(0).permutation(50)[:n]
-    found = plans.evaluation(rows, size=16, store_size=23, batch_size=batch_size, views=views)
+    found = evaluation_plans(rows, size=16, store_size=23, batch_size=batch_size, views=views)
     assert len(found) == count
     for plan in found:
         flat = plan.index.ravel()
@@ -384,7 +393,7 @@ def test_evaluation_shows_every_row_once_in_order(n, batch_size, views, count):
 
 def test_evaluation_views():
     def boxes(views, store_size):
-        found = plans.evaluation(np.arange(2), size=16, store_size=store_size, batch_size=2, views=views)
+        found = evaluation_plans(np.arange(2), size=16, store_size=store_size, batch_size=2, views=views)
         ends = [(p.geo[0, 1] @ [0, 0, 1], p.geo[0, 0] @ [16, 16, 1]) for p in found]
         return [(*a.astype(int), *b.astype(int)) for a, b in ends]  # x, y of the view's first corner and of its last
 
@@ -395,9 +404,9 @@ def test_evaluation_views():
     assert mirrored == [(x1, y0, x0, y1) for x0, y0, x1, y1 in upright]
     assert boxes("crops", 16) == [(0, 0, 16, 16), (16, 0, 0, 16)]  # no room to move
     trained = draw(size=16, store_size=23, flip=False).geo
-    assert (trained == plans.evaluation(np.arange(2), size=16, store_size=23, batch_size=2)[0].geo[0, 0]).all()
+    assert (trained == evaluation_plans(np.arange(2), size=16, store_size=23, batch_size=2)[0].geo[0, 0]).all()
 
 
 def test_nothing_to_evaluate():
-    (plan,) = plans.evaluation(np.arange(0), size=16, store_size=16, batch_size=4)
+    (plan,) = evaluation_plans(np.arange(0), size=16, store_size=16, batch_size=4)
     assert plan.index.shape == (0, 4)

@@ -17,7 +17,7 @@ import predict
 import train
 from config import Config
 from conftest import PLAIN
-from study import table as study
+from study.table import begin_study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +59,7 @@ def test_the_newest_run_is_taken(project):
 
 def study_of(folder, pictures, trials, scores, **base):
     """A study whose rows are written by hand; no trial was trained."""
-    made = study.begin(folder, Config(**dict(PLAIN, img_size=28, data=str(pictures), monitor="last", **base)), trials)
+    made = begin_study(folder, Config(**dict(PLAIN, img_size=28, data=str(pictures), monitor="last", **base)), trials)
     for i, score in enumerate(scores):
         row = dict(
             trial=i,

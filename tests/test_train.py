@@ -17,16 +17,15 @@ import torch
 import torch.nn.functional as F
 
 import augment
-import config as configs
 import losses
 import metrics
-import model as models
-import plan as plans
 import train
-from config import Config
+from config import Config, ConfigError, flag_of, read_recipe, spelled
 from conftest import PLAIN
-from engine import run as runs
 from engine import step
+from engine.run import RunError, Stop, Stopped, replacing
+from model import build_model
+from plan import evaluation_plans, sampled_counts
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL = dict(mixup_p=0.4, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), ls=0.1, erase=0.3, cutmix_p=0.2)
@@ -54,7 +53,7 @@ def results(folder):
         return [{k: v for k, v in r.items() if k not in TIMES} for r in csv.DictReader(f)]
 
 
-class StopAfter(runs.Stop):
+class StopAfter(Stop):
     """A stop that is asked for at the n-th look."""
 
     def __init__(self, n):
@@ -87,7 +86,7 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
     )
     draw, _ = train.tables(config, pictures)
     torch.manual_seed(config.seed)
-    model = models.build("resnet18", 3, width=0.125, stem="cifar").to(memory_format=torch.channels_last).train()
+    model = build_model("resnet18", 3, width=0.125, stem="cifar").to(memory_format=torch.channels_last).train()
     mine = {k: v.clone() for k, v in model.state_dict().items()}
     decayed = [
         p for n, p in model.named_parameters() if n.endswith("weight") and "bn" not in n and "downsample.1" not in n
@@ -130,7 +129,7 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
     ours.begin(draw(0))
     ours.train(0)
     rows = np.arange(24)
-    many, few = (ours.logits(plans.evaluation(rows, size=32, store_size=37, batch_size=b)[0], 24) for b in (24, 7))
+    many, few = (ours.logits(evaluation_plans(rows, size=32, store_size=37, batch_size=b)[0], 24) for b in (24, 7))
     np.testing.assert_allclose(many, few, rtol=0, atol=1e-5)
     assert not ours.average.training
     assert (
@@ -139,7 +138,7 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
             - step.logits(
                 ours.model,
                 ours.pixels,
-                plans.evaluation(rows, size=32, store_size=37, batch_size=24)[0],
+                evaluation_plans(rows, size=32, store_size=37, batch_size=24)[0],
                 24,
                 ours.view,
                 dtype=torch.float32,
@@ -183,7 +182,7 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         "confusion_matrix.csv",
         "train.log",
     }
-    assert configs.read(folder / "args.json") == config
+    assert read_recipe(folder / "args.json") == config
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert [int(r["epoch"]) for r in results(folder)] == [1, 2, 3] == [r["epoch"] for r in rows]
 
@@ -231,7 +230,7 @@ def test_a_taken_name_gets_a_number_and_says_so(settings, tmp_path, capsys):
 def test_a_folder_in_use_is_refused(settings, tmp_path):
     first = train.trial(made(settings))
     next(first)
-    with pytest.raises(runs.RunError, match="in use"):
+    with pytest.raises(RunError, match="in use"):
         next(train.trial(made(settings, resume=True)))
     first.close()
     assert len(train.train(made(settings, resume=True))) == 3  # closed before its first checkpoint: from the start
@@ -260,7 +259,7 @@ def test_monitor_last_keeps_the_last_epoch(settings):
     rows = train.train(made(settings, monitor="last"))
     saved = torch.load(Path(settings["project"]) / "run" / "best.pt", weights_only=True)
     assert saved["epoch"] == 3 and saved["metrics"]["macro_f1"] == rows[-1]["macro_f1"]
-    with pytest.raises(configs.ConfigError, match="--patience waits"):
+    with pytest.raises(ConfigError, match="--patience waits"):
         made(settings, monitor="last", patience=2)
 
 
@@ -271,7 +270,7 @@ def test_views_may_grow_in_training(settings, tmp_path):
         assert np.isfinite(row["val_loss"])
     assert torch.load(tmp_path / "runs" / "run" / "best.pt", weights_only=True)["size"] == 32
     other = dataclasses.replace(grown, name="stopped")
-    with pytest.raises(runs.Stopped):
+    with pytest.raises(Stopped):
         train.train(other, StopAfter(8))
     train.train(dataclasses.replace(other, resume=True))
     folders = [tmp_path / "runs" / name for name in ("run", "stopped")]
@@ -305,7 +304,7 @@ def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path
     asked = made(settings, **FULL, device="cuda", deterministic=True, compile=compile)
     for name in ("one", "two"):
         train.train(dataclasses.replace(asked, name=name))
-    with pytest.raises(runs.Stopped):
+    with pytest.raises(Stopped):
         train.train(dataclasses.replace(asked, name="three"), StopAfter(5))
     train.train(dataclasses.replace(asked, name="three", resume=True))
     for name in ("two", "three"):
@@ -353,7 +352,7 @@ def test_posterior_bias_by_bayes():
         ("weights", 0),
         ("weights", 1),
     ]:
-        sampled = plans.sampled_counts(counts, balance, (0, 1))
+        sampled = sampled_counts(counts, balance, (0, 1))
         table = losses.loss_table(sampled, weights=balance == "weights", tau=tau)
         effective = counts / counts.sum() if balance == "none" else np.full(3, 1 / 3)
         fitted = np.log(likelihood * effective) - table[losses.BIAS].numpy()  # z such that softmax(z + bias) is the fit
@@ -376,7 +375,7 @@ def undisturbed(pictures, tmp_path_factory):
 @pytest.mark.parametrize("looks", [[1], [3], [4], [5], [9], [2, 3, 2]])
 def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, looks):
     for n in looks:
-        with pytest.raises(runs.Stopped):
+        with pytest.raises(Stopped):
             train.train(made(settings, **FULL, resume=True), StopAfter(n))
     train.train(made(settings, **FULL, resume=True))
     folder = tmp_path / "runs" / "run"
@@ -404,7 +403,7 @@ def test_until_leaves_the_schedule_alone(settings, undisturbed, tmp_path):
 def test_resuming_with_other_settings_is_refused_by_name(settings, tmp_path, change, said):
     train.train(made(settings, until=1))
     before = (tmp_path / "runs" / "run" / "last.pt").read_bytes()
-    with pytest.raises(runs.RunError, match=said):
+    with pytest.raises(RunError, match=said):
         train.train(made(settings, **change, resume=True))
     assert (tmp_path / "runs" / "run" / "last.pt").read_bytes() == before
 
@@ -413,12 +412,12 @@ def test_a_damaged_checkpoint_is_named(settings, tmp_path):
     train.train(made(settings, until=1))
     path = tmp_path / "runs" / "run" / "last.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(runs.RunError, match="last.pt cannot be read"):
+    with pytest.raises(RunError, match="last.pt cannot be read"):
         train.train(made(settings, resume=True))
 
 
 def command(settings, **more):
-    flags = [x for k, v in {**settings, **more}.items() for x in (configs.flag(k), configs.text(v))]
+    flags = [x for k, v in {**settings, **more}.items() for x in (flag_of(k), spelled(v))]
     return [sys.executable, str(ROOT / "train.py"), *flags]
 
 
@@ -442,7 +441,7 @@ def test_signals(settings, undisturbed, tmp_path, number, code):
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "x"
     path.write_text("old")
-    with pytest.raises(RuntimeError), runs.replacing(path) as temporary:
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config, flag, text
+from config import Config, flag_of, spelled
 from conftest import PLAIN, ROOT
 from engine import ranks
 from plan import Plan
@@ -88,7 +88,11 @@ def test_two_ranks_take_the_steps_of_one_process(settings, tmp_path):
 
 
 def flags(settings):
-    return [w for k, v in settings.items() for w in ([flag(k), text(v)] if not isinstance(v, bool) else [flag(k)] * v)]
+    return [
+        w
+        for k, v in settings.items()
+        for w in ([flag_of(k), spelled(v)] if not isinstance(v, bool) else [flag_of(k)] * v)
+    ]
 
 
 def results(folder):

@@ -17,12 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import kernels
-import plan as plans
 import train
 from config import Config
 from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
 from engine import capture, numerics
-from engine import step as steps
+from engine.step import Tables, augment, compiled, forward
+from plan import evaluation_plans
 
 pytest.importorskip("triton")
 
@@ -113,7 +113,7 @@ def made(settings, device, record=None, **more):
     stepper.record = record
     stepper.forget()
     draw, _ = train.tables(config, pictures)
-    return stepper, draw, plans.evaluation(pictures.val, size=32, store_size=37, batch_size=3)[0]
+    return stepper, draw, evaluation_plans(pictures.val, size=32, store_size=37, batch_size=3)[0]
 
 
 def everything(stepper):
@@ -168,10 +168,10 @@ def test_every_size_of_the_views_has_its_own_recording(device, settings):
         assert_same(one, other)
     assert list(pairs[1][0].calls) == [16, 24, 32]
     seen = []
-    batch = steps.augment.batch
+    batch = augment.batch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            steps.augment,
+            augment,
             "batch",
             lambda pixels, row, **how: (seen.append((pixels.shape[1], how["size"])), batch(pixels, row, **how))[1],
         )
@@ -304,7 +304,7 @@ def test_resumes_into_a_recorded_run(device, settings, tmp_path):
 def test_tables_hold_a_plan(settings):
     draw = made(settings, "cpu")[1]
     first, second = draw(0), draw(1)
-    tables = steps.Tables(first, torch.device("cpu"))
+    tables = Tables(first, torch.device("cpu"))
     row = tables.row
     for plan, begin in ((first, 0), (second, 1)):
         tables.fill(plan, begin)
@@ -372,11 +372,11 @@ def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(set
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **kwargs: real(function, backend="aot_eager", **kwargs))
     kept = {k: getattr(torch._dynamo.config, k) for k in ("fail_on_recompile_limit_hit", "recompile_limit")}
-    steps.compiled.cache_clear()
+    compiled.cache_clear()
     try:
         (eager, draw, evaluation), (traced, _, _) = made(settings, "cpu"), made(settings, "cpu")
-        traced.forward = steps.compiled()
-        assert traced.forward is steps.compiled() is not steps.forward
+        traced.forward = compiled()
+        assert traced.forward is compiled() is not forward
         for one, other in zip(run(eager, draw, evaluation, 2), run(traced, draw, evaluation, 2)):
             for k in one:
                 torch.testing.assert_close(one[k], other[k], rtol=1e-3, atol=1e-3, msg=k)
@@ -394,7 +394,7 @@ def test_compiled_networks_train_alike_and_recompiling_too_often_is_an_error(set
     finally:
         for k, value in kept.items():
             setattr(torch._dynamo.config, k, value)
-        steps.compiled.cache_clear()
+        compiled.cache_clear()
         torch._dynamo.reset()
 
 
@@ -426,7 +426,7 @@ def test_compiled_and_captured_equals_eager(device, settings):
     """Fifteen steps of SGD, under which rounding does not grow; the learning rate, mixing and smoothing change."""
     how = dict(opt="sgd", lr=1e-2)
     pairs = made(settings, device, **how), made(settings, device, capture.Captured, **how)
-    pairs[1][0].forward = steps.compiled()
+    pairs[1][0].forward = compiled()
     for epoch in range(3):
         for stepper, draw, _ in pairs:
             stepper.table[2] += 0.05
@@ -458,7 +458,7 @@ def test_twenty_trials_compile_once(device, settings):
             seed=i,
             amp=True,
         )
-        stepper.forward = steps.compiled()
+        stepper.forward = compiled()
         run(stepper, draw, evaluation, 1)
         kernel_caches = [
             cache[0]
@@ -474,7 +474,7 @@ def test_twenty_trials_compile_once(device, settings):
 def test_compiled_and_captured_in_float16(device, settings, opt):
     """As on a GPU without bfloat16: overflows halve the scale inside of the graph until the weights move."""
     plain, fast = made(settings, device, opt=opt), made(settings, device, capture.Captured, opt=opt)
-    fast[0].forward, fast[0].dtype = steps.compiled(), torch.float16
+    fast[0].forward, fast[0].dtype = compiled(), torch.float16
     fast[0].scaler = torch.amp.GradScaler(device, init_scale=2.0**40)
     found = [run(*one, 8) for one in (plain, fast)]
     assert fast[0].scaler.get_scale() < 2.0**39

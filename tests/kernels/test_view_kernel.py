@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import augment
 import kernels
-import plan as plans
 from conftest import GPU, INTERPRETED, kernel_builds, on_device, pass_under_the_interpreter
+from plan import draw_plan, evaluation_plans
 from test_augment import EYE, PIXEL, noise, row, sampled
 
 pytest.importorskip("triton")
@@ -149,7 +149,7 @@ def test_4_byte_pixels_change_nothing(device):
 @on_device
 def test_evaluation_plans_show_the_pictures_as_they_are(device):
     pixels, rows = noise(3, 24), np.array([2, 0, 1])
-    for columns in plans.evaluation(rows, size=17, store_size=24, batch_size=2, views="crops"):
+    for columns in evaluation_plans(rows, size=17, store_size=24, batch_size=2, views="crops"):
         for t in range(2):
             step = SimpleNamespace(
                 **{k: torch.from_numpy(np.ascontiguousarray(getattr(columns, k)[t])) for k in COLUMNS}
@@ -165,7 +165,7 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
 @on_device
 def test_equals_its_twin_for_a_plan_that_was_drawn(device):
     labels, means = np.arange(20) % 4, np.random.default_rng(0).random((20, 3)).astype(np.float32)
-    drawn = plans.draw(
+    drawn = draw_plan(
         labels,
         means,
         np.arange(20),

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from conftest import ROOT
-from pictures import decode as picture
-from pictures import store
+from pictures import decode, store
 
 RNG = np.random.default_rng(0)
 S = 24
@@ -233,8 +232,8 @@ def test_large_jpegs_are_read_at_reduced_scale_without_visible_change(tmp_path, 
     smooth.save(tmp_path / "a.jpg", quality=92)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
     loaded = []
-    rgb = picture._rgb
-    monkeypatch.setattr(picture, "_rgb", lambda image: loaded.append(image.size) or rgb(image))
+    rgb = decode._rgb
+    monkeypatch.setattr(decode, "_rgb", lambda image: loaded.append(image.size) or rgb(image))
     found, full = (store.decode(tmp_path / name, 96).astype(float) for name in ("a.jpg", "a.png"))
     assert loaded == [(400, 300), (1600, 1200)]
     assert np.abs(found - full).mean() < 0.5 and np.abs(found - full).max() <= 6
@@ -245,7 +244,7 @@ def test_dimensions_come_from_the_header_alone(tmp_path, monkeypatch):
     for path in files:
         Image.fromarray(noise(30, 50, 3)).save(path)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    monkeypatch.setattr(picture.Image.Image, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(decode.Image.Image, "load", lambda self: pytest.fail("decoded"))
     assert store.dimensions(files) == [(50, 30)] * len(files)
 
 
@@ -381,7 +380,7 @@ def test_two_thousand_malformed_files_are_each_named(tmp_path):
             good.append(path.with_name(f"{i:04d}-good.{suffix}"))
             good[-1].write_bytes(whole[suffix])
     files = sorted(bad + good)
-    found = store.load(files, 16, workers=2)
+    found = store.load_store(files, 16, workers=2)
     assert {files[row] for row in found.bad} == set(bad)
     assert all(reason and "\n" not in reason for reason in found.bad.values())
     for row, path in enumerate(files):
@@ -425,7 +424,7 @@ def forbid(*_, **__):
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_store_holds_what_decode_says(many, workers, tmp_path):
-    found = store.load(many, 8, "crop", cache=tmp_path / "cache", workers=workers)
+    found = store.load_store(many, 8, "crop", cache=tmp_path / "cache", workers=workers)
     expected = np.stack(
         [store.decode(path, 8, "crop") if row != 7 else np.zeros((8, 8, 3), np.uint8) for row, path in enumerate(many)]
     )
@@ -435,57 +434,57 @@ def test_store_holds_what_decode_says(many, workers, tmp_path):
     assert found.means.dtype == np.float32 and np.allclose(found.means, (expected / 255).mean((1, 2)), atol=1e-7)
     assert np.allclose(found.squares, ((expected / 255) ** 2).mean((1, 2)), rtol=1e-14)
     found.pixels[:] = 1  # in this process alone
-    assert np.array_equal(store.load(many, 8, "crop", cache=tmp_path / "cache").pixels, expected)
+    assert np.array_equal(store.load_store(many, 8, "crop", cache=tmp_path / "cache").pixels, expected)
     assert not list((tmp_path / "cache").glob("*.tmp-*"))
 
 
 def test_an_empty_list_is_an_empty_store(tmp_path):
-    found = store.load([], 8)
+    found = store.load_store([], 8)
     assert found.pixels.shape == (0, 8, 8, 3) and found.means.shape == (0, 3) and found.bad == {}
 
 
 def test_a_known_store_is_mapped_without_reading_a_picture(files, later, monkeypatch):
-    first = store.load(files, 8)
+    first = store.load_store(files, 8)
     for name in ("_build", "_digest"):
         monkeypatch.setattr(store, name, forbid)
-    again = store.load(files, 8)
+    again = store.load_store(files, 8)
     assert again.key == first.key and again.bad == first.bad and np.array_equal(again.pixels, first.pixels)
     with pytest.raises(AssertionError):
-        store.load(files, 9)
+        store.load_store(files, 9)
 
 
 def test_fresh_files_are_read_again_rather_than_trusted(files, monkeypatch):
-    store.load(files, 8)
+    store.load_store(files, 8)
     monkeypatch.setattr(store, "_digest", forbid)
     with pytest.raises(AssertionError):
-        store.load(files, 8)
+        store.load_store(files, 8)
 
 
 def test_the_key_is_content_order_size_and_mode(files, later, tmp_path):
-    key = store.load(files, 8).key
-    assert store.load(files, 9).key != key
-    assert store.load(files, 8, "pad").key != key
-    assert store.load(files[::-1], 8).key != key
-    assert store.load(files[:-1], 8).key != key
+    key = store.load_store(files, 8).key
+    assert store.load_store(files, 9).key != key
+    assert store.load_store(files, 8, "pad").key != key
+    assert store.load_store(files[::-1], 8).key != key
+    assert store.load_store(files[:-1], 8).key != key
     moved = files[0].parent.rename(tmp_path / "moved")
-    assert store.load([moved / path.name for path in files], 8).key == key
+    assert store.load_store([moved / path.name for path in files], 8).key == key
 
 
 def test_a_changed_file_is_noticed_even_with_its_old_size_and_time(files, later):
-    before = store.load(files, 8)
+    before = store.load_store(files, 8)
     status, data = files[3].stat(), bytearray(files[3].read_bytes())
     other = files[4].read_bytes()
     files[3].write_bytes((other + bytes(9999))[: len(data)] if len(other) <= len(data) else bytes(len(data)))
     os.utime(files[3], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (files[3].stat().st_size, files[3].stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    after = store.load(files, 8)
+    after = store.load_store(files, 8)
     assert after.key != before.key and not np.array_equal(after.pixels[3], before.pixels[3])
     files[7].unlink()
-    assert store.load(files, 8).bad[7] == "no such file"
+    assert store.load_store(files, 8).bad[7] == "no such file"
 
 
 def test_a_damaged_cache_is_made_anew(files, later):
-    first = store.load(files, 8)
+    first = store.load_store(files, 8)
     folder = store.cache_dir() / first.key
     expected = np.array(first.pixels)
     for harm in (
@@ -494,7 +493,7 @@ def test_a_damaged_cache_is_made_anew(files, later):
         lambda: (folder / "moments.npy").write_bytes(b""),
     ):
         harm()
-        assert np.array_equal(store.load(files, 8).pixels, expected)
+        assert np.array_equal(store.load_store(files, 8).pixels, expected)
 
 
 def test_a_lost_race_uses_the_winners_store(files, monkeypatch):
@@ -508,7 +507,7 @@ def test_a_lost_race_uses_the_winners_store(files, monkeypatch):
         rename(draft, folder)
 
     monkeypatch.setattr(store.os, "rename", late)
-    found = store.load(files, 8)
+    found = store.load_store(files, 8)
     assert np.array_equal(found.pixels[0], store.decode(files[0], 8))
     assert not list(store.cache_dir().glob("*.tmp-*"))
 
@@ -520,14 +519,14 @@ def test_a_file_system_without_locks_still_serves(files, monkeypatch):
     monkeypatch.setattr(store.fcntl, "flock", no_locks)
     other = store.cache_dir() / "0123.tmp-4567"  # perhaps alive: nobody can tell
     other.mkdir(parents=True)
-    assert store.load(files, 8).bad == {7: "not a picture"} and other.exists()
+    assert store.load_store(files, 8).bad == {7: "not a picture"} and other.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are no Unicode")
 def test_names_that_are_no_unicode_reach_the_workers(many):
     name = Path(os.fsdecode(os.fsencode(many[0].parent) + b"/\xff\xfe.png"))
     many[0].rename(name)
-    found = store.load([name, *many[1:]], 8, workers=2)
+    found = store.load_store([name, *many[1:]], 8, workers=2)
     assert list(found.bad) == [7] and np.array_equal(found.pixels[0], store.decode(name, 8))
 
 
@@ -542,7 +541,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
         name, fault = ("pwrite", lambda *_: 5) if breaks == "short" else (breaks, full)
         monkeypatch.setattr(store.os, name, fault)
     with pytest.raises(store.StoreError, match="no room for") as caught:
-        store.load(files, 8, cache=tmp_path / "cache", workers=1)
+        store.load_store(files, 8, cache=tmp_path / "cache", workers=1)
     assert "\n" not in str(caught.value) and "LONGTAIL_CACHE" in str(caught.value)
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
 
@@ -550,7 +549,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
 def test_a_cache_that_cannot_be_written_is_one_line(files, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(store.StoreError, match="LONGTAIL_CACHE"):
-        store.load(files, 8, cache=tmp_path / "file")
+        store.load_store(files, 8, cache=tmp_path / "file")
 
 
 def test_a_failing_machine_is_no_bad_picture(files, monkeypatch, tmp_path):
@@ -559,9 +558,9 @@ def test_a_failing_machine_is_no_bad_picture(files, monkeypatch, tmp_path):
     def broken(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(picture.Image, "open", broken)
+    monkeypatch.setattr(decode.Image, "open", broken)
     with pytest.raises(store.StoreError, match="Input/output error"):
-        store.load(files, 8, cache=tmp_path / "cache", workers=1)
+        store.load_store(files, 8, cache=tmp_path / "cache", workers=1)
     assert not list((tmp_path / "cache").glob("*/meta.json"))
 
 
@@ -575,7 +574,7 @@ def test_files_that_change_while_decoded_are_refused(files, monkeypatch):
 
     monkeypatch.setattr(store, "decode_into", touching)
     with pytest.raises(store.StoreError, match="20.png changed while"):
-        store.load(files, 8, workers=1)
+        store.load_store(files, 8, workers=1)
 
 
 def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch, tmp_path):
@@ -590,7 +589,7 @@ def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch
 
     monkeypatch.setattr(store.subprocess, "Popen", doomed)
     with pytest.raises(store.StoreError, match=r"died \(exit status -9\) on .*/\d\d\.png"):
-        store.load(many, 8, cache=tmp_path / "cache", workers=3)
+        store.load_store(many, 8, cache=tmp_path / "cache", workers=3)
     assert len(started) == 2 and all(child.poll() is not None for child in started)
     assert not list((tmp_path / "cache").glob("*.tmp-*"))
 
@@ -624,7 +623,7 @@ def told(*args):
         log.write("built\\n")
     build(*args)
 store._build = told
-found = store.load(files, 8, workers=2)
+found = store.load_store(files, 8, workers=2)
 print(json.dumps([found.key, int(found.pixels.sum(dtype="int64"))]))
 """
     )
@@ -645,7 +644,7 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
     for i in range(1, 150):
         os.link(folder / "000.jpg", folder / f"{i:03d}.jpg")
     cache = tmp_path / "cache"
-    code = LOAD + "store.load(files, 64, workers=2)"
+    code = LOAD + "store.load_store(files, 64, workers=2)"
     victim = run(code, cache, folder)
 
     def written():
@@ -674,9 +673,9 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
     )
     assert list(cache.glob("*.tmp-*"))
     other = folder / "000.jpg"
-    store.load([other], 8, cache=cache)  # building anything sweeps what the dead left
+    store.load_store([other], 8, cache=cache)  # building anything sweeps what the dead left
     assert not list(cache.glob("*.tmp-*"))
-    found = store.load(sorted(folder.iterdir()), 64, cache=cache)
+    found = store.load_store(sorted(folder.iterdir()), 64, cache=cache)
     assert not found.bad and np.array_equal(found.pixels[149], store.decode(other, 64))
 
 
@@ -703,7 +702,7 @@ def watch():
         peak = max(peak, sum(map(anonymous, pids)))
 thread = threading.Thread(target=watch)
 thread.start()
-store.load(files, 128, workers=2)
+store.load_store(files, 128, workers=2)
 done.set()
 thread.join()
 print(peak)

@@ -256,7 +256,10 @@ def test_a_killed_command_leaves_no_folder_of_that_name(tmp_path):
 
 
 def test_command(tmp_path, capsys):
-    assert synthetic.main([str(tmp_path / "set"), *["--classes", "2", "--scale", "0.01", "--size", "32", "--seed", "4"]]) == 0
+    assert (
+        synthetic.main([str(tmp_path / "set"), *["--classes", "2", "--scale", "0.01", "--size", "32", "--seed", "4"]])
+        == 0
+    )
     out, err = capsys.readouterr()
     assert out == "" and "python train.py --data" in err
     synthetic.make(tmp_path / "same", classes=2, scale=0.01, size=32, seed=4)

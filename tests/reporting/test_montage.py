@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import config
-import plan as plans
 from conftest import ROOT
-from reporting import montage as show
+from plan import draw_plan, evaluation_plans
+from reporting import montage
 
 
 @pytest.fixture
@@ -28,8 +28,23 @@ def folder(tmp_path):
 
 def test_the_command_prints_rows_and_draws_them(folder, tmp_path, capsys):
     output = tmp_path / "shown.png"
-    flags = ["--mixup-p", "0.5", "--cutmix-p", "0.5", "--erase", "0.5", "-b", "4", "--crop-scale", "0.5:1", "--jitter", "0.2", "--show", "2"]
-    assert show.main(["--data", str(folder), *flags, "-o", str(output)]) == 0
+    flags = [
+        "--mixup-p",
+        "0.5",
+        "--cutmix-p",
+        "0.5",
+        "--erase",
+        "0.5",
+        "-b",
+        "4",
+        "--crop-scale",
+        "0.5:1",
+        "--jitter",
+        "0.2",
+        "--show",
+        "2",
+    ]
+    assert montage.main(["--data", str(folder), *flags, "-o", str(output)]) == 0
     said = capsys.readouterr()
     rows = [line for line in said.out.splitlines() if line[:8].strip().isdigit()]
     assert len(rows) == 8 and said.out.count("batch ") == 2 and "Émile Bernard" in said.out
@@ -44,7 +59,7 @@ def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
     asked = dataclasses.replace(config.Config(), data=str(folder), batch_size=4, mixup_p=0.5, cutmix_p=0.0, seed=3)
     found = data.prepare(folder, **asked.pick(data.prepare))
     side = found.store.pixels.shape[1]
-    plan = plans.draw(
+    plan = draw_plan(
         found.listing.labels,
         found.store.means,
         found.train,
@@ -52,12 +67,12 @@ def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
         epoch=0,
         size=found.size,
         store_size=side,
-        **asked.pick(plans.draw),
+        **asked.pick(draw_plan),
     )
     flags = ["--mixup-p", "0.5", "--cutmix-p", "0", "--seed", "3", "-b", "4", "--show", "1"]
-    show.main(["--data", str(folder), *flags, "-o", str(tmp_path / "p.png")])
+    montage.main(["--data", str(folder), *flags, "-o", str(tmp_path / "p.png")])
     rows = [line for line in capsys.readouterr().out.splitlines() if line[:8].strip().isdigit()]
-    names = [show.fitted(name, 24, len) for name in found.listing.classes]
+    names = [montage.fitted(name, 24, len) for name in found.listing.classes]
     assert 0 < (plan.lam[0] < 1).sum() < 4
     for b, line in enumerate(rows):
         row, name, partner, lam, _, mirror, *_ = re.split("  +", line.strip())
@@ -69,9 +84,9 @@ def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
 
 def test_the_montage_shows_the_networks_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
-    plain, mirrored = plans.evaluation(np.arange(3), size=96, store_size=96, batch_size=3, views="flip")
+    plain, mirrored = evaluation_plans(np.arange(3), size=96, store_size=96, batch_size=3, views="flip")
     for plan, expected in ((plain, pixels), (mirrored, pixels[:, :, ::-1])):
-        sheet = show.montage(
+        sheet = montage.montage(
             plan,
             1,
             torch.from_numpy(pixels),
@@ -86,7 +101,7 @@ def test_the_montage_shows_the_networks_pixels():
 
 
 def test_the_command_shows_no_more_than_there_is(folder, tmp_path, capsys):
-    assert show.main(["--data", str(folder), "-b", "8", "--show", "99", "-o", str(tmp_path / "p.png")]) == 0
+    assert montage.main(["--data", str(folder), "-b", "8", "--show", "99", "-o", str(tmp_path / "p.png")]) == 0
     assert capsys.readouterr().out.count("batch ") == 2
 
 
@@ -100,7 +115,7 @@ def test_the_command_shows_no_more_than_there_is(folder, tmp_path, capsys):
     ],
 )
 def test_the_commands_errors_are_one_line(folder, capsys, flags, code, word):
-    assert show.main(["--data", str(folder), *flags]) == code
+    assert montage.main(["--data", str(folder), *flags]) == code
     said = capsys.readouterr()
     assert word in said.err and said.err.count("\n") == 1 and said.err.startswith("plan.py: ")
 
@@ -108,7 +123,7 @@ def test_the_commands_errors_are_one_line(folder, capsys, flags, code, word):
 @pytest.mark.parametrize("flags", [["--shows", "3"], ["--show", "0"], ["--show", "x"]])
 def test_the_commands_usage_errors(flags, capsys):
     with pytest.raises(SystemExit) as stopped:
-        show.main(flags)
+        montage.main(flags)
     assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import config as configs
 import seeds
 import sweep
+from config import Config, Parser, add_config_flags, config_from_args, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from study import pace, ranking
-from study import table as studies
+from study.table import Study, begin_study
 from test_train import made
 
 
@@ -20,7 +20,7 @@ def begun(settings, points, halving=0, n=1, **base):
     """A study of every point on every fold and seed, as sweep.py lays it out."""
     c = made(settings, **{"monitor": "last", **base})
     folder = Path(settings["project"]) / "s"
-    return studies.begin(folder, c, sweep.trials(c, points, n), halving)
+    return begin_study(folder, c, sweep.trials(c, points, n), halving)
 
 
 def write(study, i, score, until=None, status="ok", **more):
@@ -246,9 +246,9 @@ def test_no_winner_where_nothing_is_ranked():
 
 def test_off_is_what_config_calls_off():
     """Every method that can be left out, at a value that Config takes; with all of them off no point uses a method."""
-    off = configs.Config(**ranking.OFF)
+    off = Config(**ranking.OFF)
     assert ranking.methods(point(0, **{k: getattr(off, k) for k in ranking.OFF})) == 0
-    on = {k: getattr(configs.Config(), k) for k in ranking.OFF}
+    on = {k: getattr(Config(), k) for k in ranking.OFF}
     assert ranking.methods(point(0, **on)) == sum(on[k] != v for k, v in ranking.OFF.items()) > 5
 
 
@@ -317,14 +317,14 @@ def test_against_base_pairs_by_fold_and_seed(settings):
     assert found["ls 0.1, gamma 0.0"] == [pytest.approx(0.025), pytest.approx(half, rel=1e-5), 4]
     assert found["ls 0.0, gamma 1.0"] == [pytest.approx(-0.05), pytest.approx(half, rel=1e-5), 4]
     (next((study.folder / "rows").glob("0000-*.json"))).unlink()
-    assert ranking.against_base(studies.Study(study.folder), only_group(studies.Study(study.folder))) == []
+    assert ranking.against_base(Study(study.folder), only_group(Study(study.folder))) == []
 
 
 # what the command makes of it -----------------------------------------------------------------------------------------
 
 
 def flags(settings, *more, name="s"):
-    given = [x for k, v in settings.items() for x in (configs.flag(k), configs.text(v))]
+    given = [x for k, v in settings.items() for x in (flag_of(k), spelled(v))]
     return [*given, "--name", name, *more]
 
 
@@ -340,12 +340,12 @@ def test_the_same_command_on_a_finished_study_only_concludes(settings, capsys, m
     assert "**ls 0.1** | 0.9005 ± 0.0400 | 2 |" in said.out and "winner: ls 0.1" in said.out and "--n 10" in said.err
     assert len((study.folder / "results.csv").read_text().splitlines()) == 7 and (study.folder / "effects.png").exists()
     assert not (study.run(0) / "last.pt").exists()
-    best = configs.read(study.folder / "best.json")
+    best = read_recipe(study.folder / "best.json")
     assert (best.ls, best.seed, best.fold, best.data) == (0.1, 0, 0, str(Path(settings["data"]).resolve()))
     line = next(x for x in said.err.splitlines() if "python train.py" in x).split("train.py ")[1].split()
-    space = configs.Parser()
-    configs.add_flags(space)
-    assert configs.from_args(space.parse_args(line)).settings() == best.settings()
+    space = Parser()
+    add_config_flags(space)
+    assert config_from_args(space.parse_args(line)).settings() == best.settings()
 
 
 def test_status_of_an_unfinished_study(settings, capsys):
@@ -460,7 +460,7 @@ def test_a_search_depends_on_its_name_and_number_alone(kind):
 
 
 def test_one_at_a_time_and_ablations():
-    base = configs.Config(**{**PLAIN, "ls": 0.1, "flip": False})
+    base = Config(**{**PLAIN, "ls": 0.1, "flip": False})
     assert sweep.around(base, ["lr=x0.5,x2,0.1", "batch_size=x2", "opt=sgd"]) == [
         {},
         dict(lr=0.0015),
@@ -473,7 +473,7 @@ def test_one_at_a_time_and_ablations():
 
 
 def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():
-    base = configs.Config(**PLAIN)
+    base = Config(**PLAIN)
     found = sweep.trials(base, [dict(ls=0.1), dict(folds=2, val_split=0.3), dict(folds=2, val_split=0.1)], 2)
     assert found == [
         dict(ls=0.1),

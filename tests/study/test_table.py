@@ -15,17 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 
-import config as configs
 import metrics
 import seeds
 import train
+from config import flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
-from engine import run as runs
-from study import table as studies
+from engine.run import Stop, load_checkpoint
 from study import workers
 from study.job import Job
 from study.lease import Lease, LeaseLost
-from study.table import Study, StudyError
+from study.table import Study, StudyError, begin_study, write_spec
 from test_train import FULL, assert_same_state, made, results
 
 RICH = {**FULL, "monitor": "last"}
@@ -36,14 +35,14 @@ POINTS = [{}, dict(ls=0.2), dict(lr=1e-3, seed=1), dict(val_split=0.3)]
 def begun(settings, trials, halving=0, name="s", **more):
     """A study of PLAIN settings that is ready for workers on one thread."""
     folder = Path(settings["project"]) / name
-    study = studies.begin(folder, made(settings, **{"monitor": "last", **more}), trials, halving)
-    studies.write_spec(folder / "study.json", dict(study.spec, threads=1))
+    study = begin_study(folder, made(settings, **{"monitor": "last", **more}), trials, halving)
+    write_spec(folder / "study.json", dict(study.spec, threads=1))
     study.refresh()
     return study
 
 
 def work(study, pack=1, shard=(0, 1)):
-    workers.work(study.folder, "cpu", pack, shard, os.getppid(), runs.Stop())
+    workers.work(study.folder, "cpu", pack, shard, os.getppid(), Stop())
 
 
 def table(study):
@@ -105,7 +104,7 @@ def test_a_grid_grows_and_never_renumbers(settings):
 
 def test_no_compile_reaches_the_trials_and_the_latest_command_decides(settings, tmp_path):
     for wanted in (False, True):
-        study = studies.begin(tmp_path / "s", made(settings, compile=wanted), [dict(seed=1)])
+        study = begin_study(tmp_path / "s", made(settings, compile=wanted), [dict(seed=1)])
         assert study.config(0).compile is wanted and study.config(0).seed == 1
 
 
@@ -195,7 +194,7 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     """Scores, standard error and stored outputs are all of the best epoch, not of the last."""
     study = begun(settings, [{}], monitor=monitor, patience=2, epochs=40, lr=0.05)
     work(study)
-    row, kept = study.latest()[0], runs.load(study.run(0) / "best.pt")
+    row, kept = study.latest()[0], load_checkpoint(study.run(0) / "best.pt")
     assert row["epoch"] == kept["epoch"] == len(results(study.run(0))) - 2 and row["until"] == 40
     assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
         {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True
@@ -396,7 +395,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
         alive = sorted(sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep])
     for i in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
-        job = Job(study, lease, "cpu", runs.Stop())
+        job = Job(study, lease, "cpu", Stop())
         while not job.advance():
             pass
         lease.release()
@@ -434,7 +433,7 @@ def supervise(study, n):
 
 
 def fill(study, n, seen=lambda row: None):
-    workers.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=runs.Stop(), seen=seen)
+    workers.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=Stop(), seen=seen)
 
 
 def holders(study):
@@ -510,7 +509,7 @@ def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch)
         rows.append(row["trial"])
         assert study.config(row["trial"])
         if len(rows) == 1:
-            studies.begin(study.folder, made(settings, monitor="last"), SIX)
+            begin_study(study.folder, made(settings, monitor="last"), SIX)
         if len(rows) == 2:
             os.kill(wait(lambda: [pid for pid in holders(study).values() if pid not in stopped])[0], signal.SIGKILL)
 
@@ -557,7 +556,7 @@ def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
     winner."""
     place = tmp_path / "runs of $HOME [1] ü"
     settings = dict(settings, project=str(place), epochs=2, flip=None)
-    words = [x for k, v in settings.items() for x in ([configs.flag(k), configs.text(v)] if v is not None else [])]
+    words = [x for k, v in settings.items() for x in ([flag_of(k), spelled(v)] if v is not None else [])]
     line = [sys.executable, str(ROOT / "sweep.py"), *words, "--grid", "ls=0,0.1", "--seeds", "3", "--pack", "1"]
     folder = place / "sweep"
 
@@ -612,7 +611,7 @@ def test_the_whole_chain_by_its_commands(settings, tmp_path, pictures):
     assert ", 2 seeds, 5 validation pictures, last epoch:" in out
     with open(place / "n" / "seeds.csv", newline="", encoding="utf-8") as f:
         said = list(csv.DictReader(f))
-    ls = configs.read(folder / "best.json").ls
+    ls = read_recipe(folder / "best.json").ls
     again = {(float(r["ls"]), r["seed"]): r["macro_f1"] for r in table(calm)}
     assert [(r["seed"], r["macro_f1"]) for r in said] == [(s, again[v, s]) for v in (ls, 0.0) for s in "01"]
     assert {p.name for p in (place / "n").iterdir()} >= {"summary.json", "per_class.csv", "results.csv"}
@@ -625,7 +624,7 @@ def test_trials_in_turns_on_a_gpu_are_those_they_would_be_alone(settings):
     tables = []
     for pack in (1, 3):
         study = begun(settings, [*POINTS, WILD], name=f"pack {pack}", deterministic=True)
-        workers.work(study.folder, "cuda", pack, (0, 1), os.getppid(), runs.Stop())
+        workers.work(study.folder, "cuda", pack, (0, 1), os.getppid(), Stop())
         tables.append(table(study))
         assert [row["status"] for row in study.latest().values()].count("failed") == 1
     assert tables[0] == tables[1]
