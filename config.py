@@ -12,13 +12,10 @@ import hashlib
 import inspect
 import json
 import math
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message is one line that names it and the mend."""
+from errors import ConfigError
 
 
 def knob(default, group, help, *, low=-math.inf, high=math.inf, choices=(), names=(), parts=1, auto=None, keyed=True):
@@ -310,24 +307,6 @@ def read_recipe(path, base=Config()):
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: a recipe is a JSON object of settings")
     return config_from(settings, str(path), base)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations whose errors are one line, exit code 2, with the nearest flag."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def parse_args(self, args=None, namespace=None):
-        space, extra = self.parse_known_args(args, namespace)
-        if extra:
-            close = difflib.get_close_matches(extra[0].split("=")[0], self._option_string_actions, n=1)
-            self.error(f"unknown argument {extra[0]!r}" + (f": did you mean {close[0]}?" if close else "; see --help"))
-        return space
-
-    def error(self, message):
-        print(f"{self.prog}: {message}", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def add_config_flags(parser):

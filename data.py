@@ -6,7 +6,6 @@ generator but the split's own.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image
 
-from pictures.listing import DataError, Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
-from pictures.store import Store, StoreError, dimensions, load_store
+from errors import LongtailError, Parser, run_command
+from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
+from pictures.store import Store, dimensions, load_store
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def prepare(
 ) -> Pictures:
     """Folder to Pictures: listed, decoded or mapped, split. The arguments are Config's fields.
 
-    Raises DataError, for pictures that cannot be read too, unless skip_bad leaves them out and says so in the notes.
+    Raises LongtailError, for pictures that cannot be read too, unless skip_bad leaves them out and says so in the notes.
     """
     found = listing(root, labels or None, image_col, label_col, group_col or None)
     size, side = sizes(found, img_size)
@@ -61,7 +61,7 @@ def prepare(
     notes += [f"bad picture left out: {found.paths[row]}: {reason}" for row, reason in store.bad.items()]
     if store.bad and not skip_bad:
         row, reason = next(iter(store.bad.items()))
-        raise DataError(
+        raise LongtailError(
             f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
             f"{found.root / found.paths[row]} for one ({reason}): mend or remove them, or train without "
             f"them by --skip-bad; `python data.py check {root}` lists them"
@@ -87,7 +87,7 @@ def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] 
     take = np.unique(np.linspace(0, len(files) - 1, min(len(files), 1000)).astype(int))
     sides = [min(found) for found in dimensions([files[row] for row in take]) if found]
     if not sides:
-        raise DataError(f"no picture can be read, {files[0]} for one: `python data.py check DIR` says why")
+        raise LongtailError(f"no picture can be read, {files[0]} for one: `python data.py check DIR` says why")
     side = int(np.median(sides))
     img_size = img_size[1] if isinstance(img_size, tuple) else img_size
     if img_size == "auto":
@@ -107,23 +107,25 @@ def split(
     rows = np.flatnonzero(usable)
     labels = pictures.labels[rows]
     if len(np.unique(labels)) < 2:
-        raise DataError(f"{pictures.root}: fewer than two classes have a picture that can be used")
+        raise LongtailError(f"{pictures.root}: fewer than two classes have a picture that can be used")
     if (pictures.parts == "val").any():
         if folds:
-            raise DataError(f"{pictures.root} has a validation folder of its own: drop --folds, or move it into train")
+            raise LongtailError(
+                f"{pictures.root} has a validation folder of its own: drop --folds, or move it into train"
+            )
         held = pictures.parts[rows] == "val"
     else:
         if not 0 <= val_split < 1:
-            raise DataError(f"--val-split {val_split}: give a share from 0 to below 1")
+            raise LongtailError(f"--val-split {val_split}: give a share from 0 to below 1")
         if folds and not (folds >= 2 and 0 <= fold < folds):
-            raise DataError(f"--folds {folds} --fold {fold}: give 2 or more folds, and a fold below that number")
+            raise LongtailError(f"--folds {folds} --fold {fold}: give 2 or more folds, and a fold below that number")
         shares = np.full(folds, 1 / folds) if folds else np.array([val_split, 1 - val_split])
         rng = np.random.Generator(np.random.PCG64(split_seed))
         groups = None if pictures.groups is None else [pictures.groups[row] for row in rows]
         bins = _deal(labels, shares, rng) if groups is None else _deal_groups(groups, labels, shares, rng)
         held = bins == (fold if folds else 0)
         if not held.any() and (folds or val_split):
-            raise DataError(f"{pictures.root}: too few pictures to hold some out; add some, or give --val-split 0")
+            raise LongtailError(f"{pictures.root}: too few pictures to hold some out; add some, or give --val-split 0")
     return rows[~held], rows[held]
 
 
@@ -176,13 +178,13 @@ def check(root, labels: str, image_col: str, label_col: str, group_col: str, plo
     parts = [listing(root, labels or None, image_col, label_col, group_col or None)]
     try:
         parts.append(test_listing(root))
-    except DataError as error:
+    except LongtailError as error:
         print(f"no test pictures checked: {error}", file=sys.stderr)
     for name in (name for part in parts for name in part.skipped):
         print(f"passed over: {name}", file=sys.stderr)
     try:
         side = sizes(parts[0])[1]
-    except DataError:
+    except LongtailError:
         side = 64  # no file can be read, and each is about to be named
     stored = [load_store(part.files, side) for part in parts]
     for part, store in zip(parts, stored):
@@ -214,7 +216,7 @@ def check(root, labels: str, image_col: str, label_col: str, group_col: str, plo
             fold=0,
             split_seed=0,
         )
-    except DataError as error:
+    except LongtailError as error:
         print(f"training would refuse this: {error}", file=sys.stderr)
         return False
     print(f"training would take this. Next: python train.py --data {root}", file=sys.stderr)
@@ -307,9 +309,9 @@ def _plot(classes: list[str], columns: dict[str, np.ndarray], file) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="data.py", description=__doc__.partition("\n")[0], allow_abbrev=False)
-    command = parser.add_subparsers(required=True).add_parser(
-        "check", help="name bad files, duplicates and conflicting labels; count the classes", allow_abbrev=False
+    parser = Parser(prog="data.py", description=__doc__.partition("\n")[0])
+    command = parser.add_subparsers(required=True, metavar="check").add_parser(
+        "check", help="name bad files, duplicates and conflicting labels; count the classes"
     )
     command.add_argument("root", metavar="DIR", help="the data that training would get by --data")
     command.add_argument("--labels", default="", help="CSV of file names and labels, where folders do not say them")
@@ -318,11 +320,8 @@ def main(args: list[str] | None = None) -> int:
     command.add_argument("--group-col", default="", help="its column of groups that a split must not divide")
     command.add_argument("--plot", default="", metavar="FILE", help="draw the class counts, as .png, .pdf or .svg")
     sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text are printed as spelled
-    try:
-        return 0 if check(**vars(parser.parse_args(args))) else 1
-    except (DataError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    space = parser.parse_args(args)
+    return run_command("data.py", lambda: 0 if check(**vars(space)) else 1)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,6 @@ import kernels
 BIAS, WEIGHT, EPS, GAMMA, MARGIN = range(5)  # the rows of the table
 
 
-class LossError(ValueError):
-    """A loss that cannot be built as asked."""
-
-
 def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, margins=None):
     """The float32 [5, C] table that `loss` reads, on the CPU.
 
@@ -25,13 +21,13 @@ def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, 
     prior and a weight. ls: label smoothing in [0, 1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017);
     alpha: the plain factor in front, folded into the weights. weights: inverse class frequency, scaled so that the mean
     weight of a drawn row is 1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1,
-    Ren et al. 2020). margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises LossError."""
+    Ren et al. 2020). margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError."""
     counts = torch.as_tensor(counts, dtype=torch.float64)
     if counts.ndim != 1 or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < float("inf"):
-        raise LossError(f"counts must be one non-negative number a class, not all zero; got {counts.tolist()}")
+        raise ValueError(f"counts must be one non-negative number a class, not all zero; got {counts.tolist()}")
     for name, value, top in (("ls", ls, 1.0), ("gamma", gamma, float("inf")), ("alpha", alpha, float("inf"))):
         if not 0 <= value <= top:
-            raise LossError(f"{name} must be between 0 and {top:g}; got {value}")
+            raise ValueError(f"{name} must be between 0 and {top:g}; got {value}")
     floored = counts.clamp_min(0.5)
     table = torch.zeros(5, len(counts), dtype=torch.float64)
     table[BIAS] = tau * (floored / floored.sum()).log()
@@ -43,7 +39,7 @@ def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, 
     if margins is not None:
         margins = torch.as_tensor(margins, dtype=torch.float64)
         if margins.shape != counts.shape or not bool((margins >= 0).all()):
-            raise LossError(f"margins must be {len(counts)} non-negative numbers, one a class; got {margins.tolist()}")
+            raise ValueError(f"margins must be {len(counts)} non-negative numbers, one a class; got {margins.tolist()}")
         table[MARGIN] = margins
     return table.float()
 

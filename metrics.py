@@ -7,10 +7,6 @@ cent. Every score refuses an empty set. Nothing here chooses, fits or prints.
 import numpy as np
 
 
-class MetricError(ValueError):
-    """Arrays that cannot be scored."""
-
-
 def softmax(logits):
     """Probabilities float64 [N, C]."""
     z = np.asarray(logits, np.float64)
@@ -122,7 +118,7 @@ def standard_error(metric, targets, outputs, n=200, seed=0):
 def _resampled(metric, targets, outputs, n, seed):
     targets, outputs = np.asarray(targets), np.asarray(outputs)
     if not len(targets) == len(outputs) > 0:
-        raise MetricError(f"{len(targets)} targets and {len(outputs)} outputs; must be equally many and more than none")
+        raise ValueError(f"{len(targets)} targets and {len(outputs)} outputs; must be equally many and more than none")
     rng = np.random.default_rng(seed)
     draws = (rng.integers(len(targets), size=len(targets)) for _ in range(n))
     return [metric(targets[rows], outputs[rows]) for rows in draws]
@@ -133,7 +129,7 @@ def evaluate(logits, targets, train_counts):
     logits, targets = _rows(logits, targets)
     classes = logits.shape[1]
     if len(train_counts) != classes:
-        raise MetricError(f"train_counts has {len(train_counts)} numbers, but there are {classes} classes")
+        raise ValueError(f"train_counts has {len(train_counts)} numbers, but there are {classes} classes")
     probs, predicted = softmax(logits), logits.argmax(1)
     return {
         "acc": accuracy(targets, predicted),
@@ -151,7 +147,7 @@ def evaluate(logits, targets, train_counts):
 def _labels(targets, predicted, classes=None):
     targets, predicted = np.asarray(targets), np.asarray(predicted)
     if targets.shape != predicted.shape or targets.ndim != 1 or not targets.size:
-        raise MetricError(f"targets {targets.shape} and predicted {predicted.shape} must be [N] both, N above 0")
+        raise ValueError(f"targets {targets.shape} and predicted {predicted.shape} must be [N] both, N above 0")
     return _within(targets, classes), _within(predicted, classes)
 
 
@@ -159,24 +155,24 @@ def _rows(scores, targets):
     """Scores float64 [N, C] and targets int64 [N], checked."""
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
     if scores.ndim != 2 or targets.shape != scores.shape[:1] or not scores.size:
-        raise MetricError(f"scores {scores.shape} and targets {targets.shape} must be [N, C] and [N], N and C above 0")
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be [N, C] and [N], N and C above 0")
     if not np.isfinite(scores).all():
-        raise MetricError(f"scores are not finite in row {np.flatnonzero(~np.isfinite(scores).all(1))[0]}")
+        raise ValueError(f"scores are not finite in row {np.flatnonzero(~np.isfinite(scores).all(1))[0]}")
     return scores, _within(targets, scores.shape[1])
 
 
 def _probs(probs, targets):
     probs, targets = _rows(probs, targets)
     if probs.min() < 0 or probs.max() > 1 + 1e-6:
-        raise MetricError(f"probabilities run from {probs.min():g} to {probs.max():g}; are these logits?")
+        raise ValueError(f"probabilities run from {probs.min():g} to {probs.max():g}; are these logits?")
     return probs, targets
 
 
 def _within(labels, classes):
     if labels.dtype.kind not in "iu":
-        raise MetricError(f"labels must be integers; got {labels.dtype}")
+        raise ValueError(f"labels must be integers; got {labels.dtype}")
     if classes is not None and (labels.min() < 0 or labels.max() >= classes):
-        raise MetricError(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
     return labels.astype(np.int64)
 
 

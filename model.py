@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-class ModelError(ValueError):
-    """A network that cannot be built as asked."""
+from errors import LongtailError
 
 
 def build_model(
@@ -30,11 +28,11 @@ def build_model(
     (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
     pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
     are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward. Raises
-    ModelError."""
+    LongtailError."""
     if classes < 1:
-        raise ModelError(f"classes must be at least 1; got {classes}")
+        raise LongtailError(f"classes must be at least 1; got {classes}")
     if not 0 <= dropout < 1:
-        raise ModelError(f"dropout must be at least 0 and below 1; got {dropout}")
+        raise LongtailError(f"dropout must be at least 0 and below 1; got {dropout}")
     if name in ("resnet18", "resnet32"):
         model = _ours(name, classes, width, stem, stem_kernel, dropout, pretrained)
     else:
@@ -160,21 +158,21 @@ class ResNet(nn.Module):
 
 def _ours(name, classes, width, stem, stem_kernel, dropout, pretrained):
     if stem not in ("imagenet", "cifar"):
-        raise ModelError(f"stem must be imagenet or cifar; got {stem!r}")
+        raise LongtailError(f"stem must be imagenet or cifar; got {stem!r}")
     if not 0 < width < math.inf:
-        raise ModelError(f"width must be above 0 and finite; got {width}")
+        raise LongtailError(f"width must be above 0 and finite; got {width}")
     reduce = stem == "imagenet" and name == "resnet18"
     kernels = (3, 5, 7) if reduce else (3,)
     kernel = kernels[-1] if stem_kernel is None else stem_kernel
     if kernel not in kernels:
         where = f"the {stem} stem" if name == "resnet18" else "resnet32"
-        raise ModelError(f"{where} takes stem_kernel {' or '.join(map(str, kernels))}; got {stem_kernel}")
+        raise LongtailError(f"{where} takes stem_kernel {' or '.join(map(str, kernels))}; got {stem_kernel}")
     channels, depth = ((64, 128, 256, 512), 2) if name == "resnet18" else ((16, 32, 64), 5)
     channels = [max(8, round(c * width / 8) * 8) for c in channels]
     model = ResNet(classes, channels, depth, kernel, reduce=reduce, pad=name == "resnet32", dropout=dropout)
     if pretrained:
         if name != "resnet18" or width != 1 or kernel != 7:
-            raise ModelError(
+            raise LongtailError(
                 "pretrained weights fit resnet18 with width 1, the imagenet stem and stem_kernel 7, not "
                 f"{name} with width {width}, the {stem} stem and stem_kernel {kernel}"
             )
@@ -189,11 +187,11 @@ def _torchvision(name, classes, width, stem, stem_kernel, dropout, pretrained):
     names = models.list_models(module=models)
     if name not in names:
         near = difflib.get_close_matches(name, ["resnet32", *names], 3, 0)
-        raise ModelError(f"there is no model {name!r}; the nearest names are {', '.join(near)}")
+        raise LongtailError(f"there is no model {name!r}; the nearest names are {', '.join(near)}")
     asked = {"width": width != 1, "stem": stem != "imagenet", "stem_kernel": stem_kernel is not None}
     for option in asked:
         if asked[option]:
-            raise ModelError(f"{option} is for resnet18 and resnet32; {name} is torchvision's own and has none")
+            raise LongtailError(f"{option} is for resnet18 and resnet32; {name} is torchvision's own and has none")
     # The second heads of these two would make the training output a tuple.
     single = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model = models.get_model(name, num_classes=classes, **single)
@@ -224,7 +222,7 @@ def _import_torchvision(name):
     try:
         import torchvision
     except (ImportError, RuntimeError, OSError) as error:
-        raise ModelError(
+        raise LongtailError(
             f"{name} needs torchvision, which does not import here ({textwrap.shorten(str(error), 300)}); "
             f"install the build that belongs to torch {torch.__version__}, or take resnet18 or resnet32, "
             "not pretrained"
@@ -233,16 +231,18 @@ def _import_torchvision(name):
 
 
 def _cached(name, models):
-    """The file of torchvision's default weights; missing or damaged, a ModelError that says how to get it."""
+    """The file of torchvision's default weights; missing or damaged, a LongtailError that says how to get it."""
     url = models.get_model_weights(name).DEFAULT.url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     get = f"get it with: curl -L --create-dirs -o '{path}' {url}"
     if not path.is_file():
-        raise ModelError(f"the pretrained weights of {name} are not in {path}; {get}")
+        raise LongtailError(f"the pretrained weights of {name} are not in {path}; {get}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(path.stem.rpartition("-")[2]):
-        raise ModelError(f"the pretrained weights in {path} are damaged (their SHA-256 is not that of the name); {get}")
+        raise LongtailError(
+            f"the pretrained weights in {path} are damaged (their SHA-256 is not that of the name); {get}"
+        )
     return path
 
 
@@ -256,4 +256,4 @@ def _adopt(model, state):
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ModelError(f"the pretrained weights do not fit: {textwrap.shorten(str(error), 300)}") from error
+        raise LongtailError(f"the pretrained weights do not fit: {textwrap.shorten(str(error), 300)}") from error

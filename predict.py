@@ -7,7 +7,6 @@ The checkpoint carries classes, preprocessing and weights; of the test set nothi
 """
 
 import csv
-import os
 import sys
 from pathlib import Path
 
@@ -17,16 +16,16 @@ import torch
 import data
 import metrics
 import train
-from config import ConfigError, Parser
 from engine import resident
 from engine.numerics import precision
-from engine.run import RunError, load_checkpoint, replacing
+from engine.run import load_checkpoint, replacing
 from engine.step import logits, view
+from errors import LongtailError, Parser, run_command
 from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
 from study import ranking
-from study.table import Study, StudyError
+from study.table import Study
 
 
 def probabilities(checkpoint, files, *, device, tta="none"):
@@ -70,7 +69,7 @@ def choose(project):
         return [study.run(i) for i in point.trials], f"the {len(point.trials)} runs of {won[-1]}"
     found = sorted(project.glob("*/best.pt"), key=lambda p: (p.stat().st_mtime_ns, p))
     if not found:
-        raise RunError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
+        raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
     return [found[-1].parent], f"{found[-1].parent}, the newest run"
 
 
@@ -84,9 +83,9 @@ def table(sample, ids, header=("id", "label")):
     known = set(ids)
     for line, name in enumerate(wanted, 2):
         if name not in known:
-            raise data.DataError(f"{sample}, line {line}: id {name!r} is not among the test pictures")
+            raise LongtailError(f"{sample}, line {line}: id {name!r} is not among the test pictures")
     if len(set(wanted)) < len(wanted):
-        raise data.DataError(f"{sample}: an id stands twice")
+        raise LongtailError(f"{sample}: an id stands twice")
     if len(wanted) < len(ids):
         print(f"{sample} lists {len(wanted)} of {len(ids)} test pictures: only those are written", file=sys.stderr)
     return head, wanted
@@ -99,12 +98,12 @@ def predict(args):
     for folder in folders:
         path = folder if folder.is_file() else folder / "best.pt"
         if not path.exists():
-            raise RunError(f"{folder}: no best.pt there: name a run's folder")
+            raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
         checkpoints.append(load_checkpoint(path))
     first = checkpoints[0]
     for folder, c in zip(folders, checkpoints):
         if c["classes"] != first["classes"]:
-            raise RunError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
+            raise LongtailError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
     root = Path(args.data or first["data"])
     print(f"predicting with {which}{', a plain average' * (len(folders) > 1)}, on {args.test or root}", file=sys.stderr)
     listing = data.test_listing(root, args.test)
@@ -162,18 +161,8 @@ def main(args=None):
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write here, all or nothing, instead of stdout")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
-    try:
-        predict(parser.parse_args(args))
-    except ConfigError as e:
-        print(f"predict.py: {e}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (*train.ERRORS, StudyError, OSError) as e:
-        print(f"predict.py: {e}", file=sys.stderr)
-        return 1
-    return 0
+    space = parser.parse_args(args)
+    return run_command("predict.py", lambda: predict(space))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-from config import Config, ConfigError, Parser, add_config_flags, config_from, config_from_args, flag_of, read_recipe
-from engine.run import replacing
+from config import Config, add_config_flags, config_from, config_from_args, flag_of, read_recipe
+from engine.run import Stop, replacing
+from errors import ConfigError, LongtailError, Parser, run_command
 from study import stats, workers
-from study.table import SCHEME, StudyError, begin_study
+from study.table import SCHEME, begin_study
 
 SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
 
@@ -136,7 +137,7 @@ def against(a, b):
     )
     try:
         yield f"exact sign-flip test: p = {stats.sign_flip(d):.4f}"
-    except stats.StatsError as e:
+    except ValueError as e:
         yield f"no p: {e}"
 
 
@@ -167,9 +168,11 @@ def run(space, stop):
         indices = [known[json.dumps(config_from(t, "seeds", study.base).settings())] for t in wanted]
         for i in indices:
             if rows[i]["status"] != "ok":
-                raise StudyError(f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
+                raise LongtailError(f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
             if "macro_f1" not in rows[i]:
-                raise StudyError(f"{folder}: there are no validation pictures to score on: give --val-split or --folds")
+                raise LongtailError(
+                    f"{folder}: there are no validation pictures to score on: give --val-split or --folds"
+                )
         s, table = summary(study, indices)
         s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **s)
         print(*lines(title, s, table), sep="\n")
@@ -214,7 +217,7 @@ def main(args=None):
     workers.add_flags(parser)
     add_config_flags(parser)
     space = parser.parse_args(args)
-    return workers.command("seeds.py", lambda stop: run(space, stop))
+    return run_command("seeds.py", lambda: run(space, Stop().listen()), continue_with="the same command")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config, ConfigError, Parser, add_config_flags, config_from_args, flag_of, nearest, spelled, validated
-from engine.run import replacing
+from config import Config, add_config_flags, config_from_args, flag_of, nearest, spelled, validated
+from engine.run import Stop, replacing
+from errors import ConfigError, Parser, run_command
 from study import findings, ranking, workers
 from study.table import Study, begin_study
 
@@ -260,7 +261,7 @@ def sweep(space, stop):
 
 def main(args=None):
     space = arguments().parse_args(args)
-    return workers.command("sweep.py", lambda stop: sweep(space, stop))
+    return run_command("sweep.py", lambda: sweep(space, Stop().listen()), continue_with="the same command")
 
 
 if __name__ == "__main__":

@@ -16,31 +16,22 @@ import torch
 import data
 import kernels
 import losses
-from config import ConfigError, Parser, add_config_flags, config_from, config_from_args, flag_of, spelled
+from config import add_config_flags, config_from, config_from_args, flag_of, spelled
 from engine import resident
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
 from engine.outcome import finish, judge, line
 from engine.ranks import Ranks
-from engine.run import Reader, Run, RunError, Stop, Stopped, environment
+from engine.run import Reader, Run, Stop, environment
 from engine.step import NonFinite, Stepper
-from model import ModelError, build_model
+from errors import ConfigError, LongtailError, Parser, Stopped, run_command
+from model import build_model
 from pictures import synthetic
-from pictures.store import StoreError
 from plan import draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
 THREADS = torch.get_num_threads()
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-ERRORS = (
-    ConfigError,
-    StoreError,
-    data.DataError,
-    synthetic.SyntheticError,
-    ModelError,
-    losses.LossError,
-    RunError,
-)
 
 
 def trial(config, stop=None, guard=lambda: None, turn=0):
@@ -50,7 +41,7 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
 
     stop: a run.Stop that is asked between batches; the state is then saved and Stopped raised. guard: called before
     every write to the folder, which does not happen where it raises. turn: steps after which it yields None in between,
-    for others to have their turn on the same device (0: never). Raises one of ERRORS otherwise; the last checkpoint
+    for others to have their turn on the same device (0: never). Raises LongtailError otherwise; the last checkpoint
     stays as it was.
     """
     stop, ranks = stop or Stop(), Ranks()
@@ -112,10 +103,13 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
         if ranks.rank == 0:
             finish(run, config, pictures, state)
     except NonFinite as e:
-        raise RunError(
+        raise LongtailError(
             f"{run.folder}: the loss is not finite at epoch {state['epoch'] + 1}, step {e.step + 1}: try a "
             f"lower --lr, some --warmup, or --no-amp"
         ) from e
+    except torch.OutOfMemoryError as e:
+        said = str(e).splitlines()[0]
+        raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
     finally:
         stop.held = False
         run.close()
@@ -262,7 +256,7 @@ def begin(run, config, pictures, stepper, ranks):
                 if env[k] != old_env[k]
             ]
         if changed:
-            raise RunError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
+            raise LongtailError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
     for note in pictures.notes:
         run.say(note)
     if old_env is None:
@@ -309,25 +303,13 @@ def bar(steps, name):
 def main(args=None):
     parser = Parser(prog="train.py", description=__doc__)
     add_config_flags(parser)
+    space = parser.parse_args(args)
     stop = Stop().listen()
-    try:
-        train(config_from_args(parser.parse_args(args)), stop)
-    except Stopped as e:
-        print(f"train.py: {e}; --resume continues", file=sys.stderr)
-        return 128 + e.number
-    except ConfigError as e:
-        print(f"train.py: {e}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError as e:
-        print(
-            f"train.py: out of memory ({str(e).splitlines()[0]}): try a smaller --batch-size or --img-size",
-            file=sys.stderr,
-        )
-        return 1
-    except (*ERRORS, OSError) as e:
-        print(f"train.py: {e}", file=sys.stderr)
-        return 1
-    return 0
+
+    def run():
+        train(config_from_args(space), stop)
+
+    return run_command("train.py", run, continue_with="--resume")
 
 
 if __name__ == "__main__":

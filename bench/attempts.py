@@ -3,8 +3,9 @@
     python -m bench.attempts --folds 3 --data DIR --img-size 64 recipes/attempt-3.json recipes/attempt-7.json default
     make attempts                                  the study's eight attempts and the default, on the data at hand
 
-A run is a folder in --project; one that is finished is not repeated. All figures are of the last epoch, so that no epoch is picked by
-its validation score; `best` is the best epoch's macro F1, as the study reported it. Intervals: Student t over folds, 95%.
+A run is a folder in --project; one that is finished is not repeated. All figures are of the last epoch, so that no
+epoch is picked by its validation score; `best` is the best epoch's macro F1, as the study reported it. Intervals:
+Student t over folds, 95%.
 """
 
 import csv
@@ -12,8 +13,9 @@ import sys
 from pathlib import Path
 
 import train
-from config import Config, ConfigError, Parser, add_config_flags, config_from, flag_of, read_recipe, spelled
-from engine.run import Stop, Stopped
+from config import Config, add_config_flags, config_from, flag_of, read_recipe, spelled
+from engine.run import Stop
+from errors import Parser, run_command
 from study import stats
 
 
@@ -33,47 +35,43 @@ def rows_of(config, stop):
 
 
 def main():
-    parser = Parser(prog="bench/attempts.py", description=__doc__)
+    parser = Parser(prog="bench.attempts", description=__doc__)
     parser.add_argument("recipes", nargs="+", help="recipe files, or 'default' for the default settings")
     add_config_flags(parser)
     space = parser.parse_args()
-    stop = Stop().listen()
-    try:
-        given = {k: v for k, v in vars(space).items() if k not in ("recipes", "config")}
-        folds = range(Config(**given).folds or 1)
-        table = []
-        for recipe in space.recipes:
-            base = Config() if recipe == "default" else read_recipe(recipe)
-            name = Path(recipe).stem
-            found = []
-            for fold in folds:
-                settings = dict(given, fold=fold, resume=True, name=f"{name}-{fold}" if len(folds) > 1 else name)
-                settings.setdefault("project", "runs/attempts")
-                found.append(rows_of(config_from(settings, "command line", base), stop))
-            table.append((name, found))
-    except ConfigError as e:
-        print(f"bench/attempts.py: {e}", file=sys.stderr)
-        return 2
-    except Stopped as e:
-        print(f"bench/attempts.py: {e}; the same command continues", file=sys.stderr)
-        return 128 + e.number
-    except train.ERRORS as e:
-        print(f"bench/attempts.py: {e}", file=sys.stderr)
-        return 1
-    print(
-        f"folds {len(folds)}, {' '.join(f'{flag_of(k)} {spelled(v)}' for k, v in given.items() if k not in ('data', 'folds'))}\n"
-    )
-    print(
-        "| recipe | epochs | macro F1 | best | accuracy | ECE | train - val accuracy |\n| --- | --- | --- | --- | --- | --- | --- |"
-    )
+    return run_command("bench.attempts", lambda: compare(space, Stop().listen()), continue_with="the same command")
+
+
+def compare(space, stop):
+    """Trains what is not trained yet, and prints the table."""
+    given = {k: v for k, v in vars(space).items() if k not in ("recipes", "config")}
+    folds = range(Config(**given).folds or 1)
+    table = []
+    for recipe in space.recipes:
+        base = Config() if recipe == "default" else read_recipe(recipe)
+        name = Path(recipe).stem
+        found = []
+        for fold in folds:
+            settings = dict(given, fold=fold, resume=True, name=f"{name}-{fold}" if len(folds) > 1 else name)
+            settings.setdefault("project", "runs/attempts")
+            found.append(rows_of(config_from(settings, "command line", base), stop))
+        table.append((name, found))
+    shown = [f"{flag_of(k)} {spelled(v)}" for k, v in given.items() if k not in ("data", "folds")]
+    print(f"folds {len(folds)}, {' '.join(shown)}\n")
+    print("| recipe | epochs | macro F1 | best | accuracy | ECE | train - val accuracy |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, found in table:
         last = [rows[-1] for rows in found]
-        print(
-            f"| {name} | {last[0]['epoch']:.0f} | {interval([r['macro_f1'] for r in last])} | "
-            f"{interval([max(r['macro_f1'] for r in rows) for rows in found])} | {interval([r['val_acc'] for r in last])} | "
-            f"{interval([r['ece'] for r in last])} | {interval([r['train_acc'] - r['val_acc'] for r in last])} |"
-        )
-    return 0
+        cells = [
+            name,
+            f"{last[0]['epoch']:.0f}",
+            interval([r["macro_f1"] for r in last]),
+            interval([max(r["macro_f1"] for r in rows) for rows in found]),
+            interval([r["val_acc"] for r in last]),
+            interval([r["ece"] for r in last]),
+            interval([r["train_acc"] - r["val_acc"] for r in last]),
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ from pathlib import Path
 
 import torch
 
+from errors import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 
 import data
 import train
 from bench import jpegs
-from config import Config, Parser
+from config import Config
 from engine.run import environment
 
 

@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 import torch
 
+from errors import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 
 from bench import targets
-from config import Parser
 from engine.run import environment
 
 

@@ -21,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from config import Parser
+from errors import Parser
 from kernels import loss, view
 
 ARCHS = (75, 80, 89, 90, 100)

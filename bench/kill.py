@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
+from errors import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 
-from config import Parser
 from pictures import synthetic
 
 EPOCHS = 20

@@ -21,8 +21,8 @@ import kernels
 import losses
 import train
 from bench import rounds
-from config import Parser
 from engine.run import environment
+from errors import Parser
 from tests.conftest import import_torchvision
 from tests.test_losses import batch, reference
 

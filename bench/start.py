@@ -17,9 +17,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from errors import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 
-from config import Parser
 from pictures import store, synthetic
 
 # Prints the seconds, then stops the run as a user would: it saves its state, and the next process can resume it.

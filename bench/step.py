@@ -21,13 +21,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from errors import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 
 import augment
 import data
 import train
 from bench import floor, jpegs, rounds, ways
-from config import Config, Parser, read_recipe
+from config import Config, read_recipe
 from engine import numerics, resident
 from engine.run import environment
 from engine.step import floating, lerp, tensors

@@ -24,10 +24,12 @@ from pathlib import Path
 
 import torch
 
+from errors import Parser
+
 ROOT = Path(__file__).resolve().parent.parent
 
 import train
-from config import Config, Parser
+from config import Config
 from engine.run import Stop
 from pictures import synthetic
 from study import pace, workers

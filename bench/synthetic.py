@@ -25,8 +25,9 @@ from sklearn.linear_model import LogisticRegression
 
 import predict
 import train
-from config import Config, Parser, add_config_flags, flag_of, read_recipe, spelled
+from config import Config, add_config_flags, flag_of, read_recipe, spelled
 from engine.run import load_checkpoint
+from errors import Parser, run_command
 from pictures import synthetic
 
 RECIPE = dict(
@@ -44,7 +45,7 @@ RECIPE = dict(
 
 
 def main():
-    parser = Parser(prog="bench/synthetic.py", description=__doc__)
+    parser = Parser(prog="bench.synthetic", description=__doc__)
     made = parser.add_argument_group("the set")
     made.add_argument("--classes", type=int, default=50)
     made.add_argument("--scale", type=float, default=0.28)
@@ -52,20 +53,19 @@ def main():
     made.add_argument("--set-seed", type=int, default=0, help="--seed of pictures.synthetic")
     add_config_flags(parser)
     args = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
-            root = Path(temporary) / "set"
-            synthetic.make(root, classes=args.classes, scale=args.scale, difficulty=args.difficulty, seed=args.set_seed)
-            given = {k: v for k, v in vars(args).items() if k in Config.__dataclass_fields__}
-            base = read_recipe(args.config) if args.config else Config(**RECIPE)
-            here = dict(data=str(root), project=temporary, name="run", val_split=0.0, folds=0)
-            config = dataclasses.replace(base, **(given | here))
-            report(root, config)
-    except (*train.ERRORS, OSError) as e:
-        print(f"bench/synthetic.py: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("bench.synthetic", lambda: measure(args))
+
+
+def measure(args):
+    """Paints the set, trains on it and reports, in a folder that goes with it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
+        root = Path(temporary) / "set"
+        synthetic.make(root, classes=args.classes, scale=args.scale, difficulty=args.difficulty, seed=args.set_seed)
+        given = {k: v for k, v in vars(args).items() if k in Config.__dataclass_fields__}
+        base = read_recipe(args.config) if args.config else Config(**RECIPE)
+        here = dict(data=str(root), project=temporary, name="run", val_split=0.0, folds=0)
+        report(root, dataclasses.replace(base, **(given | here)))
 
 
 def report(root, config):

@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+from errors import Parser
+
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms ask for it before the first use
 
 import torch
@@ -28,7 +30,7 @@ import data
 import kernels
 import train
 from bench import jpegs, rounds, start
-from config import Config, Parser
+from config import Config
 from engine import numerics, resident
 from engine.run import environment
 from engine.step import NonFinite, forward

@@ -21,9 +21,9 @@ import augment
 import kernels
 import train
 from bench import rounds
-from config import Parser
 from engine.run import environment
 from engine.step import tensors
+from errors import Parser
 from plan import draw_plan
 from tests.conftest import import_torchvision
 

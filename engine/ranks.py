@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from config import ConfigError
+from errors import ConfigError
 from plan import Plan
 
 

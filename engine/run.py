@@ -20,17 +20,7 @@ from pathlib import Path
 
 import torch
 
-
-class RunError(RuntimeError):
-    """A run that cannot be opened or continued; one line that says why and the mend."""
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; its state is saved. `number` is the signal's."""
-
-    def __init__(self, number):
-        super().__init__(f"stopped by {signal.Signals(number).name}; state saved")
-        self.number = number
+from errors import LongtailError
 
 
 class Stop:
@@ -87,14 +77,14 @@ class Run:
                 break
             except FileExistsError:
                 if not self.folder.is_dir():
-                    raise RunError(f"{self.folder} is a file: choose another --name or --project") from None
+                    raise LongtailError(f"{self.folder} is a file: choose another --name or --project") from None
                 if resume:
                     break
         self.lock = open(self.folder / ".lock", "w")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{self.folder} is in use by another process: wait, or choose another --name") from None
+            raise LongtailError(f"{self.folder} is in use by another process: wait, or choose another --name") from None
         for left in self.folder.glob(".*.*"):
             left.unlink()  # a killed writer's, as `replacing` names them
         if i > 1:
@@ -151,7 +141,7 @@ class Run:
             with self.replacing(name) as path:
                 torch.save(value, path)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as a RuntimeError of several lines
-            raise RunError(
+            raise LongtailError(
                 f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? "
                 "Make room, then --resume"
             ) from e
@@ -179,7 +169,9 @@ def load_checkpoint(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise RunError(f"{path} cannot be read ({type(e).__name__}): damaged, or no checkpoint of this program") from e
+        raise LongtailError(
+            f"{path} cannot be read ({type(e).__name__}): damaged, or no checkpoint of this program"
+        ) from e
 
 
 def environment(device):

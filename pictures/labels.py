@@ -1,7 +1,7 @@
 """A CSV of labels or of test ids -> the files its rows mean.
 
 Finds the columns by their usual names or as told, and the files from several folders, with or without extension, in
-any Unicode form. What it cannot settle is one DataError line that names the line or the column, and the mend.
+any Unicode form. What it cannot settle is one LongtailError line that names the line or the column, and the mend.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import io
 import os
 from pathlib import Path
 from unicodedata import normalize
+
+from errors import LongtailError
 
 IMAGE_COLUMNS = (
     "file",
@@ -47,10 +49,6 @@ SUFFIXES = (
 )
 
 
-class DataError(ValueError):
-    """The data cannot be used as it stands; the message names the place and the mend."""
-
-
 def is_picture_name(name: str) -> bool:
     return name.casefold().endswith(SUFFIXES)
 
@@ -73,15 +71,15 @@ def label_rows(root: Path, file: Path, image_col: str, label_col: str, group_col
         image, label = image or others[0], label or others[0]
     for column, what, flag in ((image, "pictures", "--image-col"), (label, "labels", "--label-col")):
         if column is None:
-            raise DataError(f"{file}: which column holds the {what}? Name one of {', '.join(header)} by {flag}")
+            raise LongtailError(f"{file}: which column holds the {what}? Name one of {', '.join(header)} by {flag}")
     for number, row in lines:
         for column in filter(None, (image, label, group)):
             if not row[column]:
-                raise DataError(f"{file} line {number}: no {column}")
+                raise LongtailError(f"{file} line {number}: no {column}")
     found = _locate_all(file, lines, image, root, (root, file.parent, root / "train"))
     missing = [f"line {number} {row[image]!r}" for path, (number, row) in zip(found, lines) if path is None]
     if missing:
-        raise DataError(
+        raise LongtailError(
             f"{file}: {len(missing)} of {len(lines)} files are not there: {some(missing)}; names count "
             f"from {root}, {root / 'train'} or the CSV's folder"
         )
@@ -91,7 +89,7 @@ def label_rows(root: Path, file: Path, image_col: str, label_col: str, group_col
         if before == number:
             rows.append((path, row[label], "train", row[group] if group else None))
         elif normalize("NFC", known) != normalize("NFC", row[label]):
-            raise DataError(f"{file} line {number}: {path} is {row[label]!r} here and {known!r} on line {before}")
+            raise LongtailError(f"{file} line {number}: {path} is {row[label]!r} here and {known!r} on line {before}")
         else:
             skipped.append(f"{file.name} line {number} (repeats line {before})")
     return rows
@@ -106,10 +104,10 @@ def id_rows(root: Path, file: Path) -> tuple[list[tuple[str, str | None]], list[
     first: dict[str, int] = {}
     for line, row in lines:
         if not row[key] or first.setdefault(row[key], line) != line:
-            raise DataError(f"{file} line {line}: {f'the id {row[key]!r} again' if row[key] else 'no id'}")
+            raise LongtailError(f"{file} line {line}: {f'the id {row[key]!r} again' if row[key] else 'no id'}")
     found = _locate_all(file, lines, image, root, (root, file.parent, root / "test"))
     if lines and not any(found):
-        raise DataError(
+        raise LongtailError(
             f"{file}: none of its files is there, {lines[0][1][image]!r} for one; names count from {root}, "
             f"{root / 'test'} or the CSV's folder"
         )
@@ -122,23 +120,23 @@ def _read_csv(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise DataError(f"{file} is not UTF-8: save it as UTF-8") from None
+        raise LongtailError(f"{file} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
+        raise LongtailError(f"{file}: {error.strerror}") from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
     try:
         header = [name.strip() for name in next(reader, [])]
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
-        raise DataError(f"{file} line {reader.line_num}: {error}") from None
+        raise LongtailError(f"{file} line {reader.line_num}: {error}") from None
     if not any(header):
-        raise DataError(f"{file} is empty: its first line must name the columns")
+        raise LongtailError(f"{file} is empty: its first line must name the columns")
     twice = next((name for i, name in enumerate(header) if name and name in header[:i]), None)
     if twice:
-        raise DataError(f"{file} has two columns {twice!r}")
+        raise LongtailError(f"{file} has two columns {twice!r}")
     for number, row in rows:
         if len(row) != len(header):
-            raise DataError(f"{file} line {number}: {len(row)} fields, where the header names {len(header)}")
+            raise LongtailError(f"{file} line {number}: {len(row)} fields, where the header names {len(header)}")
     return header, [(number, dict(zip(header, row))) for number, row in rows]
 
 
@@ -148,7 +146,7 @@ def _column(file: Path, header: list[str], wanted: str, usual: tuple[str, ...], 
     if wanted != "auto":
         usual = (normalize("NFC", wanted).casefold(),)
         if usual[0] not in spelled:
-            raise DataError(f"{file} has no column {wanted!r} for {flag}; it has {', '.join(header)}")
+            raise LongtailError(f"{file} has no column {wanted!r} for {flag}; it has {', '.join(header)}")
     return next((spelled[name] for name in usual if name in spelled), None)
 
 
@@ -166,7 +164,7 @@ def _locate_all(file: Path, lines: list, column: str, root: Path, bases: tuple[P
             same = whole.get(name) or whole.get(normalize("NFC", name))
             matches = [same] if same else stems.get(normalize("NFC", name), [])
             if len(matches) > 1:
-                raise DataError(
+                raise LongtailError(
                     f"{file} line {number}: {row[column]!r} may be {' or '.join(sorted(matches))}: write the extension"
                 )
             if matches:

@@ -1,7 +1,7 @@
 """What a folder or a CSV says: which pictures there are, their classes, parts, groups and ids.
 
 Reads names, never a picture. Guesses nothing silently: what it passes over is returned in `skipped`, what it cannot
-settle is one DataError line with the folder and the mend. CSVs are read by labels.py.
+settle is one LongtailError line with the folder and the mend. CSVs are read by labels.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from unicodedata import normalize
 
 import numpy as np
 
-from pictures.labels import DataError, id_rows, is_picture_name, label_rows, some
+from errors import LongtailError
+from pictures.labels import id_rows, is_picture_name, label_rows, some
 
 VAL = ("val", "valid", "validation")
 PARTS = ("train", *VAL, "test")
@@ -61,22 +62,22 @@ def listing(
     if labels is not None:
         rows = label_rows(root, Path(labels), image_col, label_col, group_col, skipped)
     elif group_col:
-        raise DataError("--group-col names a column of a CSV: give the CSV by --labels")
+        raise LongtailError("--group-col names a column of a CSV: give the CSV by --labels")
     else:
         root = _inner(root)
         rows = _folder_rows(root, skipped)
     if not rows:
-        raise DataError(
+        raise LongtailError(
             f"{root}: no picture found; expected {root}/<class>/*.jpg, {root}/train/<class>/*.jpg or a CSV by --labels"
         )
     paths, names, parts, groups = map(list, zip(*rows))
     numbers, classes = _classes(names)
     if len(classes) < 2:
-        raise DataError(f"{root}: one class only, {classes[0]!r}: a classifier needs two or more")
+        raise LongtailError(f"{root}: one class only, {classes[0]!r}: a classifier needs two or more")
     parts = np.array(parts)
     untaught = np.setdiff1d(numbers[parts == "val"], numbers[parts == "train"])
     if len(untaught):
-        raise DataError(
+        raise LongtailError(
             f"{root}: only validation pictures, none to train on, of "
             f"{some([repr(classes[c]) for c in untaught])}: is a folder misspelled?"
         )
@@ -95,7 +96,7 @@ def test_listing(root, test=None) -> Listing:
         root = _inner(root)
         test = next((root / name for name in ("test.csv", "test") if (root / name).exists()), None)
         if test is None:
-            raise DataError(f"{root}: neither test.csv nor test/ is there; name the test pictures by --test")
+            raise LongtailError(f"{root}: neither test.csv nor test/ is there; name the test pictures by --test")
     test = Path(test)
     if test.is_dir():
         home, base = (root, f"{test.relative_to(root).as_posix()}/") if root in test.parents else (test, "")
@@ -108,7 +109,7 @@ def test_listing(root, test=None) -> Listing:
         home = root
         rows, ids = id_rows(root, test)
     if not rows:
-        raise DataError(f"{test}: no test picture found")
+        raise LongtailError(f"{test}: no test picture found")
     labels = np.full(len(rows), -1, np.int64)
     labels[[name is not None for _, name in rows]], classes = _classes([name for _, name in rows if name is not None])
     return Listing(home, [path for path, _ in rows], labels, classes, np.full(len(rows), "test"), None, skipped, ids)
@@ -117,7 +118,7 @@ def test_listing(root, test=None) -> Listing:
 def _folder(root) -> Path:
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder" if root.exists() else f"{root}: no such folder")
+        raise LongtailError(f"{root} is not a folder" if root.exists() else f"{root}: no such folder")
     return root
 
 
@@ -127,7 +128,7 @@ def _entries(folder: Path, base: str, skipped: list[str]) -> tuple[list[str], li
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: (normalize("NFC", entry.name), entry.name))
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}") from None
+        raise LongtailError(f"{folder} cannot be read: {error.strerror}") from None
     for entry in entries:
         if entry.name.startswith(".") or entry.name.casefold() in LITTER:
             skipped.append(f"{base}{entry.name} (hidden)")
@@ -172,7 +173,7 @@ def _folder_rows(root: Path, skipped: list[str]) -> list[tuple[str, str, str, No
             parts.append((kind, name)) if _entries(root / name, "", [])[0] else flat.append(name)
     for name in flat:
         if name.casefold() != "train" or not classes:  # beside other classes "train" is one: a vehicle
-            raise DataError(f"{root / name} holds no class folders: sort its pictures into them, or give --labels")
+            raise LongtailError(f"{root / name} holds no class folders: sort its pictures into them, or give --labels")
     if any(kind == "train" for kind, _ in parts):
         skipped += [f"{name} (beside the train folder)" for name in [*classes, *filter(is_picture_name, loose)]]
         places = []

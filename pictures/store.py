@@ -27,14 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import LongtailError
 from pictures.children import child_command, child_environment
 from pictures.decode import MACHINE, RECIPE, RESIZES, PictureError, decode, decode_into, dimensions  # noqa: F401  (handed on)
 
 CHUNK = 8  # pictures handed to a worker at a time
-
-
-class StoreError(RuntimeError):
-    """The cache cannot be built: a full disk, a dead worker, files that change meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def load_store(
     """The Store of `files` at S = `size`: mapped from the cache where their bytes are known, else decoded now.
 
     `workers`: processes that decode; None is one for each CPU this process may use.
-    StoreError: the machine failed. A bad picture is no failure but an entry of `bad`.
+    LongtailError: the machine failed. A bad picture is no failure but an entry of `bad`.
     """
     if resize not in RESIZES:
         raise ValueError(f"resize {resize!r} is none of {', '.join(RESIZES)}")
@@ -84,7 +81,7 @@ def load_store(
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = f"no room for {len(files) * size * size * 3 / 2**30:.2f} GiB" if full else error
-        raise StoreError(f"cannot decode into {cache}: {what}; $LONGTAIL_CACHE names another folder") from error
+        raise LongtailError(f"cannot decode into {cache}: {what}; $LONGTAIL_CACHE names another folder") from error
 
 
 def _state(path: Path) -> tuple | None:
@@ -193,7 +190,7 @@ def _build(folder: Path, files: list[Path], states: list, size: int, resize: str
             os.fsync(file.fileno())  # else a power cut could leave a published Store of zeros
         changed = [path for path, state in zip(files, states) if _state(path) != state]
         if changed:
-            raise StoreError(
+            raise LongtailError(
                 f"{changed[0]} changed while it was decoded ({len(changed)} files did): "
                 "run again when the pictures are at rest"
             )
@@ -279,7 +276,7 @@ def _in_processes(file, start: int, files: list[Path], size: int, resize: str, w
                 line = child.stdout.readline()
                 if not line:
                     names = ", ".join(str(files[row]) for row in rows)
-                    raise StoreError(
+                    raise LongtailError(
                         f"a decoding process died (exit status {child.wait()}) on one of these (remove "
                         f"it, or see if memory ran out): {names}"
                     )

@@ -6,7 +6,6 @@ What a picture shows is its style and, besides, noise that knows nothing of the 
 bytes (same NumPy, Pillow and kind of CPU). It never reads a picture and never imports torch.
 """
 
-import argparse
 import csv
 import itertools
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from errors import LongtailError, Parser, run_command
 from pictures.painting import FACTORS, render
 from pictures.store import cache_dir
 
@@ -80,10 +80,6 @@ WANDER, BORROW = 0.01, 0.115  # at difficulty 1
 STYLES = np.array(list(itertools.product(*map(range, map(len, FACTORS.values())))))  # int64 [5040, 5], every style
 
 
-class SyntheticError(ValueError):
-    """Arguments that no set can be made from, or a folder that is taken."""
-
-
 def make(root, *, classes=50, scale=0.28, size=96, seed=0, difficulty=1.0, label_noise=0.0, workers=None):
     """Paints a set into the new folder `root`: train/<painter>/*.jpg, test/*.jpg, test.csv (id, file),
     sample_submission.csv (id, artist) and truth.npz. The folder appears whole or not at all.
@@ -100,12 +96,12 @@ def make(root, *, classes=50, scale=0.28, size=96, seed=0, difficulty=1.0, label
         files [N] str, test [N] bool, true [N] int, observed [N] int (the folder's), styles [N, 5] int,
         posterior [N, C]: p(true painter | style), posterior_observed [N, C]: p(observed painter | style).
 
-    Raises SyntheticError for a `root` that is not free and for arguments out of bounds.
+    Raises LongtailError for a `root` that is not free and for arguments out of bounds.
     """
     root = Path(root).resolve()
     _check_free(root)
     if size != int(size) or not 32 <= size <= 1024:
-        raise SyntheticError(f"--size {size}: give a whole number of pixels from 32 to 1024")
+        raise LongtailError(f"--size {size}: give a whole number of pixels from 32 to 1024")
     truth = draw(classes=classes, scale=scale, seed=seed, difficulty=difficulty, label_noise=label_noise)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as hidden:
@@ -130,7 +126,7 @@ def folder(data=""):
     print(f"no --data and no $DATA: painting the built-in pictures into {root}", file=sys.stderr)
     try:
         make(root)
-    except SyntheticError:
+    except LongtailError:
         if not (root / "truth.npz").exists():  # else a process that started with this one painted the same set faster
             raise
     return root
@@ -175,7 +171,7 @@ def draw(*, classes, scale, seed, difficulty, label_noise):
         ("--label-noise", label_noise, 0, 0.99),
     ):
         if not low <= value <= high:
-            raise SyntheticError(f"{flag} {value}: give a number from {low} to {high}")
+            raise LongtailError(f"{flag} {value}: give a number from {low} to {high}")
     rng = _rng(seed, 0)
     names, habits, n = _names(rng, classes), _habits(rng, classes), rng.permutation(counts(classes, scale))
     prior, trains = n / n.sum(), int(n.sum())
@@ -244,7 +240,7 @@ def _rng(seed, *key):
 
 def _check_free(root):
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise SyntheticError(f"{root}: exists and is not an empty folder; remove it or name another")
+        raise LongtailError(f"{root}: exists and is not an empty folder; remove it or name another")
 
 
 def _paint(root, truth, size, seed, workers):
@@ -275,12 +271,7 @@ def _write_csv(path, files, column, values):
 
 
 def main(args=None):
-    parser = argparse.ArgumentParser(
-        prog="pictures.synthetic",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="pictures.synthetic", description=__doc__)
     parser.add_argument("root", metavar="DIR", help="folder to make")
     for flag, default, said in (
         ("--classes", 50, "painters"),
@@ -291,14 +282,13 @@ def main(args=None):
         ("--label-noise", 0.0, "share of the training pictures in a wrong folder"),
     ):
         parser.add_argument(flag, type=type(default), default=default, help=f"{said} (default {default})")
-    args = parser.parse_args(args)
-    try:
-        make(**vars(args))
-    except (SyntheticError, OSError) as e:
-        print(f"pictures.synthetic: {e}", file=sys.stderr)
-        return 1
-    print(f"{args.root}: painted. Next: python train.py --data {args.root}", file=sys.stderr)
-    return 0
+    space = parser.parse_args(args)
+
+    def paint():
+        make(**vars(space))
+        print(f"{space.root}: painted. Next: python train.py --data {space.root}", file=sys.stderr)
+
+    return run_command("pictures.synthetic", paint)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ python plan.py -c RECIPE --show 3
 """
 
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import torch
 
 import augment
 import data
-from config import ConfigError, Parser, add_config_flags, config_from_args
+from config import add_config_flags, config_from_args
 from engine import resident
+from errors import Parser, run_command
 from pictures import synthetic
-from pictures.store import StoreError
 from plan import Plan, draw_plan, store_level
 
 
@@ -137,18 +136,7 @@ def main(args=None):
     space = parser.parse_args(args)
     if space.show < 1:
         parser.error(f"--show takes a whole number from 1, not {space.show}")
-    try:
-        show(config_from_args(space), space.show, space.output)
-    except ConfigError as e:
-        print(f"plan.py: {e}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (data.DataError, StoreError, synthetic.SyntheticError, OSError) as e:
-        print(f"plan.py: {e}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command("plan.py", lambda: show(config_from_args(space), space.show, space.output))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 import metrics
 import train
 from engine import outcome
-from engine.run import Stopped
+from errors import LongtailError, Stopped
 from study.lease import LeaseLost
 
 TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice
@@ -62,9 +62,9 @@ class Job:
 def _reason(e):
     """An exception in a line."""
     lines = str(e).strip().splitlines() or [""]
-    if isinstance(e, (torch.OutOfMemoryError, MemoryError)):
+    if isinstance(e, MemoryError):
         return f"out of memory: {lines[0]}"
-    return lines[0] if isinstance(e, train.ERRORS) else f"{type(e).__name__}: {lines[0]}"
+    return lines[0] if isinstance(e, LongtailError) else f"{type(e).__name__}: {lines[0]}"
 
 
 def _scores(config):

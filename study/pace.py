@@ -17,8 +17,9 @@ import data
 import train
 from config import config_from
 from engine.capture import Captured
+from errors import LongtailError
 from pictures.children import child_command, child_environment
-from study.table import StudyError, locked, write_spec
+from study.table import locked, write_spec
 
 
 def measure(study, device, pack="auto", threads=0):
@@ -76,7 +77,7 @@ def rate(config, device, workers, threads, pack):
         for child in children:
             child.kill()
     if not all(rates):
-        raise StudyError("a first few steps could not be trained: the lines above say why")
+        raise LongtailError("a first few steps could not be trained: the lines above say why")
     return sum(map(float, rates))
 
 

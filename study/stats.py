@@ -6,10 +6,6 @@ import math
 import numpy as np
 
 
-class StatsError(ValueError):
-    """Too few numbers for what is asked; one line that says how many it takes."""
-
-
 def t_quantile(p, df):
     """The p-quantile of Student's t with df = 1, 2, ... degrees of freedom, by bisection of its distribution."""
     low, high = 0.0, 1.0
@@ -47,11 +43,11 @@ def interval(values, level=0.95):
 def sign_flip(differences):
     """Two-sided p of the mean of paired differences under random signs (Fisher 1935), over all 2^n of them.
 
-    n is from 6 to 20. Below 6 no p can pass 0.05: its least value is 2 / 2^n. Raises StatsError."""
+    n is from 6 to 20. Below 6 no p can pass 0.05: its least value is 2 / 2^n. Raises ValueError."""
     d = np.asarray(differences, np.float64)
     if not 6 <= len(d) <= 20:
         why = f"no p can fall below {2 / 2 ** len(d):.3f}" if len(d) < 6 else "there are too many signs to try"
-        raise StatsError(f"an exact sign-flip test takes 6 to 20 pairs, not {len(d)}: {why}")
+        raise ValueError(f"an exact sign-flip test takes 6 to 20 pairs, not {len(d)}: {why}")
     sums = np.zeros(1)
     for value in np.abs(d):  # signs of |d| run over the same sums
         sums = np.concatenate([sums + value, sums - value])

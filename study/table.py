@@ -20,20 +20,17 @@ import data
 import train
 from config import config_from, flag_of, spelled
 from engine.run import replacing, scratch_path
+from errors import LongtailError
 from model import build_model
 from pictures import synthetic
 from study.lease import Lease, LeaseLost
-
-
-class StudyError(RuntimeError):
-    """A study that cannot be begun or gone on with; one line that says why and the mend."""
 
 
 class Study:
     """The folder: study.json, trials/0007/ (a run), rows/0007-30.json (trial 7 to epoch 30), leases/, results.csv."""
 
     def __init__(self, folder):
-        """Reads the study in `folder`; StudyError if there is none."""
+        """Reads the study in `folder`; LongtailError if there is none."""
         self.folder, self._rows, self._text = Path(folder), {}, None
         self.refresh()
 
@@ -47,9 +44,9 @@ class Study:
             spec = json.loads(text)
             base, trials = spec["base"], spec["trials"]
         except FileNotFoundError:
-            raise StudyError(f"{self.folder}: no study there (no study.json)") from None
+            raise LongtailError(f"{self.folder}: no study there (no study.json)") from None
         except (ValueError, KeyError, TypeError) as e:
-            raise StudyError(f"{path}: damaged ({e})") from None
+            raise LongtailError(f"{path}: damaged ({e})") from None
         self._text, self.spec, self.trials = text, spec, trials
         self.base = config_from(base, str(path))
         self._configs = [config_from(t, f"{path}, trial {i}", self.base) for i, t in enumerate(self.trials)]
@@ -81,7 +78,7 @@ class Study:
                 try:
                     self._rows[entry.name] = json.loads(Path(entry.path).read_text(encoding="utf-8"))
                 except ValueError as e:
-                    raise StudyError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
+                    raise LongtailError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
         found = {(row["trial"], int(name[:-5].split("-")[1])): row for name, row in self._rows.items()}
         return dict(sorted(found.items()))
 
@@ -187,15 +184,15 @@ def point_key(trial):
 def begin_study(folder, base, trials, halving=0):
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
-    A trial keeps its number for ever. Raises one of train.ERRORS for settings that cannot be, before anything is
-    written, and StudyError where the folder holds a run, or a study of another base, of other pictures or of another
+    A trial keeps its number for ever. Raises LongtailError for settings that cannot be, before anything is
+    written, and LongtailError where the folder holds a run, or a study of another base, of other pictures or of another
     halving.
     """
     folder, root = Path(folder), synthetic.folder(base.data).resolve()
     checked = [config_from(t, "study", base) for t in trials]
     key = _check(root, checked, halving)
     if (folder / "args.json").exists():
-        raise StudyError(f"{folder} is a run's folder: choose another --name")
+        raise LongtailError(f"{folder} is a run's folder: choose another --name")
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     settings = dict(base.settings(), data=str(root), compile=base.compile)
@@ -212,7 +209,9 @@ def begin_study(folder, base, trials, halving=0):
             named = dict(data_key="the pictures", halving="--halving")
             changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in named.items() if old[k] != spec[k]]
             if changed:
-                raise StudyError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
+                raise LongtailError(
+                    f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it"
+                )
             spec = old
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
             if not Path(old["base"]["data"]).exists():  # the folder was moved: the pictures are the same
@@ -246,7 +245,7 @@ def _check(root, checked, halving):
         with torch.device("meta"):
             train.network(c, pictures[json.dumps(c.pick(data.prepare))])
     if halving and not all(len(p.val) for p in pictures.values()):
-        raise StudyError(
+        raise LongtailError(
             "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"
         )
     return next(iter(pictures.values())).store.key

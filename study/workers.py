@@ -15,13 +15,14 @@ import threading
 import time
 
 import train
-from config import ConfigError, spelled
-from engine.run import Stop, Stopped
+from config import spelled
+from engine.run import Stop
+from errors import ConfigError, LongtailError, Stopped
 from pictures.children import child_command, child_environment
 from study import pace, ranking
 from study.job import Job
 from study.lease import Lease, LeaseLost
-from study.table import Study, StudyError
+from study.table import Study
 
 DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
 LONG = 60  # minutes from which a study is told how to become smaller
@@ -36,21 +37,6 @@ def add_flags(parser):
         "--shard", default="0/1", metavar="I/N", help="only every N-th trial, from the I-th on: for arrays of jobs"
     )
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
-
-
-def command(name, function):
-    """Exit code of a command that fills a study: function(stop) gives it, or what stopped it does, said in a line."""
-    try:
-        return function(Stop().listen())
-    except Stopped as e:
-        print(f"{name}: {e}; the same command continues", file=sys.stderr)
-        return 128 + e.number
-    except ConfigError as e:
-        print(f"{name}: {e}", file=sys.stderr)
-        return 2
-    except (*train.ERRORS, StudyError, OSError) as e:
-        print(f"{name}: {e}", file=sys.stderr)
-        return 1
 
 
 def check_flags(space, base):
@@ -237,7 +223,7 @@ def fill(study, *, workers, device, pack, shard, devices, stop, seen):
                     _mourn(study, children[n].pid, code, deaths)
                     children[n] = spawn(n)
             if deaths.get(None, 0) >= DEATHS:
-                raise StudyError(f"workers die as soon as they start: {study.folder / 'workers.log'} says why")
+                raise LongtailError(f"workers die as soon as they start: {study.folder / 'workers.log'} says why")
     finally:
         for child in children:
             if child.poll() is None:

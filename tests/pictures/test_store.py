@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from conftest import ROOT
+from errors import LongtailError
 from pictures import decode, store
 
 RNG = np.random.default_rng(0)
@@ -540,7 +541,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
     else:
         name, fault = ("pwrite", lambda *_: 5) if breaks == "short" else (breaks, full)
         monkeypatch.setattr(store.os, name, fault)
-    with pytest.raises(store.StoreError, match="no room for") as caught:
+    with pytest.raises(LongtailError, match="no room for") as caught:
         store.load_store(files, 8, cache=tmp_path / "cache", workers=1)
     assert "\n" not in str(caught.value) and "LONGTAIL_CACHE" in str(caught.value)
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
@@ -548,7 +549,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
 
 def test_a_cache_that_cannot_be_written_is_one_line(files, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(store.StoreError, match="LONGTAIL_CACHE"):
+    with pytest.raises(LongtailError, match="LONGTAIL_CACHE"):
         store.load_store(files, 8, cache=tmp_path / "file")
 
 
@@ -559,7 +560,7 @@ def test_a_failing_machine_is_no_bad_picture(files, monkeypatch, tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(decode.Image, "open", broken)
-    with pytest.raises(store.StoreError, match="Input/output error"):
+    with pytest.raises(LongtailError, match="Input/output error"):
         store.load_store(files, 8, cache=tmp_path / "cache", workers=1)
     assert not list((tmp_path / "cache").glob("*/meta.json"))
 
@@ -573,7 +574,7 @@ def test_files_that_change_while_decoded_are_refused(files, monkeypatch):
         return decode_into(file, start, row, path, *args)
 
     monkeypatch.setattr(store, "decode_into", touching)
-    with pytest.raises(store.StoreError, match="20.png changed while"):
+    with pytest.raises(LongtailError, match="20.png changed while"):
         store.load_store(files, 8, workers=1)
 
 
@@ -588,7 +589,7 @@ def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch
         return started[-1]
 
     monkeypatch.setattr(store.subprocess, "Popen", doomed)
-    with pytest.raises(store.StoreError, match=r"died \(exit status -9\) on .*/\d\d\.png"):
+    with pytest.raises(LongtailError, match=r"died \(exit status -9\) on .*/\d\d\.png"):
         store.load_store(many, 8, cache=tmp_path / "cache", workers=3)
     assert len(started) == 2 and all(child.poll() is not None for child in started)
     assert not list((tmp_path / "cache").glob("*.tmp-*"))

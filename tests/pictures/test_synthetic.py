@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 import data
+from errors import LongtailError
 from pictures import synthetic
 from pictures.children import child_command, child_environment
 from pictures.painting import FACTORS, render
-from pictures.synthetic import COUNTS, STYLES, SyntheticError
+from pictures.synthetic import COUNTS, STYLES
 
 SMALL = dict(classes=3, scale=0.01, size=32, workers=1)
 LEVELS = [len(levels) for levels in FACTORS.values()]
@@ -200,11 +201,11 @@ def test_same_bytes_by_any_number_of_workers(small, tmp_path):
 
 def test_a_taken_folder_is_refused(small, tmp_path):
     before = bytes_of(small)
-    with pytest.raises(SyntheticError, match="not an empty folder"):
+    with pytest.raises(LongtailError, match="not an empty folder"):
         synthetic.make(small, **SMALL)
     assert bytes_of(small) == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(SyntheticError, match="not an empty folder"):
+    with pytest.raises(LongtailError, match="not an empty folder"):
         synthetic.make(tmp_path / "file", **SMALL)
     (tmp_path / "empty").mkdir()
     synthetic.make(tmp_path / "empty", **SMALL)
@@ -226,7 +227,7 @@ def test_a_taken_folder_is_refused(small, tmp_path):
     ],
 )
 def test_arguments_out_of_bounds(tmp_path, given):
-    with pytest.raises(SyntheticError, match=f"^--{next(iter(given)).replace('_', '-')} [^\n]*: give a[^\n]*$"):
+    with pytest.raises(LongtailError, match=f"^--{next(iter(given)).replace('_', '-')} [^\n]*: give a[^\n]*$"):
         synthetic.make(tmp_path / "set", **dict(SMALL, **given))
     assert not any(tmp_path.iterdir())
 

@@ -9,8 +9,9 @@ import pytest
 
 import seeds
 import sweep
-from config import Config, Parser, add_config_flags, config_from_args, flag_of, read_recipe, spelled
+from config import Config, add_config_flags, config_from_args, flag_of, read_recipe, spelled
 from conftest import PLAIN
+from errors import Parser
 from study import pace, ranking
 from study.table import Study, begin_study
 from test_train import made

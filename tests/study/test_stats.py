@@ -55,7 +55,7 @@ def test_sign_flip_is_scipys_permutation_test():
 
 @pytest.mark.parametrize("n, why", [(0, "below 2.000"), (5, "below 0.062"), (21, "too many")])
 def test_sign_flip_refuses_with_the_reason(n, why):
-    with pytest.raises(stats.StatsError, match=f"6 to 20 pairs, not {n}.*{why}"):
+    with pytest.raises(ValueError, match=f"6 to 20 pairs, not {n}.*{why}"):
         stats.sign_flip([0.1] * n)
 
 

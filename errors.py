@@ -1,0 +1,75 @@
+"""What goes wrong, in one family; how every command reads its flags, and how it ends.
+
+An error of this family is for a person: one line that names the file, row or flag, and the mend. Whatever else is
+raised is a fault of the program and shows its traceback. Arguments of the mathematics (losses, metrics, statistics) that
+make no sense are plain ValueErrors.
+"""
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+class LongtailError(Exception):
+    """Something that whoever reads it can mend. `code`: the exit code of the command that it ends."""
+
+    code = 1
+
+
+class ConfigError(LongtailError):
+    """A flag or setting that cannot be used."""
+
+    code = 2
+
+
+class Stopped(LongtailError):
+    """A signal asked for the end, and the state is saved. number: the signal's."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; state saved")
+        self.number = number
+        self.code = 128 + number
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        space, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, n=1)
+            hint = f": did you mean {close[0]}?" if close else "; see --help"
+            self.error(f"unknown argument {unknown[0]!r}{hint}")
+        return space
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def run_command(name: str, function: Callable[[], int | None], *, continue_with: str = "") -> int:
+    """The exit code of the command `name`: what `function` returns (None is 0), or that of its error, said in a line.
+
+    continue_with: what to type after a signal stopped it.
+    """
+    try:
+        return function() or 0
+    except Stopped as error:
+        print(f"{name}: {error}; {continue_with} continues", file=sys.stderr)
+        return error.code
+    except LongtailError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:  # who read our output has left: say nothing more, not even while Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        print(f"{name}: {place}{error.strerror or error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,67 @@
+"""How commands end: exit codes and the one line that says why."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from errors import ConfigError, LongtailError, Parser, Stopped, run_command
+
+
+def raising(error):
+    def function():
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (LongtailError("a.jpg: cut short: mend it"), 1, "x.py: a.jpg: cut short: mend it"),
+        (ConfigError("--lr abc: a number is needed"), 2, "x.py: --lr abc: a number is needed"),
+        (Stopped(signal.SIGTERM), 143, "x.py: stopped by SIGTERM; state saved; --resume continues"),
+        (Stopped(signal.SIGINT), 130, "x.py: stopped by SIGINT; state saved; --resume continues"),
+        (FileNotFoundError(2, "No such file or directory", "gone.csv"), 1, "x.py: gone.csv: No such file or directory"),
+        (OSError("no errno"), 1, "x.py: no errno"),
+    ],
+)
+def test_an_error_is_a_line_and_its_exit_code(error, code, said, capsys):
+    assert run_command("x.py", raising(error), continue_with="--resume") == code
+    assert capsys.readouterr() == ("", said + "\n")
+
+
+def test_what_a_function_returns_is_the_code():
+    assert run_command("x.py", lambda: None) == 0
+    assert run_command("x.py", lambda: 1) == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_command("x.py", lambda: 1 / 0)
+
+
+def test_a_reader_that_left_is_no_traceback():
+    code = "import sys, errors; sys.exit(errors.run_command('x.py', lambda: print('line\\n' * 10**6)))"
+    reading, writing = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    os.close(reading)
+    assert child.communicate()[1] == "" and child.returncode == 1
+
+
+def test_a_parser_refuses_in_a_line_and_names_the_nearest_flag(capsys):
+    parser = Parser(prog="x.py")
+    parser.add_argument("--mixup-p", type=float)
+    for words, said in (
+        (["--mixup-q", "1"], "x.py: unknown argument '--mixup-q': did you mean --mixup-p?"),
+        (["--mixup", "1"], "x.py: unknown argument '--mixup': did you mean --mixup-p?"),
+        (["zzz"], "x.py: unknown argument 'zzz'; see --help"),
+        (["--mixup-p", "much"], "x.py: argument --mixup-p: invalid float value: 'much'"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args(words)
+        assert end.value.code == 2 and capsys.readouterr().err == said + "\n"
