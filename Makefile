@@ -3,6 +3,7 @@
 #                     it stopped, each runs those before it where they are not done
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
+# make lint           ruff's rules and format (pyproject.toml)
 # make test           the tests;  make bench  every measurement of README (an hour)
 # make gpu            on a GPU, in nine minutes: its tests, its benches, and a dated record in bench/results (OUT=DIR)
 # make test-slurm     make slurm on a Slurm of one node that it starts and ends
@@ -61,7 +62,7 @@ SWEEP = $(PY) sweep.py $(COMMON)
 GRID = $(SWEEP) --name sweep $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
   --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
 
-.PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts test test-slurm bench gpu
+.PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -110,6 +111,10 @@ study: sweep tune sensitivity seeds final submission
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default
+
+lint: $(TEST_SETUP)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
 
 test: $(TEST_SETUP)
 	$(PY) -m pytest -q

@@ -1,7 +1,7 @@
 """Geometry, colour and erasing: drawn as small matrices on the host, applied in plain PyTorch or by a kernel.
 
-`draw_*` make a plan's columns from a NumPy generator; `batch` turns a row of the plan into the network's input and draws
-nothing. Store pixels in, normalised float32 out; no picture file is ever opened here.
+`draw_*` make a plan's columns from a NumPy generator; `batch` turns a row of the plan into the network's input and
+draws nothing. Store pixels in, normalised float32 out; no picture file is ever opened here.
 """
 
 import numpy as np
@@ -15,7 +15,8 @@ RATIO = (3 / 4, 4 / 3)  # aspect ratios of random resized crops (Szegedy et al. 
 
 
 def draw_geometry(rng, shape, *, size, store_size, shown, crop_scale, pad, flip, rotate):
-    """Affine maps geo [*shape,2,3] float32 from output (x + 1/2, y + 1/2, 1) to Store pixels: crop, resize, flip, then rotate.
+    """Affine maps geo [*shape,2,3] float32 from output (x + 1/2, y + 1/2, 1) to Store pixels: crop, resize, flip, then
+    rotate.
 
     crop_scale: arrays (low, high) broadcast to `shape`, shares of the area; 1, 1 is the centre crop of `shown` pixels.
     pad > 0: a crop of `shown` pixels at a random offset within the picture and `pad` pixels around it. rotate: degrees.
@@ -51,8 +52,8 @@ def draw_geometry(rng, shape, *, size, store_size, shown, crop_scale, pad, flip,
 def draw_colour(rng, means, jitter):
     """Colour matrices [*,3,4] float32 on RGB in [0,1] for pictures with mean colours `means` [*,3].
 
-    Brightness, contrast and saturation each vary by a factor in 1 +- jitter (array or number). Contrast is about the picture's
-    mean grey. The three commute but for clamping, which happens once at the end, so their order is not drawn.
+    Brightness, contrast and saturation each vary by a factor in 1 +- jitter (array or number). Contrast is about the
+    picture's mean grey. The three commute but for clamping, which happens once at the end, so their order is not drawn.
     """
     shape = means.shape[:-1]
     bright, contrast, saturate = (1 + rng.uniform(-1, 1, (3, *shape)) * jitter)[..., None]
@@ -76,11 +77,13 @@ def draw_erase(rng, shape, *, size, erase):
 
 
 def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32):
-    """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step's columns of a plan as tensors.
+    """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step's columns of a plan as
+    tensors.
 
-    pixels: the Store, uint8 [N,S,S,3]. mean, std: tensors [3] of RGB in [0,1]. Each view is sampled bilinearly, coloured and
-    clamped to [0,1]; then mixed or boxed with its partner's, erased to the mean, and normalised. border: 'reflect' (the edge
-    pixel repeats once) or 'constant' (black). On a GPU that takes it kernels/view.py's one launch does it all.
+    pixels: the Store, uint8 [N,S,S,3]. mean, std: tensors [3] of RGB in [0,1]. Each view is sampled bilinearly,
+    coloured and clamped to [0,1]; then mixed or boxed with its partner's, erased to the mean, and normalised. border:
+    'reflect' (the edge pixel repeats once) or 'constant' (black). On a GPU that takes it kernels/view.py's one launch
+    does it all.
     """
     if kernels.usable(mean.device):
         from kernels import view as kernel

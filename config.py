@@ -4,7 +4,6 @@ A value out of bounds or an unknown name is refused with the nearest valid one; 
 This file knows nothing of pictures or models: it never imports another file of the project.
 """
 
-import argparse
 import dataclasses
 import difflib
 import functools
@@ -219,7 +218,8 @@ class Config:
         return hashlib.sha256(json.dumps([self.settings(), data_key], sort_keys=True).encode()).hexdigest()[:16]
 
     def pick(self, function):
-        """The fields that `function` names among its keyword-only parameters: how plain arguments reach library files."""
+        """The fields that `function` names among its keyword-only parameters: how plain arguments reach library
+        files."""
         return {n: getattr(self, n) for n in _named(function) if n in Config.__dataclass_fields__}
 
 
@@ -307,48 +307,3 @@ def read_recipe(path, base=Config()):
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: a recipe is a JSON object of settings")
     return config_from(settings, str(path), base)
-
-
-def add_config_flags(parser):
-    """Every field of Config as a flag of `parser`, grouped, plus -c/--config."""
-    parser.add_argument("-c", "--config", metavar="RECIPE", help="JSON file of settings; flags go on top")
-    groups = {}
-    for f in dataclasses.fields(Config):
-        m = f.metadata
-        group = groups.setdefault(m["group"], None) or parser.add_argument_group(m["group"])
-        groups[m["group"]] = group
-        names = sorted([flag_of(f.name), *m["names"]], key=lambda n: n.startswith("--"))  # short ones first
-        said = m["help"].replace("%", "%%")
-        if f.type is bool:
-            group.add_argument(
-                *names,
-                dest=f.name,
-                action=argparse.BooleanOptionalAction,
-                default=argparse.SUPPRESS,
-                help=f"{said} (default {'on' if f.default else 'off'})",
-            )
-            continue
-        limits = f"one of {', '.join(m['choices'])}" if m["choices"] else "" if f.type is str else bounds_of(f)
-        shown = [limits] if limits else []
-        if f.default != "":
-            shown.append(f"default {spelled(f.default)}")
-        group.add_argument(
-            *names,
-            dest=f.name,
-            default=argparse.SUPPRESS,
-            metavar=f.name.split("_")[-1].upper(),
-            help=said + (f" ({'; '.join(shown)})" if shown else ""),
-        )
-
-
-def config_from_args(space):
-    """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run
-    exists, its own settings come before them all."""
-    given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
-
-    def on_top_of(base):
-        return dataclasses.replace(read_recipe(space.config, base) if space.config else base, **given)
-
-    asked = on_top_of(Config())
-    saved = Path(asked.project) / asked.name / "args.json"
-    return on_top_of(dataclasses.replace(read_recipe(saved), until=0)) if asked.resume and saved.exists() else asked

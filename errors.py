@@ -1,8 +1,8 @@
 """What goes wrong, in one family; how every command reads its flags, and how it ends.
 
 An error of this family is for a person: one line that names the file, row or flag, and the mend. Whatever else is
-raised is a fault of the program and shows its traceback. Arguments of the mathematics (losses, metrics, statistics) that
-make no sense are plain ValueErrors.
+raised is a fault of the program and shows its traceback. Arguments of the mathematics (losses, metrics, statistics)
+that make no sense are plain ValueErrors.
 """
 
 import argparse

@@ -8,9 +8,11 @@ import numpy as np
 
 
 def class_probability(counts, low, high):
-    """Mixup probability of each class [C]: `high` for the rarest, falling linearly in the count to `low` for the largest.
+    """Mixup probability of each class [C]: `high` for the rarest, falling linearly in the count to `low` for the
+    largest.
 
-    counts: training pictures a class [C]; classes without a picture do not set the ends. Equal counts: `low` everywhere.
+    counts: training pictures a class [C]; classes without a picture do not set the ends. Equal counts: `low`
+    everywhere.
     """
     counts = np.asarray(counts, float)
     present = counts[counts > 0]
@@ -22,10 +24,10 @@ def class_probability(counts, low, high):
 def draw(rng, labels, counts, *, size, mixup_p, mixup_alpha, mixup_by, cutmix_p):
     """Draws lam [T,B] float32 and box [T,B,4] int32 (y0 x0 y1 x1, half-open) for rows with `labels` [T,B].
 
-    lam is the weight of a row's own target, 1 where it does not mix; its pixels' too where its box is empty. A CutMix box
-    has lam = 1 - its area. CutMix is drawn first, mixup among the rest. mixup_p is a number, or (low, high) by class.
-    mixup_by 'row' or 'class': each row draws for itself; 'batch' or 'class-batch': one draw, lambda and box a step, with the
-    mean of its rows' probabilities.
+    lam is the weight of a row's own target, 1 where it does not mix; its pixels' too where its box is empty. A CutMix
+    box has lam = 1 - its area. CutMix is drawn first, mixup among the rest. mixup_p is a number, or (low, high) by
+    class. mixup_by 'row' or 'class': each row draws for itself; 'batch' or 'class-batch': one draw, lambda and box a
+    step, with the mean of its rows' probabilities.
     """
     steps, batch = labels.shape
     p = class_probability(counts, *mixup_p)[labels] if isinstance(mixup_p, tuple) else np.full(labels.shape, mixup_p)
@@ -46,5 +48,6 @@ def draw(rng, labels, counts, *, size, mixup_p, mixup_alpha, mixup_by, cutmix_p)
 
 
 def in_batch(mixup_by):
-    """Whether partners are a permutation of the batch and share its views, as in the paper's code, and not fresh rows."""
+    """Whether partners are a permutation of the batch and share its views, as in the paper's code, and not fresh
+    rows."""
     return mixup_by in ("batch", "class-batch")

@@ -86,7 +86,8 @@ def view_size(epoch, *, epochs, img_size, size):
 
 
 def store_level(size, store_size):
-    """The side of the Store's level that views of `size` are taken from: halved until the whole picture shrinks by 1.5 at the
+    """The side of the Store's level that views of `size` are taken from: halved until the whole picture shrinks by 1.5
+    at the
     most, where bilinear sampling does not alias."""
     while store_size > 1.5 * size:
         store_size //= 2
@@ -96,8 +97,8 @@ def store_level(size, store_size):
 def learning_rates(epoch, count, *, epochs, lr, schedule, warmup):
     """The learning rate of each of `count` steps of `epoch` [count] float32.
 
-    cosine: Loshchilov & Hutter 2017, to 0. onecycle: Smith & Topin 2018, up from lr/25 over 30%, down to lr/250000, both by
-    cosine. step: x0.01 at 80% and again at 90% of the epochs, as LDAM-DRW (Cao et al. 2019).
+    cosine: Loshchilov & Hutter 2017, to 0. onecycle: Smith & Topin 2018, up from lr/25 over 30%, down to lr/250000,
+    both by cosine. step: x0.01 at 80% and again at 90% of the epochs, as LDAM-DRW (Cao et al. 2019).
     """
     at = epoch + (np.arange(count) + 0.5) / count  # in epochs
     done = at / epochs
@@ -147,8 +148,8 @@ def draw_plan(
 ):
     """The Plan of one epoch over the training `rows` of the Store.
 
-    labels: int [N] and means: float [N,3] of the whole Store; counts: training pictures a class [C]; size: of views at the end,
-    and store_size, the Store's side. The other arguments are Config's fields. Pure: nothing else is read.
+    labels: int [N] and means: float [N,3] of the whole Store; counts: training pictures a class [C]; size: of views at
+    the end, and store_size, the Store's side. The other arguments are Config's fields. Pure: nothing else is read.
     """
     whole = size, store_size
     size = view_size(epoch, epochs=epochs, img_size=img_size, size=size)
@@ -224,7 +225,8 @@ def draw_plan(
 def evaluation_plans(rows, *, size, store_size, batch_size, views="centre"):
     """Plans (one per view) that show every row of `rows` once, unaugmented; the last batch is padded with its last row.
 
-    views: 'centre' crop; 'flip': it and its mirror image; 'crops': the four corners, the centre, and their mirror images.
+    views: 'centre' crop; 'flip': it and its mirror image; 'crops': the four corners, the centre, and their mirror
+    images.
     """
     count = math.ceil(len(rows) / batch_size)
     padded = np.concatenate([rows, np.repeat(rows[-1:], count * batch_size - len(rows))])

@@ -3,7 +3,8 @@
     python predict.py > submission.csv
     python predict.py --run runs/a runs/b --tta flip -o submission.csv       (an averaged ensemble)
 
-The checkpoint carries classes, preprocessing and weights; of the test set nothing but the pictures and their ids is read.
+The checkpoint carries classes, preprocessing and weights; of the test set nothing but the pictures and their ids is
+read.
 """
 
 import csv
@@ -15,9 +16,8 @@ import torch
 
 import data
 import metrics
-import train
 from engine import resident
-from engine.numerics import precision
+from engine.numerics import pick_device, precision
 from engine.run import load_checkpoint, replacing
 from engine.step import logits, view
 from errors import LongtailError, Parser, run_command
@@ -31,7 +31,8 @@ from study.table import Study
 def probabilities(checkpoint, files, *, device, tta="none"):
     """Posterior float64 [N,C] of the picture files under a best.pt's dict, and the bad files' rows and reasons.
 
-    A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops', averaged.
+    A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops',
+    averaged.
     """
     c = checkpoint
     store = load_store(files, c["store_size"], c["resize"])
@@ -53,7 +54,8 @@ def probabilities(checkpoint, files, *, device, tta="none"):
 
 
 def choose(project):
-    """(run folders, what they are) when none is named: the seeds of a finished study `final`; else the winner's runs of the study whose
+    """(run folders, what they are) when none is named: the seeds of a finished study `final`; else the winner's runs of
+    the study whose
     best.json is the newest; else the newest run. Studies and runs are never ranked against each other."""
     project = Path(project)
     if (project / "final" / "study.json").exists():
@@ -92,7 +94,7 @@ def table(sample, ids, header=("id", "label")):
 
 
 def predict(args):
-    device = train.pick_device(args.device)
+    device = pick_device(args.device)
     folders, which = ([Path(r) for r in args.run], ", ".join(args.run)) if args.run else choose(args.project)
     checkpoints = []
     for folder in folders:

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-from config import Config, add_config_flags, config_from, config_from_args, flag_of, read_recipe
+from config import Config, config_from, flag_of, read_recipe
+from engine.flags import add_config_flags, config_from_args
 from engine.run import Stop, replacing
 from errors import ConfigError, LongtailError, Parser, run_command
 from study import stats, workers

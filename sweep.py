@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config, add_config_flags, config_from_args, flag_of, nearest, spelled, validated
+from config import Config, flag_of, nearest, spelled, validated
+from engine.flags import add_config_flags, config_from_args
 from engine.run import Stop, replacing
 from errors import ConfigError, Parser, run_command
 from study import findings, ranking, workers

@@ -14,23 +14,17 @@ import numpy as np
 import torch
 
 import data
-import kernels
-import losses
-from config import add_config_flags, config_from, config_from_args, flag_of, spelled
-from engine import resident
-from engine.capture import Captured
-from engine.numerics import precision, repeatable
+from config import config_from, flag_of, spelled
+from engine.build import build_stepper, plans_of
+from engine.flags import add_config_flags, config_from_args
+from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import finish, judge, line
 from engine.ranks import Ranks
 from engine.run import Reader, Run, Stop, environment
-from engine.step import NonFinite, Stepper
-from errors import ConfigError, LongtailError, Parser, Stopped, run_command
-from model import build_model
+from engine.step import NonFinite
+from errors import LongtailError, Parser, Stopped, run_command
 from pictures import synthetic
-from plan import draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
-THREADS = torch.get_num_threads()
-SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -52,9 +46,9 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
     folder = ranks.told(run and run.folder)
     run = run or Reader(folder)
     try:
-        stepper, bias, recipe = build(config, pictures, device, ranks)
+        stepper, bias, recipe = build_stepper(config, pictures, device, ranks)
         state = begin(run, config, pictures, stepper, ranks)
-        draw, evaluation = tables(config, pictures)
+        draw, evaluation = plans_of(config, pictures)
         end = min(config.until or config.epochs, config.epochs)
 
         def save():
@@ -123,117 +117,9 @@ def train(config, stop=None):
     return list(trial(config, stop))
 
 
-def pick_device(name):
-    """torch.device for 'auto', 'cuda', 'mps' or 'cpu'; ConfigError if it is not there."""
-    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-    if name == "auto":
-        name = next(n for n, found in there.items() if found)
-    if not there[name]:
-        raise ConfigError(f"--device {name}: this PyTorch finds none; --device auto takes what there is")
-    return torch.device(name)
-
-
-def build(config, pictures, device, ranks=Ranks()):
-    """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the
-    weights."""
-    repeatable(config.deterministic)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model, shape = network(config, pictures)
-    sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
-    table = losses.loss_table(
-        sampled,
-        ls=config.ls,
-        gamma=config.gamma,
-        alpha=config.alpha,
-        tau=config.loss_tau,
-        weights=config.balance == "weights",
-    )
-    bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
-    fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
-    side = pictures.store.pixels.shape[1]
-    smallest = view_size(0, epochs=config.epochs, img_size=config.img_size, size=pictures.size)
-    levels = resident.levels(pictures.store, device, [store_level(smallest, side)])
-    stepper = Stepper(
-        model,
-        levels,
-        torch.from_numpy(pictures.listing.labels),
-        table,
-        device=device,
-        size=pictures.size,
-        mean=pictures.mean,
-        std=pictures.std,
-        border="constant" if config.pad else "reflect",
-        opt=config.opt,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        ema=config.ema,
-        dtype=precision(device, config.amp),
-        ranks=ranks,
-        compile=fast,
-        record=Captured if fast else None,
-    )
-    recipe = dict(
-        model=shape,
-        config=config.settings(),
-        classes=pictures.listing.classes,
-        counts=pictures.counts.tolist(),
-        bias=bias.tolist(),
-        size=pictures.size,
-        store_size=side,
-        resize=config.resize,
-        mean=pictures.mean,
-        std=pictures.std,
-        data=str(pictures.listing.root.resolve()),
-    )
-    return stepper, bias, recipe
-
-
-def network(config, pictures):
-    """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
-    stem = config.stem
-    if stem == "auto":
-        stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
-    kernel = None if config.stem_kernel == "auto" else config.stem_kernel
-    if (
-        kernel is None
-        and config.model == "resnet18"
-        and stem == "imagenet"
-        and pictures.size <= SMALL
-        and not config.pretrained
-    ):
-        kernel = 3
-    shape = dict(
-        name=config.model,
-        classes=len(pictures.listing.classes),
-        width=config.width,
-        stem=stem,
-        stem_kernel=kernel,
-        dropout=config.dropout,
-    )
-    return build_model(**shape, pretrained=config.pretrained), shape
-
-
-def tables(config, pictures):
-    """The function epoch -> Plan, and the plans that show the validation pictures (none, or one)."""
-    view = dict(size=pictures.size, store_size=pictures.store.pixels.shape[1])
-
-    def draw(epoch):
-        return draw_plan(
-            pictures.listing.labels,
-            pictures.store.means,
-            pictures.train,
-            pictures.counts,
-            epoch=epoch,
-            **view,
-            **config.pick(draw_plan),
-        )
-
-    return draw, evaluation_plans(pictures.val, batch_size=128, **view) if len(pictures.val) else []
-
-
 def begin(run, config, pictures, stepper, ranks):
-    """Writes what the folder says from its first moment, or checks it against what is asked; the state to go on from."""
+    """Writes what the folder says from its first moment, or checks it against what is asked; the state to go on
+    from."""
     env = dict(
         environment(stepper.device),
         precision=PRECISIONS[stepper.dtype],

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import train
-from config import Config, add_config_flags, config_from, flag_of, read_recipe, spelled
+from config import Config, config_from, flag_of, read_recipe, spelled
+from engine.flags import add_config_flags
 from engine.run import Stop
 from errors import Parser, run_command
 from study import stats

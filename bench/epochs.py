@@ -17,15 +17,14 @@ from pathlib import Path
 
 import torch
 
+import data
+from bench import jpegs
+from config import Config
+from engine.numerics import pick_device
+from engine.run import environment
 from errors import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
-
-import data
-import train
-from bench import jpegs
-from config import Config
-from engine.run import environment
 
 
 def main():
@@ -49,7 +48,7 @@ def main():
 
 def measure(args, folder):
     """The record: seconds of decoding and of both runs."""
-    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    device, load = pick_device(args.device), os.getloadavg()[0]
     jpegs.paint(folder / "pictures", round(args.pictures / 0.9))
     config = Config(data=str(folder / "pictures"), img_size=args.img_size, val_split=0.1)
     begin = time.perf_counter()

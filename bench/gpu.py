@@ -8,6 +8,7 @@ minutes is left out, which is said, and the others run. Exit 1 where one failed,
 torch, triton, NumPy, Pillow and pytest; neither git nor a network.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -21,12 +22,11 @@ from typing import NamedTuple
 
 import torch
 
+from bench import targets
+from engine.run import environment
 from errors import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
-
-from bench import targets
-from engine.run import environment
 
 
 class Bench(NamedTuple):
@@ -140,7 +140,10 @@ def run(bench, args, folder, left):
     file, said, errors = (folder / f"{bench.name}.{end}" for end in ("json", "out", "err"))
     command = [*bench.script.split(), *(bench.quick if args.quick else bench.flags).split()]
     if bench.name == "kernels":
-        command += ["--arch", "%d%d" % (torch.cuda.get_device_capability() if args.device == "cuda" else (9, 0))]
+        command += [
+            "--arch",
+            "".join(map(str, torch.cuda.get_device_capability() if args.device == "cuda" else (9, 0))),
+        ]
     elif bench.name != "tests":
         command += ["--device", args.device]
     asked = [] if bench.name == "tests" else ["--json", str(file)]
@@ -183,10 +186,8 @@ def run(bench, args, folder, left):
 
 def end(child):
     """Ends a bench and what it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

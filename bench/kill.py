@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 
 from errors import Parser
+from pictures import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
-
-from pictures import synthetic
 
 EPOCHS = 20
 FLAGS = (
@@ -116,7 +115,7 @@ class Life:
             if not self.wait(happened):
                 return False
             late = time.monotonic() + rng.uniform(0, span)
-            if not self.wait(lambda: time.monotonic() > late):
+            if not self.wait(lambda late=late: time.monotonic() > late):
                 return False
         return True
 

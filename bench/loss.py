@@ -19,8 +19,8 @@ import torch.nn.functional as F
 
 import kernels
 import losses
-import train
 from bench import rounds
+from engine.numerics import pick_device
 from engine.run import environment
 from errors import Parser
 from tests.conftest import import_torchvision
@@ -49,7 +49,7 @@ def main():
 
 def measure(args):
     """The record: seconds of every round, errors, and what they depend on."""
-    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    device, load = pick_device(args.device), os.getloadavg()[0]
     cases = dict(random=batch(args.rows, args.classes, dtype=getattr(torch, args.dtype)), confident=confident(args))
     hard, settings = (
         losses.loss_table(torch.arange(1.0, args.classes + 1), **(SETTINGS | changes)) for changes in (dict(ls=0.0), {})
@@ -157,6 +157,7 @@ def table(r):
     """The record as Markdown."""
     where = "one CUDA graph" if r["kind"] == "cuda" else "plain calls"
     kind = "kernel" if r["kernel"] else "twin"
+    launches = f" Ours starts {r['launches']} kernels." if r["launches"] else ""
     said = [
         f"**The loss, forward and backward, {r['rows']} x {r['classes']} {r['dtype']}; ours is the {kind}.**",
         "",
@@ -164,7 +165,7 @@ def table(r):
         f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {r['load']:.1f} before; torch {r['torch']}, "
         f"commit {r['commit']}. Settings "
         f"{' '.join(f'{k} {v}' for k, v in r['settings'].items())}, two targets a row."
-        f"{r['launches'] and ' Ours starts %d kernels.' % r['launches'] or ''}",
+        f"{launches}",
         "",
         "| | us | in ours | value error | gradient error | confident rows: value | gradient |",
         "| --- | --- | --- | --- | --- | --- | --- |",

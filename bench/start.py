@@ -18,10 +18,9 @@ from pathlib import Path
 from PIL import Image
 
 from errors import Parser
+from pictures import store, synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
-
-from pictures import store, synthetic
 
 # Prints the seconds, then stops the run as a user would: it saves its state, and the next process can resume it.
 CHILD = """

@@ -21,18 +21,20 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from errors import Parser
-
-ROOT = Path(__file__).resolve().parent.parent
-
 import augment
 import data
 import train
 from bench import floor, jpegs, rounds, ways
 from config import Config, read_recipe
 from engine import numerics, resident
+from engine.build import build_stepper, plans_of
+from engine.numerics import pick_device
 from engine.run import environment
-from engine.step import floating, lerp, tensors
+from engine.step import floating, lerp
+from engine.tables import row_of
+from errors import Parser
+
+ROOT = Path(__file__).resolve().parent.parent
 
 STUDY = ROOT / "recipes" / "attempt-5.json"  # flips, a centre crop, mixup p 0.4 by the batch, focal loss
 CROPS = dict(crop_scale=(0.5, 1.0), mixup_p=0.0, mixup_by="row")
@@ -84,7 +86,7 @@ def main():
 
 def measure(args, folder):
     """Runs all contenders in turn, for one batch size after the other; yields the record after each of them."""
-    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    device, load = pick_device(args.device), os.getloadavg()[0]
     jpegs.paint(folder / "pictures", max(8, args.steps * max(args.batch_size) * 5 // 4), args.pictures)  # 1/5 validates
     asked = dict(
         data=str(folder / "pictures"),
@@ -171,8 +173,8 @@ def contenders(asked, pictures, device, workers):
 def ours(config, pictures, device, drawn=False):
     """An epoch as train.py runs it, from drawing its plan to its last step, without validation and files; `drawn`: the
     steps alone, of one plan that lies on the device."""
-    stepper, _, _ = train.build(config, pictures, device)
-    draw, _ = train.tables(config, pictures)
+    stepper, _, _ = build_stepper(config, pictures, device)
+    draw, _ = plans_of(config, pictures)
     number, plan = count(1), draw(0)
     stepper.begin(plan)
 
@@ -190,9 +192,9 @@ def ours(config, pictures, device, drawn=False):
 def bare(config, pictures, device):
     """As many forward, backward and optimizer passes on one ready batch, and averages where `config` averages; model,
     precision, memory format, compiling and capture are ours."""
-    stepper, _, _ = train.build(config, pictures, device)
-    plan = train.tables(config, pictures)[0](0)
-    row = tensors(plan, 0, device)
+    stepper, _, _ = build_stepper(config, pictures, device)
+    plan = plans_of(config, pictures)[0](0)
+    row = row_of(plan, 0, device)
     x = augment.batch(stepper.pixels, row, **stepper.view, dtype=numerics.input_dtype(device, stepper.dtype))
     y, share = stepper.labels[row.index].long(), torch.tensor(1 - config.ema, device=device)
     model = stepper.model.train()

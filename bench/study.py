@@ -24,16 +24,16 @@ from pathlib import Path
 
 import torch
 
-from errors import Parser
-
-ROOT = Path(__file__).resolve().parent.parent
-
 import train
 from config import Config
 from engine.run import Stop
+from engine.step import Stepper
+from errors import Parser
 from pictures import synthetic
 from study import pace, workers
 from study.table import Study, begin_study, write_spec
+
+ROOT = Path(__file__).resolve().parent.parent
 
 BASE = dict(batch_size=16, img_size=32, width=0.125, threads=1, device="cpu", warmup=1.0, monitor="last")
 TIMES = ("seconds",)  # the columns of results.csv that may differ
@@ -110,7 +110,7 @@ def alone(folder, _):
 
 def startup(folder, _):
     """A worker in this process; prints for every trial the seconds from the end of the one before to its first step."""
-    marks, begin = [time.perf_counter()], train.Stepper.begin
+    marks, begin = [time.perf_counter()], Stepper.begin
 
     def first(stepper, plan, t=0):
         if stepper.tables is None:
@@ -123,7 +123,7 @@ def startup(folder, _):
         publish(study, lease, row)
         marks.append(time.perf_counter())
 
-    train.Stepper.begin, Study.publish = first, last
+    Stepper.begin, Study.publish = first, last
     workers.work(folder, "cpu", 1, (0, 1), os.getppid(), Stop())
     print(*(b - a for a, b in zip(marks[::2], marks[1::2])), sep="\n")
     return 0

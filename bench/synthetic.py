@@ -25,7 +25,9 @@ from sklearn.linear_model import LogisticRegression
 
 import predict
 import train
-from config import Config, add_config_flags, flag_of, read_recipe, spelled
+from config import Config, flag_of, read_recipe, spelled
+from engine.flags import add_config_flags
+from engine.numerics import pick_device
 from engine.run import load_checkpoint
 from errors import Parser, run_command
 from pictures import synthetic
@@ -105,7 +107,7 @@ def network(root, truth, config):
     train.train(config)
     files = [root / f for f in truth["files"][truth["test"]]]
     weights = load_checkpoint(Path(config.project) / config.name / "best.pt")  # without validation: the last epoch's
-    probs, bad = predict.probabilities(weights, files, device=train.pick_device(config.device))
+    probs, bad = predict.probabilities(weights, files, device=pick_device(config.device))
     assert not bad
     return probs.argmax(1)
 

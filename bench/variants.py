@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+from engine.build import build_network, build_stepper, plans_of
+from engine.numerics import pick_device
 from errors import Parser
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms ask for it before the first use
@@ -77,7 +79,7 @@ def main():
 
 def measure(args, folder):
     """Yields the record and a text after each of its parts."""
-    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    device, load = pick_device(args.device), os.getloadavg()[0]
     jpegs.paint(folder / "pictures", max(8, args.steps * args.batch_size))
     config = Config(
         data=str(folder / "pictures"),
@@ -147,8 +149,8 @@ def again(config, pictures, device, trials):
             dropout=share / 2,
             balance=("none", "weights", "sampler")[i % 3],
         )
-        stepper, _, _ = train.build(other, pictures, device)
-        plan = train.tables(other, pictures)[0](0)
+        stepper, _, _ = build_stepper(other, pictures, device)
+        plan = plans_of(other, pictures)[0](0)
         stepper.begin(plan)
         for t in range(min(len(plan.index), 6)):  # three as they are, then recorded
             stepper.train(t)
@@ -181,15 +183,15 @@ def one_at_a_time(config, pictures, device, repeats):
 
 def changed(config, pictures, store, device, to):
     """The steps of an epoch with the changes `to`, as a function."""
-    network = train.network
+    network = build_network
     with patch.object(train, "network", lambda *given: altered(*network(*given), to)):
-        stepper, _, _ = train.build(config, pictures, device)
+        stepper, _, _ = build_stepper(config, pictures, device)
     stepper.levels = {pictures.store.pixels.shape[1]: store[to["bytes"]]}
     stepper.dtype = DTYPES[to["dtype"]]
     stepper.scaler = torch.amp.GradScaler(device.type, enabled=to["dtype"] == "fp16")
     stepper.forward = stepper.forward if to["compile"] else forward
     stepper.record = stepper.record if to["capture"] else None
-    plan = train.tables(config, pictures)[0](0)
+    plan = plans_of(config, pictures)[0](0)
 
     def epoch():
         numerics.repeatable(to["deterministic"])
@@ -245,11 +247,11 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
 
 def side_by_side(config, pictures, device, repeats, most=4):
     """Seconds of an epoch's steps of 1, 2 and `most` trials, each on a stream of its own, over one Store."""
-    plan, trials = train.tables(config, pictures)[0](0), []
+    plan, trials = plans_of(config, pictures)[0](0), []
     for seed in range(most):
         stream = torch.cuda.Stream() if device.type == "cuda" else None
         with torch.cuda.stream(stream):
-            trials.append((train.build(replace(config, seed=seed), pictures, device)[0], stream))
+            trials.append((build_stepper(replace(config, seed=seed), pictures, device)[0], stream))
 
     def epoch(number):
         for stepper, stream in trials[:number]:

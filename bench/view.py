@@ -19,10 +19,10 @@ import torch
 
 import augment
 import kernels
-import train
 from bench import rounds
+from engine.numerics import pick_device
 from engine.run import environment
-from engine.step import tensors
+from engine.tables import row_of
 from errors import Parser
 from plan import draw_plan
 from tests.conftest import import_torchvision
@@ -57,7 +57,7 @@ def main():
 
 def measure(args):
     """The record: seconds of every round, and what they depend on."""
-    device, load = train.pick_device(args.device), os.getloadavg()[0]
+    device, load = pick_device(args.device), os.getloadavg()[0]
     args.calls = args.calls or (20 if device.type == "cuda" else 1)
     if args.dtype == "auto":
         args.dtype = "bfloat16" if device.type == "cuda" else "float32"
@@ -121,7 +121,7 @@ def rows(args, pixels, means, views, device):
         erase=0.0,
         tail_crops=(0, 1),
     )
-    return [tensors(plan, t, device) for t in range(STEPS)]
+    return [row_of(plan, t, device) for t in range(STEPS)]
 
 
 def contenders(args, device, pixels, plan, views):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import train
 from engine import numerics
+from engine.build import build_network
 
 SHOWN = 512  # pictures of the study's epoch at the most: enough to forget its workers' start
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)  # of random resized crops: the default settings'
@@ -81,7 +81,7 @@ def study(base, pictures, device):
         pin_memory=device.type == "cuda",
         multiprocessing_context="fork",
     )
-    model = train.network(base, pictures)[0].to(device).train()
+    model = build_network(base, pictures)[0].to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
 
     def focal(logits, y):
@@ -123,7 +123,7 @@ def best(base, pictures, device, workers):
         persistent_workers=True,
         multiprocessing_context="fork",
     )
-    model = train.network(base, pictures)[0].to(device, memory_format=torch.channels_last).train()
+    model = build_network(base, pictures)[0].to(device, memory_format=torch.channels_last).train()
     net = torch.compile(model, dynamic=False) if device.type == "cuda" else model  # on a CPU it gains nothing
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     mean, std = (255 * torch.tensor(v, device=device).view(3, 1, 1) for v in (pictures.mean, pictures.std))

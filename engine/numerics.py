@@ -1,4 +1,4 @@
-"""How a device computes: in which precision, and whether the same way every time.
+"""Where to compute, and how: the device, its precision, and whether it computes the same way every time.
 
 Knows nothing of networks and data.
 """
@@ -7,6 +7,20 @@ import os
 from contextlib import nullcontext
 
 import torch
+
+from errors import ConfigError
+
+THREADS = torch.get_num_threads()  # what --threads 0 means, read before anything sets another number
+
+
+def pick_device(name):
+    """torch.device for 'auto', 'cuda', 'mps' or 'cpu'; ConfigError if it is not there."""
+    there = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+    if name == "auto":
+        name = next(n for n, found in there.items() if found)
+    if not there[name]:
+        raise ConfigError(f"--device {name}: this PyTorch finds none; --device auto takes what there is")
+    return torch.device(name)
 
 
 def precision(device, amp):

@@ -32,7 +32,8 @@ def judge(state, config, pictures, stepper, logits, lr):
 
 
 def rating(row, monitor):
-    """What an epoch's row is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
+    """What an epoch's row is kept for: the first of the greatest. Without validation pictures the last epoch is
+    kept."""
     if monitor == "last" or "val_loss" not in row:
         return row["epoch"]
     return -row["val_loss"] if monitor == "nll" else row["val_acc" if monitor == "acc" else monitor]

@@ -1,4 +1,5 @@
-"""The Store where training reads it: on the device, in pinned host memory where that is too small, halved for small views.
+"""The Store where training reads it: on the device, in pinned host memory where that is too small, halved for small
+views.
 
 Trials of one process that take turns share one copy. Knows nothing of plans and networks, and decodes nothing.
 """
@@ -16,8 +17,8 @@ HELD = {}  # (Store's key, device) -> its levels, of the last Store that was ask
 def levels(store, device, sides=()):
     """{side: uint8 [N,side,side,3]} of a store.Store, at its own side and at `sides`, which come of it by halving.
 
-    Tensors on `device`, a torch.device; where a GPU has too little free memory they stay in pinned host memory, which its
-    kernels read, and stderr is told.
+    Tensors on `device`, a torch.device; where a GPU has too little free memory they stay in pinned host memory, which
+    its kernels read, and stderr is told.
     """
     at = store.key, str(device)
     if at not in HELD:
@@ -30,7 +31,8 @@ def levels(store, device, sides=()):
 
 
 def halved(pixels, device):
-    """uint8 [N,S//2,S//2,3] of uint8 [N,S,S,3], antialiased (a triangle filter), where `pixels` is; computed on `device`."""
+    """uint8 [N,S//2,S//2,3] of uint8 [N,S,S,3], antialiased (a triangle filter), where `pixels` is; computed on
+    `device`."""
     side = pixels.shape[1] // 2
     made = torch.empty(
         len(pixels), side, side, 3, dtype=torch.uint8, device=pixels.device, pin_memory=pixels.is_pinned()
@@ -48,8 +50,8 @@ def _put(pixels, device):
         free, _ = torch.cuda.mem_get_info(device)
         if pixels.nbytes > ROOM * free:
             print(
-                f"the decoded pictures take {pixels.nbytes / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} GiB free: "
-                "they stay in pinned host memory, and training reads them from there",
+                f"the decoded pictures take {pixels.nbytes / 2**30:.1f} GiB and {device} has {free / 2**30:.1f} GiB "
+                "free: they stay in pinned host memory, and training reads them from there",
                 file=sys.stderr,
             )
             return pixels.pin_memory()

@@ -17,7 +17,8 @@ import torch
 import augment
 import losses
 from engine.numerics import autocast, input_dtype
-from plan import Plan, store_level
+from engine.tables import Tables
+from plan import store_level
 
 
 class NonFinite(ArithmeticError):
@@ -48,43 +49,6 @@ def view(device, *, size, mean, std, border):
     """The arguments of augment.batch that stay the same through a run, on `device`."""
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
     return dict(size=size, mean=mean, std=std, border=border)
-
-
-def tensors(plan, t, device):
-    """Step t of a plan, on `device`."""
-    return Plan(*(torch.from_numpy(np.ascontiguousarray(v[t : t + 1]))[0].to(device) for v in plan))
-
-
-class Tables:
-    """A plan on a device, at addresses that stay. `row` holds the step that `take` took last; the counter `at` points
-    to the next."""
-
-    def __init__(self, plan, device):
-        tables = self._words(plan)
-        width = sum(v.shape[1] for v in tables.values())
-        self.packed = torch.empty(len(plan.index), width, dtype=torch.int32, device=device)
-        self.words, self.at = torch.empty_like(self.packed[:1]), torch.zeros(1, dtype=torch.int64, device=device)
-        columns, start = {}, 0
-        for name, words in tables.items():
-            table, end = getattr(plan, name), start + words.shape[1]
-            kind = torch.from_numpy(np.empty(0, table.dtype)).dtype
-            columns[name], start = self.words[0, start:end].view(kind).view(table.shape[1:]), end
-        self.row = Plan(**columns)
-
-    def fill(self, plan, first=0):
-        """The tables of `plan`, whose shapes are those of the first one; `take` begins at step `first`."""
-        self.packed.copy_(torch.from_numpy(np.concatenate(list(self._words(plan).values()), 1)))
-        self.at.fill_(first)
-
-    def take(self):
-        torch.index_select(self.packed, 0, self.at, out=self.words)
-        return self.row
-
-    @staticmethod
-    def _words(plan):
-        """Each table as int32 [T, words], the key first: its 8 bytes are aligned there."""
-        steps, order = len(plan.index), sorted(Plan._fields, key=lambda name: name != "key")
-        return {name: np.ascontiguousarray(getattr(plan, name)).reshape(steps, -1).view(np.int32) for name in order}
 
 
 def forward(model, x, dtype):
@@ -140,11 +104,11 @@ def logits(model, pixels, plan, rows, view, *, dtype):
 class Stepper:
     """The training state of one run and its two steps.
 
-    model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table [5,C];
-    size: of evaluation's views (a plan brings its own); mean, std: three numbers each. dtype: what the network computes
-    in; float16 scales the loss against underflow. ema: decay of the averaged weights, 0 for none. compile: the network
-    by inductor. ranks: who shares the batches. record: None, or what makes of a step a function that runs it again, as
-    capture.Captured does.
+    model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table
+    [5,C]; size: of evaluation's views (a plan brings its own); mean, std: three numbers each. dtype: what the network
+    computes in; float16 scales the loss against underflow. ema: decay of the averaged weights, 0 for none. compile: the
+    network by inductor. ranks: who shares the batches. record: None, or what makes of a step a function that runs it
+    again, as capture.Captured does.
     """
 
     def __init__(

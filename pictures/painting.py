@@ -1,8 +1,8 @@
 """One procedural picture: a style, five levels of FACTORS, made visible; everything else about it is left to chance.
 
 Levels keep their meaning under horizontal flips, crops of over half the area, rotations by 15 degrees, and changes of
-brightness, contrast and saturation. A palette's colours sum to grey and trade places at random, all positions are random:
-a pixel by itself says next to nothing. Knows nothing of classes and files, and never a painter.
+brightness, contrast and saturation. A palette's colours sum to grey and trade places at random, all positions are
+random: a pixel by itself says next to nothing. Knows nothing of classes and files, and never a painter.
 """
 
 import math

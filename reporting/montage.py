@@ -12,8 +12,8 @@ import torch
 
 import augment
 import data
-from config import add_config_flags, config_from_args
 from engine import resident
+from engine.flags import add_config_flags, config_from_args
 from errors import Parser, run_command
 from pictures import synthetic
 from plan import Plan, draw_plan, store_level

@@ -14,6 +14,7 @@ import torch
 import metrics
 import train
 from engine import outcome
+from engine.numerics import pick_device
 from errors import LongtailError, Stopped
 from study.lease import LeaseLost
 
@@ -34,7 +35,7 @@ class Job:
             threads=study.spec["threads"],
             device=device,
         )
-        self.stream = torch.cuda.Stream() if train.pick_device(device).type == "cuda" else None
+        self.stream = torch.cuda.Stream() if pick_device(device).type == "cuda" else None
         self.epochs = train.trial(self.config, stop, lease.check, TURN)
 
     def advance(self):

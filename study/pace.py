@@ -14,9 +14,10 @@ from dataclasses import replace
 import torch
 
 import data
-import train
 from config import config_from
+from engine.build import build_stepper, plans_of
 from engine.capture import Captured
+from engine.numerics import THREADS, pick_device
 from errors import LongtailError
 from pictures.children import child_command, child_environment
 from study.table import locked, write_spec
@@ -28,7 +29,7 @@ def measure(study, device, pack="auto", threads=0):
     CPU: `pack` processes that share the cores; the study keeps their number of threads, on which results depend in the
     last bits. CUDA: one process in which `pack` trials take turns. 'auto': 1, 2, 4 ... as long as it gets faster.
     """
-    cores, cuda = train.THREADS, train.pick_device(device).type == "cuda"
+    cores, cuda = THREADS, pick_device(device).type == "cuda"
     threads = study.spec["threads"] or threads
     if cuda:
         shapes = [(1, 0, k) for k in ((1, 2, 4) if pack == "auto" else (pack,))]
@@ -95,12 +96,12 @@ def minutes(study, rate):
 def _time(settings, device, threads, pack, seconds=1.0):
     """A child of `rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
     config = config_from(settings)
-    device = train.pick_device(device)
-    torch.set_num_threads(threads or train.THREADS)
+    device = pick_device(device)
+    torch.set_num_threads(threads or THREADS)
     pictures = data.prepare(config.data, **config.pick(data.prepare))
-    steppers = [train.build(config, pictures, device)[0] for _ in range(pack)]
+    steppers = [build_stepper(config, pictures, device)[0] for _ in range(pack)]
     streams = [torch.cuda.Stream() if device.type == "cuda" else None for _ in steppers]
-    plan = train.tables(config, pictures)[0](0)
+    plan = plans_of(config, pictures)[0](0)
 
     def turn(t):
         for stepper, stream in zip(steppers, streams):

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import data
-import train
 from config import config_from, flag_of, spelled
+from engine.build import build_network
 from engine.run import replacing, scratch_path
 from errors import LongtailError
 from model import build_model
@@ -167,9 +167,9 @@ class Study:
                 [spelled((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
                 for i, s in enumerate(settings)
             ]
-            with replacing(self.folder / "results.csv") as path:
-                with open(path, "w", newline="", encoding="utf-8") as f:
-                    csv.writer(f, lineterminator="\n").writerows([header, *lines])
+            path = self.folder / "results.csv"
+            with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
+                csv.writer(f, lineterminator="\n").writerows([header, *lines])
 
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
@@ -243,7 +243,7 @@ def _check(root, checked, halving):
             pictures[at] = data.prepare(root, **split)
     for c in {json.dumps(c.pick(build_model) | dict(size=c.img_size)): c for c in checked}.values():
         with torch.device("meta"):
-            train.network(c, pictures[json.dumps(c.pick(data.prepare))])
+            build_network(c, pictures[json.dumps(c.pick(data.prepare))])
     if halving and not all(len(p.val) for p in pictures.values()):
         raise LongtailError(
             "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 
-import train
 from config import spelled
+from engine.numerics import pick_device
 from engine.run import Stop
 from errors import ConfigError, LongtailError, Stopped
 from pictures.children import child_command, child_environment
@@ -47,7 +47,7 @@ def check_flags(space, base):
         raise ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
     space.shard = int(shard), int(of)
     space.devices = [number("--devices", d, 0) for d in space.devices.split(",")] if space.devices else []
-    if train.pick_device(base.device).type != "cuda" and space.devices:
+    if pick_device(base.device).type != "cuda" and space.devices:
         raise ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
 
 

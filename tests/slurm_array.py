@@ -1,9 +1,9 @@
 """make slurm on a real Slurm of one node, started and ended here: `make test-slurm`, not part of make test.
 
-Submits a sweep as an array of three tasks and disturbs each while it trains: one is requeued by an operator, one is told that
-its time is nearly up, one loses all its processes to SIGKILL and is requeued. The table must equal that of an undisturbed
-`make sweep` but for its time column. Then a cancelled task must not come back. Needs Debian's slurm-wlm and munge; touches no
-configuration of the machine's own, no system service, no cgroup. Exit 1 on any difference.
+Submits a sweep as an array of three tasks and disturbs each while it trains: one is requeued by an operator, one is
+told that its time is nearly up, one loses all its processes to SIGKILL and is requeued. The table must equal that of an
+undisturbed `make sweep` but for its time column. Then a cancelled task must not come back. Needs Debian's slurm-wlm and
+munge; touches no configuration of the machine's own, no system service, no cgroup. Exit 1 on any difference.
 """
 
 import contextlib

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from config import Config, add_config_flags, config_from_args, flag_of, read_recipe, validated
+from config import Config, flag_of, read_recipe, validated
+from engine.flags import add_config_flags, config_from_args
 from errors import ConfigError, Parser
 
 
@@ -55,7 +56,8 @@ def test_every_flag_is_in_help_with_its_range_and_default(capsys):
 
 def test_aliases_pairs_and_negations():
     c = parse(
-        "--smoothing 0.1 --mixup-p 0.3:0.7 --mixup-by class --crop-scale 0.5:1 --tail-crops 50:2 -b 64 --no-flip --wd 0.05"
+        "--smoothing 0.1 --mixup-p 0.3:0.7 --mixup-by class --crop-scale 0.5:1 "
+        "--tail-crops 50:2 -b 64 --no-flip --wd 0.05"
     )
     assert (c.ls, c.mixup_p, c.crop_scale, c.tail_crops, c.batch_size, c.flip, c.weight_decay) == (
         0.1,

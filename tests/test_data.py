@@ -14,6 +14,7 @@ import data
 from data import Listing
 from errors import LongtailError
 from pictures import store
+from pictures.duplicates import duplicates
 
 ROOT = Path(data.__file__).parent
 RNG = np.random.default_rng(1)
@@ -574,9 +575,9 @@ def test_near_duplicates_of_flat_and_of_unlike_pictures(tmp_path):
         Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
     found = data.listing(tmp_path)
     held = store.load_store(found.files, 40)
-    assert data._duplicates([found], [held]) == ["nearly the same, CONFLICTING LABELS: a/2.png (a) = b/3.png (b)"]
+    assert duplicates([found], [held]) == ["nearly the same, CONFLICTING LABELS: a/2.png (a) = b/3.png (b)"]
     unlike = data.listing(pictures_in(tmp_path / "many", {"a": 150, "b": 150}))
-    assert data._duplicates([unlike], [store.load_store(unlike.files, 20)]) == []
+    assert duplicates([unlike], [store.load_store(unlike.files, 20)]) == []
 
 
 def test_real_pictures(painters, cifar100lt):

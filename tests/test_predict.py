@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def project(pictures, tmp_path_factory):
-    """Two runs that know the three colours; 28 of 32 px, so that the centre crop is in the middle of the mirror image too."""
+    """Two runs that know the three colours; 28 of 32 px, so that the centre crop is in the middle of the mirror image
+    too."""
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         train.train(

@@ -23,7 +23,9 @@ import train
 from config import Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from engine import step
+from engine.build import build_stepper, plans_of
 from engine.run import Stop, replacing
+from engine.tables import row_of
 from errors import ConfigError, LongtailError, Stopped
 from model import build_model
 from plan import evaluation_plans, sampled_counts
@@ -70,22 +72,23 @@ def made(settings, **more):
     return Config(**{**settings, **more})
 
 
-# one step ----------------------------------------------------------------------------------------------------------------------
+# one step -------------------------------------------------------------------------------------------------------------
 
 
 def stepper_of(settings, **more):
     config = made(settings, amp=False, **more)
     pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
-    return config, pictures, train.build(config, pictures, torch.device("cpu"))[0]
+    return config, pictures, build_stepper(config, pictures, torch.device("cpu"))[0]
 
 
 @pytest.mark.parametrize("opt, lr", [("adamw", 3e-3), ("sgd", 3e-5)])
 def test_steps_equal_a_plain_loop(settings, opt, lr):
-    """Ten steps, learning rate changing, mixup and smoothing on, averaged weights: against torch's own pieces in a flat loop."""
+    """Ten steps, learning rate changing, mixup and smoothing on, averaged weights: against torch's own pieces in a flat
+    loop."""
     config, pictures, ours = stepper_of(
         {**settings, "lr": lr}, opt=opt, mixup_p=0.5, ls=0.1, ema=0.9, weight_decay=0.1, warmup=1
     )
-    draw, _ = train.tables(config, pictures)
+    draw, _ = plans_of(config, pictures)
     torch.manual_seed(config.seed)
     model = build_model("resnet18", 3, width=0.125, stem="cifar").to(memory_format=torch.channels_last).train()
     mine = {k: v.clone() for k, v in model.state_dict().items()}
@@ -101,7 +104,7 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
         ours.begin(plan)
         for t in range(len(plan.index)):
             ours.train(t)
-            row = step.tensors(plan, t, "cpu")
+            row = row_of(plan, t, "cpu")
             x = augment.batch(ours.pixels, row, **ours.view)
             target = row.lam[:, None] * F.one_hot(labels[row.index], 3) + (1 - row.lam[:, None]) * F.one_hot(
                 labels[row.partner], 3
@@ -126,7 +129,7 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
 
 def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(settings):
     config, pictures, ours = stepper_of(settings, ema=0.9)
-    draw, _ = train.tables(config, pictures)
+    draw, _ = plans_of(config, pictures)
     ours.begin(draw(0))
     ours.train(0)
     rows = np.arange(24)
@@ -151,7 +154,7 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
 
 def test_non_finite_loss_names_its_step(settings):
     config, pictures, ours = stepper_of(settings)
-    ours.begin(train.tables(config, pictures)[0](0))
+    ours.begin(plans_of(config, pictures)[0](0))
     ours.train(0)
     with torch.no_grad():
         ours.model.fc.bias[1] = float("nan")
@@ -160,7 +163,7 @@ def test_non_finite_loss_names_its_step(settings):
     assert e.value.step == 1
 
 
-# the folder --------------------------------------------------------------------------------------------------------------------
+# the folder -----------------------------------------------------------------------------------------------------------
 
 
 def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path):
@@ -317,7 +320,7 @@ def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
 
-    monkeypatch.setattr(train.Stepper, "train", full)
+    monkeypatch.setattr(step.Stepper, "train", full)
     assert train.main(["--data", settings["data"], "--project", settings["project"], "--img-size", "32"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("train.py: out of memory") and "--batch-size" in said and "2 GiB" in said
@@ -363,7 +366,7 @@ def test_posterior_bias_by_bayes():
             np.testing.assert_allclose(posterior, expected / expected.sum(1, keepdims=True), rtol=1e-5)
 
 
-# stopping and resuming ---------------------------------------------------------------------------------------------------------
+# stopping and resuming ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -470,7 +473,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(settings, tmp_pat
     assert len(results(folder)) == 3
 
 
-# the command -------------------------------------------------------------------------------------------------------------------
+# the command ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -518,14 +521,14 @@ def test_bad_pictures_are_refused_and_with_skip_bad_listed(settings, pictures, t
 
 def test_a_finished_trial_leaves_nothing_in_memory(settings, monkeypatch):
     """Two hundred trainings in one process need the memory of one."""
-    alive, build = [], train.build
+    alive, build = [], build_stepper
 
     def noted(*args):
         made = build(*args)
         alive.append(weakref.ref(made[0]))
         return made
 
-    monkeypatch.setattr(train, "build", noted)
+    monkeypatch.setattr(train, "build_stepper", noted)
     gc.disable()
     try:
         for name in ("a", "b"):

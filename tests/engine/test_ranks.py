@@ -23,7 +23,8 @@ STEPS = """
 import json, sys
 import torch
 sys.path.insert(0, sys.argv[1])
-import data, train
+import data
+from engine.build import build_stepper, plans_of
 from config import Config
 from engine.ranks import Ranks
 
@@ -31,11 +32,12 @@ here, config = Ranks(), Config(**json.loads(sys.argv[2]))
 torch.set_num_threads(1)
 device = here.begin(torch.device("cpu"), config.batch_size)
 pictures = data.prepare(config.data, **config.pick(data.prepare))
-stepper, bias, recipe = train.build(config, pictures, device, here)
+stepper, bias, recipe = build_stepper(config, pictures, device, here)
 for module in stepper.model.modules():
     if isinstance(module, torch.nn.BatchNorm2d):
-        module.train = lambda mode=True, module=module: torch.nn.Module.train(module, False)  # batch statistics do not enter
-draw, evaluation = train.tables(config, pictures)
+        # batch statistics do not enter
+        module.train = lambda mode=True, module=module: torch.nn.Module.train(module, False)
+draw, evaluation = plans_of(config, pictures)
 losses, gradients = [], []
 for epoch in range(4):
     stepper.begin(draw(epoch))

@@ -1,4 +1,5 @@
-"""The Store on a device: levels against Pillow's own antialiasing, sharing, and what happens where a GPU is too small."""
+"""The Store on a device: levels against Pillow's own antialiasing, sharing, and what happens where a GPU is too
+small."""
 
 from types import SimpleNamespace
 

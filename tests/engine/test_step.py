@@ -16,12 +16,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import augment
 import kernels
 import train
 from config import Config
 from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
 from engine import capture, numerics
-from engine.step import Tables, augment, compiled, forward
+from engine.build import build_stepper, plans_of
+from engine.step import compiled, forward
+from engine.tables import Tables
 from plan import evaluation_plans
 
 pytest.importorskip("triton")
@@ -109,10 +112,10 @@ def made(settings, device, record=None, **more):
         }
     )
     pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
-    stepper = train.build(config, pictures, torch.device(device))[0]
+    stepper = build_stepper(config, pictures, torch.device(device))[0]
     stepper.record = record
     stepper.forget()
-    draw, _ = train.tables(config, pictures)
+    draw, _ = plans_of(config, pictures)
     return stepper, draw, evaluation_plans(pictures.val, size=32, store_size=37, batch_size=3)[0]
 
 
@@ -190,7 +193,7 @@ def test_a_table_changed_in_place_is_seen_and_an_exchanged_one_is_caught(device,
         for t in range(3, len(draw(0).index)):
             stepper.train(t)
     assert_same(*(everything(p[0]) for p in pairs))
-    for stepper, draw, _ in pairs:
+    for stepper, _, _ in pairs:
         stepper.table = stepper.table + 0.1  # a new tensor
     with pytest.raises(RuntimeError, match="moved since the step was recorded: table"):
         pairs[1][0].begin(pairs[1][1](1))
@@ -206,7 +209,7 @@ def test_a_table_changed_in_place_is_seen_and_an_exchanged_one_is_caught(device,
 def test_a_number_frozen_by_the_recording_is_caught(device, settings, monkeypatch):
     """A learning rate that is a Python number stays what it was at the recording."""
     pairs = [made(settings, device, record, warmup=3.0) for record in (None, recorder(device))]
-    for stepper, draw, evaluation in pairs:
+    for stepper, draw, _ in pairs:
         take = stepper.optimizer.step
 
         def step(stepper=stepper, take=take):
@@ -230,7 +233,7 @@ def test_float16_scales_the_loss(device, settings, opt):
     """Gradients too small for float16 arrive; where the scale is too large, a step is left out and the scale halved; a
     recorded step reads the scale anew; a resume takes it up."""
     pairs = [made(settings, device, record, opt=opt) for record in (None, recorder(device))]
-    for stepper, draw, evaluation in pairs:
+    for stepper, draw, _ in pairs:
         stepper.dtype = torch.float16
         stepper.scaler = torch.amp.GradScaler(device, init_scale=2.0**40, growth_interval=2)
         before = everything(stepper)["model conv1.weight"]
@@ -238,7 +241,7 @@ def test_float16_scales_the_loss(device, settings, opt):
         stepper.begin(plan)
         stepper.train(0)
         assert torch.equal(everything(stepper)["model conv1.weight"], before) and stepper.scaler.get_scale() == 2.0**39
-        for epoch in range(8):
+        for _ in range(8):
             stepper.begin(plan)
             for t in range(len(plan.index)):
                 stepper.train(t)
@@ -331,7 +334,7 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
         except torch.OutOfMemoryError:
             calls.append("failed")
             if hidden:
-                raise RuntimeError("operation failed due to a previous error during capture")
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904  (as torch does)
             raise
         calls.append("end")
 

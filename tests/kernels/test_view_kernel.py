@@ -102,12 +102,13 @@ def reference(pixels, c, size, border):
         return (torch.einsum("bij,bjyx->biyx", col[:, :, :3], rgb) + col[:, :, 3, None, None]).clamp(0, 1)
 
     out, other = looks(c.index, c.geo, c.col), looks(c.partner, c.geo_b, c.col_b)
-    for i, (lam, (y0, x0, y1, x1), (t, l, b, r)) in enumerate(zip(c.lam.tolist(), c.box.tolist(), c.erase.tolist())):
+    for i, (lam, (y0, x0, y1, x1), erased) in enumerate(zip(c.lam.tolist(), c.box.tolist(), c.erase.tolist())):
+        top, left, bottom, right = erased
         if lam < 1 and y0 < y1 and x0 < x1:
             out[i, :, y0:y1, x0:x1] = other[i, :, y0:y1, x0:x1]
         elif lam < 1:
             out[i] = lam * out[i] + (1 - lam) * other[i]
-        out[i, :, t:b, l:r] = torch.tensor(MEAN, dtype=torch.float64)[:, None, None]
+        out[i, :, top:bottom, left:right] = torch.tensor(MEAN, dtype=torch.float64)[:, None, None]
     return (out - torch.tensor(MEAN).double().view(3, 1, 1)) / torch.tensor(STD).double().view(3, 1, 1)
 
 
@@ -202,7 +203,8 @@ def test_equals_its_twin_for_a_plan_that_was_drawn(device):
 
 @on_device
 def test_boxes_of_one_row_at_the_edges_of_tiles(device, monkeypatch):
-    """A tile leaves the partner's view out where its rows miss the box: 512 pixels end in row 15 of 33. The last box has
+    """A tile leaves the partner's view out where its rows miss the box: 512 pixels end in row 15 of 33. The last box
+    has
     no width, so it is none, and its row is mixed."""
     monkeypatch.setattr(kernel, "BLOCK", 512)
     monkeypatch.setattr(kernel, "TILES", 2)

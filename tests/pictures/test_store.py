@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from conftest import ROOT
 from errors import LongtailError
-from pictures import decode, store
+from pictures import decode, pool, store
 
 RNG = np.random.default_rng(0)
 S = 24
@@ -573,7 +573,7 @@ def test_files_that_change_while_decoded_are_refused(files, monkeypatch):
             os.utime(files[20])
         return decode_into(file, start, row, path, *args)
 
-    monkeypatch.setattr(store, "decode_into", touching)
+    monkeypatch.setattr(pool, "decode_into", touching)
     with pytest.raises(LongtailError, match="20.png changed while"):
         store.load_store(files, 8, workers=1)
 
@@ -588,7 +588,7 @@ def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch
             started[1].wait()
         return started[-1]
 
-    monkeypatch.setattr(store.subprocess, "Popen", doomed)
+    monkeypatch.setattr(pool.subprocess, "Popen", doomed)
     with pytest.raises(LongtailError, match=r"died \(exit status -9\) on .*/\d\d\.png"):
         store.load_store(many, 8, cache=tmp_path / "cache", workers=3)
     assert len(started) == 2 and all(child.poll() is not None for child in started)
@@ -656,6 +656,7 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
             if condition():
                 return True
             time.sleep(0.01)
+        return False
 
     assert until(written)
     children = [int(pid) for pid in Path(f"/proc/{victim.pid}/task/{victim.pid}/children").read_text().split()]

@@ -9,8 +9,9 @@ import pytest
 
 import seeds
 import sweep
-from config import Config, add_config_flags, config_from_args, flag_of, read_recipe, spelled
+from config import Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
+from engine.flags import add_config_flags, config_from_args
 from errors import Parser
 from study import pace, ranking
 from study.table import Study, begin_study
@@ -145,7 +146,8 @@ OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
         (
             [point(0.70, ls=0.1), point(0.80, ls=0.2)],
             1,
-            "no other point is within one standard error (0.0500, the best one's own, by bootstrap over pictures) of it",
+            "no other point is within one standard error (0.0500, the best one's own, by bootstrap over pictures) "
+            "of it",
         ),
         (
             [point(0.76, ls=0.0), point(0.80, ls=0.2)],

@@ -1,5 +1,6 @@
 """The study: its folder, leases, halving; killed, stopped or broken, its table is that of an undisturbed one."""
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -239,7 +240,7 @@ def test_a_dead_holder_on_this_machine_is_replaced_at_once(settings):
         while held:
             time.sleep(1)
         os._exit(0)
-    wait(lambda: (study.folder / "leases" / "0000-3.1").exists())
+    wait(lambda: [p.name for p in (study.folder / "leases").iterdir()] == ["0000-3.1"])  # and its draft is gone
     assert Lease.take(study, 0, 3) is None and study.claim() is None
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -394,7 +395,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
             for i in (p, p + 4):
                 wanted[i, until] = float(results(alone(trials[i]))[until - 1]["macro_f1"])
         alive = sorted(sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep])
-    for i in range(7):  # all but one of the first rung, and nobody may go on
+    for _ in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
         job = Job(study, lease, "cpu", Stop())
         while not job.advance():
@@ -441,10 +442,8 @@ def holders(study):
     """{path of a lease: pid of its holder}."""
     found = {}
     for path in (study.folder / "leases").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(FileNotFoundError, ValueError):
             found[path] = json.loads(path.read_text())["pid"]
-        except (FileNotFoundError, ValueError):
-            pass
     return found
 
 
