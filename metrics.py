@@ -51,11 +51,11 @@ def worst(targets, predicted, classes):
 
 
 def groups(targets, predicted, train_counts, many=100, few=20):
-    """Accuracy of the rows whose class is head (more than `many` training pictures), medium, or tail (fewer than
-    `few`), the split of Liu et al. 2019 (OLTR). nan for a group that has no row."""
+    """Accuracy of the rows whose class has many training pictures (more than `many`), a medium number, or few
+    (fewer than `few`), the split of Liu et al. 2019 (OLTR). nan for a group that has no row."""
     targets, predicted = _labels(targets, predicted, len(train_counts))
     n = np.asarray(train_counts)[targets]
-    rows = {"head": n > many, "medium": (n >= few) & (n <= many), "tail": n < few}
+    rows = {"many": n > many, "medium": (n >= few) & (n <= many), "few": n < few}
     right = targets == predicted
     return {name: float(right[mask].mean()) if mask.any() else float("nan") for name, mask in rows.items()}
 

@@ -15,6 +15,7 @@ import numpy as np
 import augment
 import mixup
 
+EVALUATION_BATCH = 128  # pictures at a time where nothing is trained
 STRONG = dict(crop_scale=0.6, rotate=15.0, jitter=0.2)  # what --tail-crops gives the rare classes at the least
 
 
@@ -222,7 +223,7 @@ def draw_plan(
     )
 
 
-def evaluation_plans(rows, *, size, store_size, batch_size, views="centre"):
+def evaluation_plans(rows, *, size, store_size, batch_size=EVALUATION_BATCH, views="centre"):
     """Plans (one per view) that show every row of `rows` once, unaugmented; the last batch is padded with its last row.
 
     views: 'centre' crop; 'flip': it and its mirror image; 'crops': the four corners, the centre, and their mirror

@@ -18,7 +18,7 @@ import data
 import metrics
 from engine import resident
 from engine.numerics import pick_device, precision
-from engine.run import load_checkpoint, replacing
+from engine.run import check_format, load_checkpoint, replacing
 from engine.step import logits, view
 from errors import LongtailError, Parser, run_command
 from model import build_model
@@ -40,7 +40,7 @@ def probabilities(checkpoint, files, *, device, tta="none"):
     net.load_state_dict(c["weights"])
     net = net.to(device, memory_format=torch.channels_last)
     shown = view(device, size=c["size"], mean=c["mean"], std=c["std"], border="reflect")
-    shape = dict(size=c["size"], store_size=c["store_size"], batch_size=128)
+    shape = dict(size=c["size"], store_size=c["store_size"])
     dtype = precision(device, c["config"]["amp"])
     views = evaluation_plans(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
@@ -101,7 +101,9 @@ def predict(args):
         path = folder if folder.is_file() else folder / "best.pt"
         if not path.exists():
             raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
-        checkpoints.append(load_checkpoint(path))
+        checkpoint = load_checkpoint(path)
+        check_format(checkpoint.get("format", 1), path)
+        checkpoints.append(checkpoint)
     first = checkpoints[0]
     for folder, c in zip(folders, checkpoints):
         if c["classes"] != first["classes"]:

@@ -22,13 +22,15 @@ import numpy as np
 
 import metrics
 from config import Config, config_from, flag_of, read_recipe
-from engine.flags import add_config_flags, config_from_args
-from engine.run import Stop, replacing
+from engine.flags import add_config_flags, config_from_args, whole_number
+from engine.run import replacing
+from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, Parser, run_command
-from study import stats, workers
+from study import stats
+from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import SCHEME, begin_study
 
-SCORES = dict(macro_f1="macro F1", val_acc="accuracy", val_loss="NLL", ece="ECE", worst="worst class")
+SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 
 
 def other(space, base):
@@ -83,7 +85,6 @@ def summary(study, trials):
     predicted = np.stack([logits.argmax(1) for _, logits, _ in found], 1)
     mixture = np.log(np.mean([metrics.softmax(logits) for _, logits, _ in found], 0))
     ensemble = metrics.evaluate(mixture, targets, np.ones(len(classes)))
-    ensemble |= dict(val_acc=ensemble["acc"], val_loss=ensemble["nll"])
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
     def mean_f1(t, p):
@@ -143,7 +144,7 @@ def against(a, b):
 
 
 def run(space, stop):
-    count = workers.number("--n", space.n, 1, 1000)
+    count = whole_number("--n", space.n, 1, 1000)
     project = getattr(space, "project", Config().project)
     if space.run and space.config:
         raise ConfigError("--run and --config both bring settings: give one")
@@ -156,11 +157,11 @@ def run(space, stop):
         recipes.append((space.compare, other(space, base)))
     changed = [{k: v for k, v in c.settings().items() if v != getattr(base, k)} for _, c in recipes]
     trials = [[dict(c, seed=base.seed + k) for k in range(count)] for c in changed]
-    workers.check_flags(space, base)
+    check_worker_flags(space, base)
     name = getattr(space, "name", f"seeds-{base.key('')[:8]}")
     folder = Path(project) / name
     study = begin_study(folder, base, [t for pair in zip(*trials) for t in pair])
-    if not workers.execute(study, space, base, stop):
+    if not execute(study, space, base, stop):
         print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not", file=sys.stderr)
         return 0
     known = {json.dumps(study.config(i).settings()): i for i in range(len(study.trials))}
@@ -215,10 +216,10 @@ def main(args=None):
     what.add_argument(
         "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
     )
-    workers.add_flags(parser)
+    add_worker_flags(parser)
     add_config_flags(parser)
     space = parser.parse_args(args)
-    return run_command("seeds.py", lambda: run(space, Stop().listen()), continue_with="the same command")
+    return run_command("seeds.py", lambda: run(space, StopRequest().listen()), continue_with="the same command")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,12 @@ import numpy as np
 import torch
 
 from config import Config, flag_of, nearest, spelled, validated
-from engine.flags import add_config_flags, config_from_args
-from engine.run import Stop, replacing
+from engine.flags import add_config_flags, config_from_args, whole_number
+from engine.run import replacing
+from engine.stop import StopRequest
 from errors import ConfigError, Parser, run_command
-from study import findings, ranking, workers
+from study import findings, ranking
+from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, begin_study
 
 KNOBS = {f.name: f for f in dataclasses.fields(Config) if f.metadata["keyed"]}
@@ -201,7 +203,7 @@ def arguments():
     what.add_argument(
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
     )
-    workers.add_flags(parser)
+    add_worker_flags(parser)
     add_config_flags(parser)
     return parser
 
@@ -224,7 +226,7 @@ def asked(space, name):
     for kind in ("random", "sobol"):
         if getattr(space, kind):
             count, *specs = getattr(space, kind)
-            count, specs = workers.number(f"--{kind}", count, 1), [*space.grid, *specs]
+            count, specs = whole_number(f"--{kind}", count, 1), [*space.grid, *specs]
             if not specs:
                 raise ConfigError(f"--{kind} {count}: give the settings to vary, as in lr=1e-4..1e-2:log")
             return base, [{}, *search(specs, count, uniforms(kind, name, count, len(specs)))]
@@ -235,7 +237,7 @@ def sweep(space, stop):
     name = getattr(space, "name", "sweep")
     base, points = asked(space, name)
     folder = Path(base.project) / name
-    halving = workers.number("--halving", space.halving, 2, 100) if space.halving else 0
+    halving = whole_number("--halving", space.halving, 2, 100) if space.halving else 0
     if space.status:
         study = Study(folder)
         done = study.latest()
@@ -247,10 +249,10 @@ def sweep(space, stop):
         )
         print(*findings.report(study), sep="\n")
         return 0
-    workers.check_flags(space, base)
-    wanted = trials(base, points, workers.number("--seeds", space.seeds, 1, 1000))
+    check_worker_flags(space, base)
+    wanted = trials(base, points, whole_number("--seeds", space.seeds, 1, 1000))
     study = begin_study(folder, base, wanted, halving)
-    if not workers.execute(study, space, base, stop):
+    if not execute(study, space, base, stop):
         print(
             f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. "
             "Next: the same command, or --status",
@@ -262,7 +264,7 @@ def sweep(space, stop):
 
 def main(args=None):
     space = arguments().parse_args(args)
-    return run_command("sweep.py", lambda: sweep(space, Stop().listen()), continue_with="the same command")
+    return run_command("sweep.py", lambda: sweep(space, StopRequest().listen()), continue_with="the same command")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pathlib import Path
 import train
 from config import Config, config_from, flag_of, read_recipe, spelled
 from engine.flags import add_config_flags
-from engine.run import Stop
+from engine.run import with_todays_names
+from engine.stop import StopRequest
 from errors import Parser, run_command
 from study import stats
 
@@ -32,7 +33,7 @@ def rows_of(config, stop):
     if not (folder / "val_logits.npy").exists():  # written last
         train.train(config, stop)
     with open(folder / "results.csv", newline="", encoding="utf-8") as f:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        return [with_todays_names({k: float(v) for k, v in row.items()}) for row in csv.DictReader(f)]
 
 
 def main():
@@ -40,7 +41,9 @@ def main():
     parser.add_argument("recipes", nargs="+", help="recipe files, or 'default' for the default settings")
     add_config_flags(parser)
     space = parser.parse_args()
-    return run_command("bench.attempts", lambda: compare(space, Stop().listen()), continue_with="the same command")
+    return run_command(
+        "bench.attempts", lambda: compare(space, StopRequest().listen()), continue_with="the same command"
+    )
 
 
 def compare(space, stop):
@@ -68,9 +71,9 @@ def compare(space, stop):
             f"{last[0]['epoch']:.0f}",
             interval([r["macro_f1"] for r in last]),
             interval([max(r["macro_f1"] for r in rows) for rows in found]),
-            interval([r["val_acc"] for r in last]),
+            interval([r["acc"] for r in last]),
             interval([r["ece"] for r in last]),
-            interval([r["train_acc"] - r["val_acc"] for r in last]),
+            interval([r["train_acc"] - r["acc"] for r in last]),
         ]
         print(f"| {' | '.join(cells)} |")
 

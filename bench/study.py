@@ -26,11 +26,11 @@ import torch
 
 import train
 from config import Config
-from engine.run import Stop
 from engine.step import Stepper
+from engine.stop import StopRequest
 from errors import Parser
 from pictures import synthetic
-from study import pace, workers
+from study import pace, supervisor, workers
 from study.table import Study, begin_study, write_spec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,7 +124,7 @@ def startup(folder, _):
         marks.append(time.perf_counter())
 
     Stepper.begin, Study.publish = first, last
-    workers.work(folder, "cpu", 1, (0, 1), os.getppid(), Stop())
+    workers.work(folder, "cpu", 1, (0, 1), os.getppid(), StopRequest())
     print(*(b - a for a, b in zip(marks[::2], marks[1::2])), sep="\n")
     return 0
 
@@ -132,8 +132,10 @@ def startup(folder, _):
 def supervise(folder, count):
     """What sweep.py does between its timing and its report."""
     study = Study(folder)
-    stop = Stop().listen()
-    workers.fill(study, workers=count, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
+    stop = StopRequest().listen()
+    supervisor.fill(
+        study, workers=count, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None
+    )
     study.write_results()
     return 0
 
@@ -187,7 +189,7 @@ def packing(args, root):
 def status(args, root):
     study, rng = begun(args, root, "sweep", args.rows), random.Random(args.seed)
     for i in range(args.rows):
-        scores = dict.fromkeys(("macro_f1", "val_acc", "val_loss", "ece"), rng.random())
+        scores = dict.fromkeys(("macro_f1", "acc", "nll", "ece"), rng.random())
         row = dict(
             trial=i,
             until=args.epochs,

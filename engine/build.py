@@ -9,6 +9,7 @@ from engine import resident
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
 from engine.ranks import Ranks
+from engine.run import FORMAT
 from engine.step import Stepper
 from model import build_model
 from plan import draw_plan, evaluation_plans, sampled_counts, store_level, view_size
@@ -58,6 +59,7 @@ def build_stepper(config, pictures, device, ranks=None):
         record=Captured if fast else None,
     )
     recipe = dict(
+        format=FORMAT,
         model=shape,
         config=config.settings(),
         classes=pictures.listing.classes,
@@ -113,4 +115,4 @@ def plans_of(config, pictures):
             **config.pick(draw_plan),
         )
 
-    return draw, evaluation_plans(pictures.val, batch_size=128, **view) if len(pictures.val) else []
+    return draw, evaluation_plans(pictures.val, **view) if len(pictures.val) else []

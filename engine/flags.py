@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from config import Config, bounds_of, flag_of, read_recipe, spelled
+from errors import ConfigError
 
 
 def add_config_flags(parser):
@@ -51,3 +52,10 @@ def config_from_args(space):
     asked = on_top_of(Config())
     saved = Path(asked.project) / asked.name / "args.json"
     return on_top_of(dataclasses.replace(read_recipe(saved), until=0)) if asked.resume and saved.exists() else asked
+
+
+def whole_number(flag, word, low, high=10**6):
+    """A whole number within bounds, from the command line's text; ConfigError names the flag."""
+    if not str(word).isdecimal() or not low <= int(word) <= high:
+        raise ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")
+    return int(word)

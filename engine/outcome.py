@@ -1,83 +1,88 @@
-"""What an epoch and a run come to: metrics, the epoch that is kept, the tables of a run's end and its warnings."""
+"""What an epoch and a run come to: where a run stands, its scores, the epoch that is kept, the tables of its end."""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 import metrics
 
-GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
+OVERFIT_GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 
 
-def judge(state, config, pictures, stepper, logits, lr):
-    """Ends the epoch: its metrics as a dict, and in `state` the row, the best weights so far and the epochs since."""
-    state["epoch"], state["step"] = state["epoch"] + 1, 0
-    row = dict(
-        epoch=state["epoch"], lr=lr, train_loss=float(stepper.losses.mean()), train_acc=float(stepper.right.mean())
+@dataclass
+class State:
+    """Where a run stands. With the Stepper's state it is all that a resume needs."""
+
+    epoch: int = 0  # epochs that are done
+    step: int = 0  # steps that are done of the epoch under way
+    stale: int = 0  # epochs since the best one
+    rows: list[dict] = field(default_factory=list)  # of results.csv, an epoch each
+    best: dict | None = None  # the epoch that is kept: its weights, its number, its scores, its validation logits
+
+
+def epoch_scores(epoch, stepper, logits, pictures, last_lr):
+    """The scores of an epoch, a dict of floats: of training as it went, and of `logits` [V,C] of the validation
+    pictures (None where there are none). last_lr: the learning rate of its last step."""
+    scores = dict(
+        epoch=epoch,
+        last_lr=last_lr,
+        train_loss=float(stepper.losses.mean()),
+        train_acc=float(stepper.right.mean()),
     )
-    if logits:
-        scores = metrics.evaluate(logits[0], pictures.listing.labels[pictures.val], pictures.counts)
-        row |= dict(val_loss=scores.pop("nll"), val_acc=scores.pop("acc"), **scores)
-    better = not state["best"] or rating(row, config.monitor) > rating(state["best"]["metrics"], config.monitor)
-    state["rows"].append(row)
-    state["stale"] = 0 if better else state["stale"] + 1
-    if better:
-        weights = {k: v.detach().cpu().clone() for k, v in stepper.evaluated().state_dict().items()}
-        state["best"] = dict(
-            weights=weights,
-            epoch=state["epoch"],
-            metrics=dict(row),
-            logits=torch.from_numpy(logits[0]) if logits else None,
-        )
-    return row
+    if logits is not None:
+        scores |= metrics.evaluate(logits, pictures.listing.labels[pictures.val], pictures.counts)
+    return scores
 
 
-def rating(row, monitor):
-    """What an epoch's row is kept for: the first of the greatest. Without validation pictures the last epoch is
-    kept."""
-    if monitor == "last" or "val_loss" not in row:
-        return row["epoch"]
-    return -row["val_loss"] if monitor == "nll" else row["val_acc" if monitor == "acc" else monitor]
+def advance(state, scores, times, monitor, model, logits):
+    """Ends an epoch in `state`: adds its row, and keeps its weights and logits where it is the best so far."""
+    state.epoch += 1
+    state.step = 0
+    state.rows.append(scores | times)
+    better = not state.best or rating(scores, monitor) > rating(state.best["metrics"], monitor)
+    if not better:
+        state.stale += 1
+        return
+    state.stale = 0
+    state.best = dict(
+        weights={k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+        epoch=state.epoch,
+        metrics=scores,
+        logits=None if logits is None else torch.from_numpy(logits),
+    )
+
+
+def out_of_patience(state, patience):
+    """Whether so many epochs brought nothing better that training ends (patience 0: never)."""
+    return bool(patience) and state.stale >= patience
+
+
+def rating(scores, monitor):
+    """What an epoch is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
+    if monitor == "last" or "nll" not in scores:
+        return scores["epoch"]
+    return -scores["nll"] if monitor == "nll" else scores[monitor]
 
 
 def finish(run, config, pictures, state):
-    """Validation tables of the best epoch, and the warnings that a practitioner would want."""
-    best, classes, after = (
-        state["best"],
-        pictures.listing.classes,
-        f"python predict.py --run {run.folder} > submission.csv",
-    )
+    """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
+    following = f"python predict.py --run {run.folder} > submission.csv"
     if not len(pictures.val):
-        run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {after}")
+        run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {following}")
         return
-    logits, targets = best["logits"].numpy(), pictures.listing.labels[pictures.val]
-    probs, predicted = metrics.softmax(logits), logits.argmax(1)
-    with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
-        np.save(f, logits)
-    run.write_rows(
-        "val_predictions.csv",
-        ["path", "true", "predicted", "p"],
-        [
-            [pictures.listing.paths[i], classes[t], classes[p], f"{q:.6f}"]
-            for i, t, p, q in zip(pictures.val, targets, predicted, probs.max(1))
-        ],
-    )
+    best = state.best
+    classes = pictures.listing.classes
+    targets = pictures.listing.labels[pictures.val]
+    logits = best["logits"].numpy()
+    predicted = logits.argmax(1)
     scores = metrics.per_class(targets, predicted, len(classes))
-    run.write_rows(
-        "per_class.csv",
-        ["class", "train", *scores],
-        [[c, n, *(f"{v[i]:.6g}" for v in scores.values())] for i, (c, n) in enumerate(zip(classes, pictures.counts))],
-    )
     confusion = metrics.confusion(targets, predicted, len(classes))
-    run.write_rows(
-        "confusion_matrix.csv",
-        ["true \\ predicted", *classes],
-        [[c, *row] for c, row in zip(classes, confusion.tolist())],
-    )
+    _write_tables(run, pictures, logits, scores, confusion)
 
-    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
-    m = best["metrics"]
-    gap = m["train_acc"] - m["val_acc"]
-    if gap > GAP:
+    kept = best["metrics"]
+    gap = kept["train_acc"] - kept["acc"]
+    if gap > OVERFIT_GAP:
         run.say(
             f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may "
             "help"
@@ -91,22 +96,53 @@ def finish(run, config, pictures, state):
     chosen = "last epoch"
     if config.monitor != "last":
         chosen = (
-            f"best epoch {best['epoch']} of {state['epoch']} by validation {config.monitor} (chosen on these pictures, "
+            f"best epoch {best['epoch']} of {state.epoch} by validation {config.monitor} (chosen on these pictures, "
             "so it flatters)"
         )
+    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
     run.say(
-        f"{run.folder}: {chosen}: macro F1 {m['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {m['val_acc']:.3f}, n "
-        f"{len(targets)}, 95% bootstrap interval over pictures. Next: {after}"
+        f"{run.folder}: {chosen}: macro F1 {kept['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {kept['acc']:.3f}, "
+        f"n {len(targets)}, 95% bootstrap interval over pictures. Next: {following}"
     )
 
 
-def line(row, config, state):
+def _write_tables(run, pictures, logits, scores, confusion):
+    """val_logits.npy, val_predictions.csv, per_class.csv and confusion_matrix.csv."""
+    classes, paths = pictures.listing.classes, pictures.listing.paths
+    with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
+        np.save(f, logits)
+    true = pictures.listing.labels[pictures.val]
+    predicted = logits.argmax(1)
+    confidence = metrics.softmax(logits).max(1)
+    run.write_rows(
+        "val_predictions.csv",
+        ["path", "true", "predicted", "p"],
+        [
+            [paths[row], classes[t], classes[p], f"{c:.6f}"]
+            for row, t, p, c in zip(pictures.val, true, predicted, confidence)
+        ],
+    )
+    run.write_rows(
+        "per_class.csv",
+        ["class", "train", *scores],
+        [
+            [name, count, *(f"{column[c]:.6g}" for column in scores.values())]
+            for c, (name, count) in enumerate(zip(classes, pictures.counts))
+        ],
+    )
+    run.write_rows(
+        "confusion_matrix.csv",
+        ["true \\ predicted", *classes],
+        [[name, *counts] for name, counts in zip(classes, confusion.tolist())],
+    )
+
+
+def epoch_line(row, epochs, stale):
     """An epoch in a line."""
-    said = f"epoch {row['epoch']:3d}/{config.epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
-    if "val_loss" in row:
+    said = f"epoch {row['epoch']:3d}/{epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
+    if "nll" in row:
         said += (
-            f"  val loss {row['val_loss']:.3f} acc {row['val_acc']:.3f}  macro F1 {row['macro_f1']:.3f}  "
-            f"ECE {row['ece']:.3f}"
+            f"  val loss {row['nll']:.3f} acc {row['acc']:.3f}  macro F1 {row['macro_f1']:.3f}  ECE {row['ece']:.3f}"
         )
-    best = "  best" if not state["stale"] else ""
-    return said + f"  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}{best}"
+    best = "" if stale else "  best"
+    return f"{said}  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}{best}"

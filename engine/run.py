@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -22,23 +21,20 @@ import torch
 
 from errors import LongtailError
 
+ROOT = Path(__file__).resolve().parent.parent
+FORMAT = 2  # of what a run's folder and a study's rows hold; higher numbers are a later version's
+FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": "many", "tail": "few"}
 
-class Stop:
-    """Notes SIGINT and SIGTERM once `listen` was called: remembered while `held`, so that a step is never cut in two;
-    an immediate exit with 130 or 143 otherwise, or the second time, unless `patient`."""
 
-    def __init__(self, patient=False):
-        self.number, self.held, self.patient = None, False, patient
+def with_todays_names(scores):
+    """`scores`, a dict of an epoch's scores from any version, with their names of today."""
+    return {FORMAT_1_NAMES.get(name, name): value for name, value in scores.items()}
 
-    def listen(self):
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGTERM, self._note)
-        return self
 
-    def _note(self, number, frame):
-        if not self.held or (self.number and not self.patient):
-            raise SystemExit(128 + number)
-        self.number = number
+def check_format(number, path):
+    """Raises LongtailError where `path` was written in a later format than this program knows."""
+    if number > FORMAT:
+        raise LongtailError(f"{path} was written by a later version (format {number}, this one knows {FORMAT}): update")
 
 
 def scratch_path(path):
@@ -152,16 +148,32 @@ class Run:
         return load_checkpoint(path) if path.exists() else None
 
 
-class Reader(Run):
-    """The folder of a run that another process writes: what is written here goes nowhere."""
+class FollowedRun(Run):
+    """The folder of a run that another rank writes: it can be read, and what would be written is dropped."""
 
     def __init__(self, folder):
         self.folder = folder
 
-    def nothing(self, *written):
+    def close(self):
         pass
 
-    close = say = write_json = write_text = write_rows = results = append = save = nothing
+    def say(self, line):
+        pass
+
+    def write_text(self, name, text):
+        pass
+
+    def write_rows(self, name, header, rows):
+        pass
+
+    def results(self, rows):
+        pass
+
+    def append(self, row):
+        pass
+
+    def save(self, name, value):
+        pass
 
 
 def load_checkpoint(path):
@@ -179,14 +191,13 @@ def environment(device):
     import numpy
     import PIL
 
-    describe = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude", "*"]
-    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = (re.findall(r"model name\s*: (.+)", listed) or [platform.machine()])[0]
     return dict(
+        format=FORMAT,
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         command=sys.argv,
-        commit=commit or None,
+        commit=_git("describe", "--always", "--dirty", "--exclude", "*").strip() or None,
         python=platform.python_version(),
         torch=torch.__version__,
         numpy=numpy.__version__,
@@ -196,3 +207,22 @@ def environment(device):
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         threads=torch.get_num_threads(),
     )
+
+
+def uncommitted():
+    """What the code differs in from its last commit, as a patch, Python files that git does not track yet included.
+
+    Empty for a clean tree and outside of a repository.
+    """
+    patch = _git("diff", "HEAD", "--", ".")
+    for name in _git("ls-files", "--others", "--exclude-standard", "*.py").splitlines():
+        patch += _git("diff", "--no-index", os.devnull, name)
+    return patch
+
+
+def _git(*words):
+    """What git says about the repository of this code, '' where there is none."""
+    if not shutil.which("git"):
+        return ""
+    command = ["git", "-C", ROOT, "-c", "core.quotepath=off", *words]
+    return subprocess.run(command, capture_output=True, text=True, errors="replace").stdout

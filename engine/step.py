@@ -20,6 +20,8 @@ from engine.numerics import autocast, input_dtype
 from engine.tables import Tables
 from plan import store_level
 
+CHECK_EVERY = 50  # steps on a GPU, after which the host waits for it and looks at the losses
+
 
 class NonFinite(ArithmeticError):
     """The loss became NaN or infinite; `step` is the step of the epoch at which it did."""
@@ -181,7 +183,7 @@ class Stepper:
         if self.record and not self.places:
             self.places = self._places()
         self.updates += 1
-        if self.device.type == "cpu" or t % 50 == 49:
+        if self.device.type == "cpu" or (t + 1) % CHECK_EVERY == 0:
             self.check(t + 1)
 
     def check(self, steps):

@@ -30,8 +30,8 @@ def report(study):
     for p in group[:SHOWN]:
         mark = "**" if p.trials == won.trials else ""
         yield (
-            f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('val_acc'):.4f} | "
-            f"{p.average('val_loss'):.3f} | {p.average('ece'):.4f} |"
+            f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('acc'):.4f} | "
+            f"{p.average('nll'):.3f} | {p.average('ece'):.4f} |"
         )
     if len(group) > SHOWN:
         yield f"\n{len(group) - SHOWN} more in results.csv"

@@ -77,7 +77,7 @@ def _scores(config):
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
     if not rows:
         return {}
-    aside = ("lr", "seconds", "data_wait", "images_per_s")  # lr is the name of a setting
+    aside = ("seconds", "data_wait", "images_per_s")
     kept = max(rows, key=lambda row: outcome.rating(row, config.monitor))
     scores = {k: v for k, v in kept.items() if k not in aside}
     scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))

@@ -22,6 +22,9 @@ from errors import LongtailError
 from pictures.children import child_command, child_environment
 from study.table import locked, write_spec
 
+EVALUATION_COST = 0.3  # of a validation picture, in training pictures
+TIMED = 1.0  # seconds that a number of trials at a time is tried for
+
 
 def measure(study, device, pack="auto", threads=0):
     """(workers, trials interleaved in each, images/s of all), found by timing a few steps of trial 0.
@@ -90,10 +93,10 @@ def minutes(study, rate):
         rungs = study.rungs(i)
         shares = [(end - start) / eta**k if eta else end for k, (start, end) in enumerate(zip([0, *rungs], rungs))]
         left += 0 if i in done else sum(shares)
-    return left * (len(pictures.train) + 0.3 * len(pictures.val)) / rate / 60
+    return left * (len(pictures.train) + EVALUATION_COST * len(pictures.val)) / rate / 60
 
 
-def _time(settings, device, threads, pack, seconds=1.0):
+def _time(settings, device, threads, pack):
     """A child of `rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
     config = config_from(settings)
     device = pick_device(device)
@@ -118,7 +121,7 @@ def _time(settings, device, threads, pack, seconds=1.0):
     if not sys.stdin.readline():
         return  # nobody waits for the answer
     start, first = time.perf_counter(), t
-    while time.perf_counter() - start < seconds or t < first + 3:
+    while time.perf_counter() - start < TIMED or t < first + 3:
         t += 1
         turn(t)
     if device.type == "cuda":

@@ -19,7 +19,7 @@ import torch
 import data
 from config import config_from, flag_of, spelled
 from engine.build import build_network
-from engine.run import replacing, scratch_path
+from engine.run import replacing, scratch_path, with_todays_names
 from errors import LongtailError
 from model import build_model
 from pictures import synthetic
@@ -76,7 +76,7 @@ class Study:
         for entry in os.scandir(self.folder / "rows"):
             if entry.name.endswith(".json") and entry.name not in self._rows:
                 try:
-                    self._rows[entry.name] = json.loads(Path(entry.path).read_text(encoding="utf-8"))
+                    self._rows[entry.name] = with_todays_names(json.loads(Path(entry.path).read_text(encoding="utf-8")))
                 except ValueError as e:
                     raise LongtailError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
         found = {(row["trial"], int(name[:-5].split("-")[1])): row for name, row in self._rows.items()}
@@ -112,6 +112,10 @@ class Study:
         ]
         keep = math.ceil(len(scored) / self.spec["halving"])
         return sorted(i for _, _, runs in sorted(scored, key=lambda s: s[:2])[:keep] for i, _ in runs)
+
+    def left(self, shard=(0, 1)):
+        """Whether this shard has trials to wait for. With halving the others' too: the next rung needs them."""
+        return any(self.spec["halving"] or i % shard[1] == shard[0] for i, _ in self.jobs())
 
     def claim(self, shard=(0, 1)):
         """A Lease of the first trial of this shard that nobody works on, or None."""

@@ -63,11 +63,11 @@ def test_absent_classes_count_in_macro_f1_and_not_in_worst():
 def test_groups():
     counts = [101, 100, 20, 19]  # head, medium, medium, tail: more than 100, 20 to 100, fewer than 20
     targets, predicted = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 1, 2, 0, 3])
-    assert metrics.groups(targets, predicted, counts) == {"head": 1 / 2, "medium": 2 / 3, "tail": 1.0}
+    assert metrics.groups(targets, predicted, counts) == {"many": 1 / 2, "medium": 2 / 3, "few": 1.0}
     moved = metrics.groups(targets, predicted, counts, many=19, few=10)
-    assert moved == {"head": 3 / 5, "medium": 1.0, "tail": pytest.approx(math.nan, nan_ok=True)}
+    assert moved == {"many": 3 / 5, "medium": 1.0, "few": pytest.approx(math.nan, nan_ok=True)}
     only_head = metrics.groups(targets[:2], predicted[:2], counts)
-    assert only_head["head"] == 1 / 2 and math.isnan(only_head["medium"]) and math.isnan(only_head["tail"])
+    assert only_head["many"] == 1 / 2 and math.isnan(only_head["medium"]) and math.isnan(only_head["few"])
 
 
 def test_nll_and_brier():
@@ -159,9 +159,9 @@ def test_evaluate():
         "acc",
         "macro_f1",
         "worst",
-        "head",
+        "many",
         "medium",
-        "tail",
+        "few",
         "nll",
         "brier",
         "ece",
@@ -173,7 +173,7 @@ def test_evaluate():
     assert scores["acc"] == (predicted == targets).mean()
     assert scores["macro_f1"] == metrics.macro_f1(targets, predicted, 7)
     assert scores["worst"] == metrics.worst(targets, predicted, 7)
-    assert scores["tail"] == (predicted == targets)[targets >= 5].mean()
+    assert scores["few"] == (predicted == targets)[targets >= 5].mean()
     for name in ("brier", "ece", "adaptive_ece", "classwise_ece"):
         assert scores[name] == pytest.approx(getattr(metrics, name)(probs, targets), rel=1e-5)
     assert scores["nll"] == pytest.approx(metrics.nll(logits, targets), rel=1e-6)

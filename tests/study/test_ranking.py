@@ -41,7 +41,7 @@ def write(study, i, score, until=None, status="ok", **more):
         reason="" if status == "ok" else "it blew up",
     )
     if score is not None:
-        row |= dict(macro_f1=score, val_acc=score + 0.1, val_loss=1 - score, ece=0.05, macro_f1_se=0.04, val_pictures=5)
+        row |= dict(macro_f1=score, acc=score + 0.1, nll=1 - score, ece=0.05, macro_f1_se=0.04, val_pictures=5)
     (study.folder / "rows" / f"{i:04d}-{until}.json").write_text(json.dumps(row | more))
 
 
@@ -69,7 +69,7 @@ def test_a_point_is_its_folds_and_seeds(settings):
         assert list(p.settings) == ["ls"] and len(p.trials) == len(p.rows) == 6 and p.wanting == ""
         assert p.mean == pytest.approx(found.mean(), abs=1e-12)
         assert p.se == pytest.approx(np.std(found.mean(1), ddof=1) / math.sqrt(3), abs=1e-12)
-        assert p.average("val_acc") == pytest.approx(found.mean() + 0.1)
+        assert p.average("acc") == pytest.approx(found.mean() + 0.1)
     assert list(ranking.points(study)) == ["folds 3"]
 
 

@@ -21,9 +21,10 @@ import seeds
 import train
 from config import flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
-from engine.run import Stop, load_checkpoint
+from engine.run import load_checkpoint
+from engine.stop import StopRequest
 from errors import LongtailError
-from study import workers
+from study import supervisor, workers
 from study.job import Job
 from study.lease import Lease, LeaseLost
 from study.table import Study, begin_study, write_spec
@@ -44,7 +45,7 @@ def begun(settings, trials, halving=0, name="s", **more):
 
 
 def work(study, pack=1, shard=(0, 1)):
-    workers.work(study.folder, "cpu", pack, shard, os.getppid(), Stop())
+    workers.work(study.folder, "cpu", pack, shard, os.getppid(), StopRequest())
 
 
 def table(study):
@@ -203,7 +204,7 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     )
     targets, logits, classes = seeds.outputs(study, 0)
     assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
-    assert row["val_loss"] == pytest.approx(metrics.nll(logits, targets))
+    assert row["nll"] == pytest.approx(metrics.nll(logits, targets))
     assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
 
 
@@ -397,7 +398,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
         alive = sorted(sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep])
     for _ in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
-        job = Job(study, lease, "cpu", Stop())
+        job = Job(study, lease, "cpu", StopRequest())
         while not job.advance():
             pass
         lease.release()
@@ -418,12 +419,12 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
 
 SUPERVISE = """
 import sys
-from engine import run
-from study import table as study, workers
+from engine.stop import StopRequest
+from study import supervisor, table as study
 s = study.Study(sys.argv[1])
-stop = run.Stop().listen()
+stop = StopRequest().listen()
 n = int(sys.argv[2])
-workers.fill(s, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
+supervisor.fill(s, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
 s.write_results()
 """
 SIX = [{"seed": i, "epochs": 2, **(WILD if i == 2 else {})} for i in range(6)]
@@ -435,7 +436,7 @@ def supervise(study, n):
 
 
 def fill(study, n, seen=lambda row: None):
-    workers.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=Stop(), seen=seen)
+    supervisor.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=StopRequest(), seen=seen)
 
 
 def holders(study):
@@ -523,7 +524,7 @@ def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch)
 
 def start_instead(monkeypatch, script):
     """Has `script` started where a worker would be."""
-    monkeypatch.setattr(workers, "child_command", lambda module, *a: [sys.executable, str(script), *map(str, a)])
+    monkeypatch.setattr(supervisor, "child_command", lambda module, *a: [sys.executable, str(script), *map(str, a)])
 
 
 def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
@@ -536,7 +537,7 @@ def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkey
         "sys.exit(workers.main())\n"
     )
     start_instead(monkeypatch, wrapper)
-    monkeypatch.setattr(workers, "DEATHS", 2)
+    monkeypatch.setattr(supervisor, "DEATHS", 2)
     study = begun(settings, [dict(seed=i, epochs=1) for i in range(3)])
     fill(study, 1)
     rows = table(study)
@@ -624,7 +625,7 @@ def test_trials_in_turns_on_a_gpu_are_those_they_would_be_alone(settings):
     tables = []
     for pack in (1, 3):
         study = begun(settings, [*POINTS, WILD], name=f"pack {pack}", deterministic=True)
-        workers.work(study.folder, "cuda", pack, (0, 1), os.getppid(), Stop())
+        workers.work(study.folder, "cuda", pack, (0, 1), os.getppid(), StopRequest())
         tables.append(table(study))
         assert [row["status"] for row in study.latest().values()].count("failed") == 1
     assert tables[0] == tables[1]

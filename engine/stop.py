@@ -1,0 +1,38 @@
+"""A wish to stop, from SIGINT or SIGTERM: noted, so that a step is never cut in two, and acted on between steps."""
+
+import contextlib
+import signal
+
+
+class StopRequest:
+    """`number` is the signal that asked for the end, None while none has.
+
+    Signals count once `listen` was called. Inside `deferred` the first one is noted, for whoever looks at `number`;
+    outside of it, and the second time, the process ends at once with exit code 130 or 143. insistent: whether a second
+    signal has that meaning.
+    """
+
+    def __init__(self, insistent: bool = True):
+        self.number: int | None = None
+        self.insistent = insistent
+        self._deferring = 0  # how many `deferred` blocks are open
+
+    def listen(self) -> "StopRequest":
+        signal.signal(signal.SIGINT, self._note)
+        signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    @contextlib.contextmanager
+    def deferred(self):
+        """A block that a signal does not interrupt. Blocks may overlap, as those of trials that take turns do."""
+        self._deferring += 1
+        try:
+            yield
+        finally:
+            self._deferring -= 1
+
+    def _note(self, number, frame):
+        second_time = self.number is not None and self.insistent
+        if not self._deferring or second_time:
+            raise SystemExit(128 + number)
+        self.number = number

@@ -1,0 +1,242 @@
+"""The process that fills a study: it starts workers, replaces those that die, and says what becomes of each trial.
+
+`execute` runs what is left of a study, as many trials at a time as go fastest together.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+from config import spelled
+from engine.flags import whole_number
+from engine.numerics import pick_device
+from errors import ConfigError, LongtailError, Stopped
+from pictures.children import child_command, child_environment
+from study import pace, ranking
+from study.lease import Lease, LeaseLost
+
+DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
+LONG = 60  # minutes from which a study is told how to become smaller
+LOOK = 0.2  # seconds between two looks at the table
+RESULTS = 5.0  # seconds between two writings of results.csv: of a thousand trials it takes a fifth of one
+
+
+def add_worker_flags(parser):
+    """What every command that fills a study takes."""
+    how = parser.add_argument_group("how")
+    how.add_argument("--pack", default="auto", help="trials at a time on a device; auto: measured (default auto)")
+    how.add_argument("--devices", default="", metavar="0,1", help="CUDA devices, a worker each")
+    how.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="only every N-th trial, from the I-th on: for arrays of jobs"
+    )
+    how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
+
+
+def check_worker_flags(space, base):
+    """Turns the words of `add_worker_flags` into values, before anything is written. Raises ConfigError."""
+    if space.pack != "auto":
+        space.pack = whole_number("--pack", space.pack, 1, 256)
+    shard, slash, of = space.shard.partition("/")
+    if not (slash and shard.isdecimal() and of.isdecimal() and int(shard) < int(of)):
+        raise ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
+    space.shard = int(shard), int(of)
+    space.devices = [whole_number("--devices", word, 0) for word in space.devices.split(",")] if space.devices else []
+    if pick_device(base.device).type != "cuda" and space.devices:
+        raise ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
+
+
+def execute(study, space, base, stop):
+    """Runs what is left of a study (of its shard), with a line a trial and a bar on terminals.
+
+    space: the parsed and checked `add_worker_flags`. True if every trial of the study then has its row.
+    """
+    from tqdm import tqdm
+
+    if space.retry_failed:
+        print(f"{study.retry()} failed trials forgotten", file=sys.stderr)
+    for i, row in study.latest().items():
+        if study.over(row):  # a kill may have come between the row and this
+            (study.run(i) / "last.pt").unlink(missing_ok=True)
+    study.write_results()
+    if not study.jobs():
+        return True
+    workers, interleaved, rate = pace.measure(study, base.device, space.pack, base.threads)
+    _say_how_long(study, space, workers, interleaved, rate)
+    best, best_said, written = -1.0, "", 0.0
+    with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
+
+        def seen(row):
+            nonlocal best, best_said, written
+            done = len(study.latest())
+            tqdm.write(_trial_line(study, row, done), file=sys.stderr)
+            if row["status"] == "ok" and row.get("macro_f1", -1) > best:
+                best = row["macro_f1"]
+                best_said = f"best so far {best:.4f}, trial {row['trial']}"
+            bar.n = done
+            bar.set_postfix_str(best_said)
+            if time.monotonic() - written > RESULTS:
+                study.write_results()
+                written = time.monotonic()
+
+        fill(
+            study,
+            workers=workers,
+            device=base.device,
+            pack=interleaved,
+            shard=space.shard,
+            devices=space.devices,
+            stop=stop,
+            seen=seen,
+        )
+    study.write_results()
+    return not study.jobs()
+
+
+def _say_how_long(study, space, workers, interleaved, rate):
+    """Says how the trials that are left are run, and about how long it takes; of a long study, how to shorten it."""
+    shape = f"{workers} at a time, {study.spec['threads']} threads each"
+    if interleaved > 1:
+        shape = f"{interleaved} in turns"
+    minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / space.shard[1]
+    print(
+        f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: "
+        f"about {minutes:.0f} minutes",
+        file=sys.stderr,
+    )
+    if minutes > LONG:
+        print(
+            "to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or "
+            "--random N of the grid",
+            file=sys.stderr,
+        )
+
+
+def _trial_line(study, row, done):
+    """A finished trial in a line."""
+    config = study.config(row["trial"])
+    what = [f"{name} {spelled(getattr(config, name))}" for name in ranking.varied(study)]
+    if len(what) > 5:
+        what = [*what[:4], f"{len(what) - 4} more"]
+    if config.folds:
+        what.append(f"fold {config.fold}")
+    what.append(f"seed {config.seed}")
+    said = f"{done:4d}  trial {row['trial']} ({', '.join(what)}): "
+    if row["status"] != "ok":
+        return f"{said}failed: {row['reason']}"
+    if "macro_f1" in row:
+        said += f"macro F1 {row['macro_f1']:.4f}, accuracy {row['acc']:.4f}"
+    else:
+        said += f"train loss {row['train_loss']:.4f}"
+    return f"{said}, epoch {row['epoch']}, {row['seconds']:.0f} s"
+
+
+def fill(study, *, workers, device, pack, shard, devices, stop, seen):
+    """Runs worker processes until every trial (of the shard) has its row; `seen(row)` is called once for each new one.
+
+    A worker that dies is replaced, and its trial resumed; after DEATHS in a row the trial is a failed row. Raises
+    Stopped after the workers have saved.
+    """
+    command = child_command("study.workers", study.folder, device, pack, *shard, os.getpid())
+    places = [child_environment(CUDA_VISIBLE_DEVICES=str(d)) for d in devices] or [child_environment()]
+
+    def start(n):
+        with open(study.folder / "workers.log", "a") as log:
+            return subprocess.Popen(
+                command,
+                env=dict(places[n % len(places)], PYTHONUNBUFFERED="1"),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    with stop.deferred():  # a signal is passed on to the workers, which save
+        children = [start(n) for n in range(workers * len(places))]
+        known = set(study.rows())
+        try:
+            _watch(study, children, start, known, shard, stop, seen)
+        finally:
+            _end(children)
+    for key, row in study.rows().items():
+        if key not in known:
+            seen(row)
+
+
+def _watch(study, children, start, known, shard, stop, seen):
+    """Until nothing is left to do: reports new rows, whose keys join `known`, and replaces dead workers."""
+    deaths_by_trial = Counter()
+    deaths_at_start = 0  # of workers that held no trial, since the last row
+    give_up_at = math.inf
+    while True:
+        time.sleep(LOOK)
+        fresh = {key: row for key, row in study.rows().items() if key not in known}
+        known |= set(fresh)
+        if fresh:
+            study.refresh()  # another process may have added the trial
+            deaths_at_start = 0
+            if not study.left(shard):  # a worker that a signal stopped may never learn that its trial went to another
+                give_up_at = time.monotonic() + Lease.TTL
+        for row in fresh.values():
+            seen(row)
+        if stop.number:
+            raise Stopped(stop.number)
+        codes = [child.poll() for child in children]
+        if all(code == 0 for code in codes) or time.monotonic() > give_up_at:
+            return
+        for n, code in enumerate(codes):
+            if code is None or code == 0:
+                continue
+            held = _trials_held_by(study, children[n].pid)
+            deaths_by_trial.update(i for i, _ in held)
+            deaths_at_start += not held
+            for i, until in held:
+                if deaths_by_trial[i] >= DEATHS:
+                    _give_trial_up(study, i, until, code)
+            children[n] = start(n)
+        if deaths_at_start >= DEATHS:
+            raise LongtailError(f"workers die as soon as they start: {study.folder / 'workers.log'} says why")
+
+
+def _trials_held_by(study, pid):
+    """(trial, epoch) of the leases of a process of this machine."""
+    held = []
+    for path in (study.folder / "leases").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            holder = json.loads(path.read_text())
+            if (holder["host"], holder["pid"]) == (Lease.HOST, pid):
+                trial, until = path.name.split(".")[0].split("-")
+                held.append((int(trial), int(until)))
+    return held
+
+
+def _give_trial_up(study, i, until, code):
+    """Makes a trial whose workers keep dying a failed row. code: how the last of them ended."""
+    lease = Lease.take(study, i, until)
+    if lease is None:  # another machine's worker has it
+        return
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    reason = f"its worker died {DEATHS} times ({how}); {study.folder / 'workers.log'} may say why"
+    config = study.config(i)
+    row = dict(trial=i, until=until, fold=config.fold, seed=config.seed, status="failed", reason=reason)
+    with contextlib.suppress(LeaseLost):
+        study.publish(lease, row)
+    lease.release()
+
+
+def _end(children):
+    """Asks the workers to save and end; kills those that do not."""
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    for child in children:
+        try:
+            child.wait(Lease.TTL)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,131 @@
+"""A run's folder: what older versions wrote is read, what later ones wrote is refused, uncommitted code is kept."""
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import predict
+import train
+from config import Config
+from engine import run
+from errors import LongtailError
+from study.table import begin_study
+
+OLD_NAMES = {"last_lr": "lr", "nll": "val_loss", "acc": "val_acc", "many": "head", "few": "tail"}  # of format 1
+TIMES = ("seconds", "data_wait", "images_per_s")
+
+
+def aged(scores):
+    return {OLD_NAMES.get(name, name): value for name, value in scores.items()}
+
+
+def as_format_1(folder):
+    """The folder of a run as the first version would have left it."""
+    for name in ("last.pt", "best.pt"):
+        saved = torch.load(folder / name, weights_only=True)
+        saved.pop("format", None)
+        if "rows" in saved:
+            saved["rows"] = [aged(row) for row in saved["rows"]]
+        for kept in (saved, saved.get("best", {})):
+            if "metrics" in kept:
+                kept["metrics"] = aged(kept["metrics"])
+        torch.save(saved, folder / name)
+    env = json.loads((folder / "env.json").read_text())
+    del env["format"]
+    (folder / "env.json").write_text(json.dumps(env))
+    header, *rows = (folder / "results.csv").read_text().splitlines()
+    header = ",".join(OLD_NAMES.get(name, name) for name in header.split(","))
+    (folder / "results.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def results(folder):
+    with open(folder / "results.csv", newline="") as f:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)]
+
+
+def test_a_run_of_the_first_format_is_resumed(settings):
+    train.train(Config(**settings, name="whole"))
+    train.train(Config(**settings, name="old", until=2))
+    whole, old = (Path(settings["project"]) / name for name in ("whole", "old"))
+    as_format_1(old)
+    assert "val_acc" in results(old)[0] and "acc" not in results(old)[0]
+    train.train(Config(**settings, name="old", resume=True))
+    assert results(old) == results(whole) and {"acc", "nll", "last_lr", "many"} <= set(results(old)[0])
+    a, b = (torch.load(folder / "last.pt", weights_only=True)["stepper"]["model"] for folder in (old, whole))
+    assert all(torch.equal(a[k], b[k]) for k in b)
+    assert json.loads((old / "env.json").read_text())["format"] == run.FORMAT
+
+
+def test_a_run_of_the_first_format_predicts(settings, capsys):
+    train.train(Config(**settings))
+    folder = Path(settings["project"]) / "run"
+    assert predict.main(["--run", str(folder)]) == 0
+    today = capsys.readouterr().out
+    as_format_1(folder)
+    assert predict.main(["--run", str(folder)]) == 0 and capsys.readouterr().out == today
+
+
+def test_rows_of_the_first_format_are_read(settings, pictures):
+    study = begin_study(Path(settings["project"]) / "s", Config(**settings), [{}])
+    row = dict(
+        trial=0, until=3, status="ok", epoch=3, fold=0, seed=0, val_acc=0.5, val_loss=1.0, macro_f1=0.4, head=0.6
+    )
+    (study.folder / "rows" / "0000-3.json").write_text(json.dumps(row))
+    found = study.latest()[0]
+    assert (found["acc"], found["nll"], found["many"], found["macro_f1"]) == (0.5, 1.0, 0.6, 0.4)
+    assert not {"val_acc", "val_loss", "head"} & set(found)
+
+
+def test_what_a_later_version_wrote_is_refused(settings, capsys):
+    train.train(Config(**settings, until=1))
+    folder = Path(settings["project"]) / "run"
+    best = torch.load(folder / "best.pt", weights_only=True)
+    torch.save(best | dict(format=run.FORMAT + 1), folder / "best.pt")
+    capsys.readouterr()
+    assert predict.main(["--run", str(folder)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("update")
+    env = json.loads((folder / "env.json").read_text())
+    (folder / "env.json").write_text(json.dumps(env | dict(format=run.FORMAT + 1)))
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(LongtailError, match="later version"):
+        train.train(Config(**settings, resume=True))
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def git(folder, *words):
+    who = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", folder, *who, *words], check=True, capture_output=True)
+
+
+def test_uncommitted_code_can_be_had_again(tmp_path, monkeypatch):
+    """The patch, applied to the commit, gives the same files."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    monkeypatch.setattr(run, "ROOT", here)
+    assert run.uncommitted() == ""  # no repository
+    git(here, "init")
+    (here / "a.py").write_text("one\ntwo\n")
+    git(here, "add", ".")
+    git(here, "commit", "-m", "first")
+    assert run.uncommitted() == ""
+    git(tmp_path, "clone", "here", "there")
+    (here / "a.py").write_text("one\nzwei ü\n")
+    (here / "new ü.py").write_text("three\n")
+    (here / "picture.jpg").write_bytes(b"\xff")
+    (there / "p").write_text(run.uncommitted())
+    git(there, "apply", "p")
+    for name in ("a.py", "new ü.py"):
+        assert (there / name).read_text() == (here / name).read_text()
+    assert not (there / "picture.jpg").exists()
+
+
+def test_a_run_keeps_uncommitted_code(settings, monkeypatch):
+    for name, patch in (("clean", ""), ("dirty", "a patch\n")):
+        monkeypatch.setattr("engine.resume.uncommitted", lambda patch=patch: patch)
+        train.train(Config(**settings, name=name, until=1))
+    clean, dirty = (Path(settings["project"]) / name / "code.diff" for name in ("clean", "dirty"))
+    assert not clean.exists() and dirty.read_text() == "a patch\n"
