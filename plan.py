@@ -1,4 +1,4 @@
-"""One epoch's randomness as tables, drawn ahead on the host: DESIGN.md's Plan.
+"""One epoch's randomness as tables, drawn ahead on the host: docs/design.md, "Plan".
 
 Pure in its arguments: the same tables on every device and rank and at a resume. Every table has its own random stream,
 so that turning one method on leaves the others' draws alone and two settings can be compared picture by picture.
@@ -202,24 +202,20 @@ def draw_plan(
     else:
         partner = np.where(lam < 1, drawn("partner"), index)
         geo_b, col_b = views(partner, "_b")
+    rates = learning_rates(epoch, shape[0], epochs=epochs, lr=lr, schedule=schedule, warmup=warmup)
+    view_sizes = np.full(shape[0], size, np.float32)
     return Plan(
-        index.astype(np.int32),
-        partner.astype(np.int32),
-        lam,
-        box,
-        geo,
-        geo_b,
-        col,
-        col_b,
-        augment.draw_erase(rng("erase"), shape, size=size, erase=erase),
-        np.stack(
-            [
-                learning_rates(epoch, shape[0], epochs=epochs, lr=lr, schedule=schedule, warmup=warmup),
-                np.full(shape[0], size, np.float32),
-            ],
-            1,
-        ),
-        rng("key").integers(0, 2**63, shape[0], dtype=np.int64),
+        index=index.astype(np.int32),
+        partner=partner.astype(np.int32),
+        lam=lam,
+        box=box,
+        geo=geo,
+        geo_b=geo_b,
+        col=col,
+        col_b=col_b,
+        erase=augment.draw_erase(rng("erase"), shape, size=size, erase=erase),
+        scalars=np.stack([rates, view_sizes], 1),
+        key=rng("key").integers(0, 2**63, shape[0], dtype=np.int64),
     )
 
 

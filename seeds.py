@@ -23,6 +23,7 @@ import numpy as np
 import metrics
 from config import Config, config_from, flag_of, read_recipe
 from engine.flags import add_config_flags, config_from_args, whole_number
+from engine.outcome import validation_labels
 from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, Parser, run_command
@@ -58,10 +59,7 @@ def newest(project):
 def outputs(study, i):
     """(targets [N], logits [N,C], class names) of trial i's validation pictures, at the epoch it kept."""
     folder = study.run(i)
-    classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
-    at = {name: c for c, name in enumerate(classes)}
-    with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
-        targets = np.array([at[row["true"]] for row in csv.DictReader(f)])
+    targets, _, classes = validation_labels(folder)
     return targets, np.load(folder / "val_logits.npy"), classes
 
 

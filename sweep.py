@@ -174,20 +174,12 @@ def arguments():
     parser = Parser(prog="sweep.py", description=__doc__)
     what = parser.add_argument_group("what to try")
     what.add_argument("--grid", nargs="+", default=[], metavar="SETTING=A,B", help="every combination of these values")
-    what.add_argument(
-        "--random",
-        nargs="+",
-        default=[],
-        metavar=("N", "SETTING=LOW..HIGH"),
-        help="the base, and N random points of these ranges or lists",
-    )
-    what.add_argument(
-        "--sobol",
-        nargs="+",
-        default=[],
-        metavar=("N", "SETTING=LOW..HIGH"),
-        help="the base, and N points that cover the ranges evenly",
-    )
+    searches = {
+        "--random": "the base, and N random points of these ranges or lists",
+        "--sobol": "the base, and N points that cover the ranges evenly",
+    }
+    for flag, said in searches.items():
+        what.add_argument(flag, nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"), help=said)
     what.add_argument(
         "--around", nargs="+", default=[], metavar=("RECIPE", "SETTING=x0.5,x2"), help="one setting of RECIPE at a time"
     )

@@ -2,8 +2,8 @@
 
 Every convolution is three kernels, forward and the gradients of its input and its weights (the first has no gradient of
 its input), each as slow as the slower of its operations and its bytes. What else an inductor-like schedule moves (batch
-norms, activations, pool, shortcuts: the rest of REFERENCES.md's 72 MB an image), and once a step the optimizer with the
-averaged weights, is moved at the speed of a copy.
+norms, activations, pool, shortcuts: the rest of the 72 MB an image that an inductor-like schedule moves), and once a
+step the optimizer with the averaged weights, is moved at the speed of a copy.
 """
 
 import statistics
@@ -12,7 +12,7 @@ import torch
 
 from bench import rounds
 
-IMAGE_BYTES, STEP_BYTES = 72e6, 0.45e9  # REFERENCES.md: an image's activations; optimizer and averaged weights
+IMAGE_BYTES, STEP_BYTES = 72e6, 0.45e9  # an image's activations; optimizer and averaged weights
 
 
 def convolutions():

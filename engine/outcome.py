@@ -1,5 +1,6 @@
 """What an epoch and a run come to: where a run stands, its scores, the epoch that is kept, the tables of its end."""
 
+import csv
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -135,6 +136,17 @@ def _write_tables(run, pictures, logits, scores, confusion):
         ["true \\ predicted", *classes],
         [[name, *counts] for name, counts in zip(classes, confusion.tolist())],
     )
+
+
+def validation_labels(folder):
+    """(targets [V], predicted [V], class names) of a finished run's validation pictures, from its folder."""
+    classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+    number = {name: c for c, name in enumerate(classes)}
+    with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+    targets = np.array([number[row["true"]] for row in rows])
+    predicted = np.array([number[row["predicted"]] for row in rows])
+    return targets, predicted, classes
 
 
 def epoch_line(row, epochs, stale):

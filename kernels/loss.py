@@ -1,4 +1,4 @@
-"""DESIGN.md's loss in one launch, and its gradient in another. Nothing is kept between them but the inputs.
+"""The loss of docs/design.md in one launch, and its gradient in another. Nothing is kept between them but the inputs.
 
     p = softmax(z + bias - margin_t e_t),    l(z; t) = sum_k c_k f(p_k),    f(p) = -(1 - p)^gamma_t log p,
     L = lam w_a l(z; a) + (1 - lam) w_b l(z; b),    c_k = (1 - eps_t) 1{k = t} + eps_t / C,

@@ -7,8 +7,8 @@ interpolant,
 
 w is 1 - lam, or with a box 1 inside of it and 0 outside; v_b is made only where the row mixes (lam < 1) and, with a
 box, in its rows. Read: Store uint8 [N, S, S, 3 or 4] on the device or in pinned host memory, which the GPU reads by the
-same address; the plan's row as DESIGN.md has it. Written: [B, 3 or 4, size, size] in channels-last order; a fourth
-channel is 0.
+same address; the plan's row as docs/design.md has it (Plan). Written: [B, 3 or 4, size, size] in channels-last order; a
+fourth channel is 0.
 
 Floor, in bytes: out, and of the Store the pixels that are shown, once (a channels-last bf16 batch of 128 x 224^2 with
 two views of 4-byte pixels: 77 MB). In instructions: see bench/kernels.py, which counts them for every pixel.

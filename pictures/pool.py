@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import LongtailError
-from pictures.children import child_command, child_environment
+from pictures.children import piped_child
 from pictures.decode import decode_into
 
 CHUNK = 8  # pictures handed to a process at a time
@@ -53,22 +53,9 @@ def _bar(work, total: int):
 
 
 def _in_processes(file, start: int, files: list[Path], size: int, resize: str, workers: int):
-    """Yield (row, result) from `python -m pictures.decode` children, each fed by a thread of ours.
-
-    Not a fork, which would copy a process full of torch's threads and locks, nor multiprocessing's spawn, which would
-    import the caller's script, and torch, in every child. A child ends by itself when its parent dies.
-    """
-    command = child_command("pictures.decode", file.name, start, size, resize)
-    children = [
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=child_environment(OPENBLAS_NUM_THREADS="1"),
-        )
-        for _ in range(workers)
-    ]
+    """Yield (row, result) from `python -m pictures.decode` children, each fed by a thread of ours."""
+    arguments = file.name, start, size, resize
+    children = [piped_child("pictures.decode", *arguments, OPENBLAS_NUM_THREADS="1") for _ in range(workers)]
     chunks: queue.SimpleQueue = queue.SimpleQueue()
     results: queue.SimpleQueue = queue.SimpleQueue()
     for first in range(0, len(files), CHUNK):

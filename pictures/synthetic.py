@@ -192,22 +192,16 @@ def draw(*, classes, scale, seed, difficulty, label_noise):
 
     p = posterior(styles, habits, prior, wander, borrow)
     noise = np.where(test, 0, label_noise)[:, None]
-    return dict(
-        classes=np.array(names),
-        prior=prior,
-        habits=habits,
-        wander=wander,
-        borrow=borrow,
-        label_noise=label_noise,
-        bayes_accuracy=bayes_accuracy(habits, prior, wander, borrow),
-        files=np.array(files),
-        test=test,
-        true=true,
-        observed=observed,
+    best = bayes_accuracy(habits, prior, wander, borrow)
+    painters = dict(classes=np.array(names), prior=prior, habits=habits, bayes_accuracy=best)
+    chances = dict(wander=wander, borrow=borrow, label_noise=label_noise)
+    labels = dict(files=np.array(files), test=test, true=true, observed=observed)
+    shown = dict(
         styles=styles,
         posterior=p,
         posterior_observed=(1 - noise) * p + noise * (1 - p) / (classes - 1),
     )
+    return painters | chances | labels | shown
 
 
 def _habits(rng, classes):

@@ -8,7 +8,6 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import metrics
@@ -82,11 +81,7 @@ def _scores(config):
     scores = {k: v for k, v in kept.items() if k not in aside}
     scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))
     if (folder / "val_predictions.csv").exists():
-        classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
-        with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
-            said = list(csv.DictReader(f))
-        at = {name: c for c, name in enumerate(classes)}
-        targets, predicted = (np.array([at[row[k]] for row in said]) for k in ("true", "predicted"))
+        targets, predicted, classes = outcome.validation_labels(folder)
         se = metrics.standard_error(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
-        scores |= dict(macro_f1_se=se, val_pictures=len(said))
+        scores |= dict(macro_f1_se=se, val_pictures=len(targets))
     return scores

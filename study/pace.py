@@ -6,7 +6,6 @@ own stream.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -19,7 +18,7 @@ from engine.build import build_stepper, plans_of
 from engine.capture import Captured
 from engine.numerics import THREADS, pick_device
 from errors import LongtailError
-from pictures.children import child_command, child_environment
+from pictures.children import piped_child
 from study.table import locked, write_spec
 
 EVALUATION_COST = 0.3  # of a validation picture, in training pictures
@@ -60,18 +59,8 @@ def measure(study, device, pack="auto", threads=0):
 def rate(config, device, workers, threads, pack):
     """Images a second of `workers` processes that train together for a moment, `pack` trials in each."""
     settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
-    command = child_command("study.pace", settings, device, threads, pack)
-    children = [
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=child_environment(),
-            start_new_session=True,
-        )
-        for _ in range(workers)
-    ]
+    arguments = settings, device, threads, pack
+    children = [piped_child("study.pace", *arguments, own_session=True) for _ in range(workers)]
     try:
         ready = [child.stdout.readline() for child in children]
         for child in children if all(ready) else []:

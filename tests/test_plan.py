@@ -73,7 +73,7 @@ def times(values, data):
 
 
 def formed(plan, steps, batch_size):
-    """Whether every table has the shape and dtype of DESIGN.md."""
+    """Whether every table has the shape and dtype of docs/design.md."""
     for name, table in plan._asdict().items():
         assert table.dtype == DTYPES.get(name, np.float32), name
         form = dict(scalars=(steps, 2), key=(steps,)).get(name, (steps, batch_size, *SHAPES.get(name, ())))
