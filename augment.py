@@ -4,6 +4,8 @@
 draws nothing. Store pixels in, normalised float32 out; no picture file is ever opened here.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,78 +14,124 @@ import kernels
 
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R 601 luma, as Pillow's and torchvision's greyscale
 RATIO = (3 / 4, 4 / 3)  # aspect ratios of random resized crops (Szegedy et al. 2015)
+TRIES = 10  # as torchvision's RandomResizedCrop: the first crop that fits, else the whole picture
+ERASED = (0.02, 0.33)  # share of the area that random erasing takes
+ERASED_RATIO = (0.3, 3.3)  # and its height by its width
 
 
-def draw_geometry(rng, shape, *, size, store_size, shown, crop_scale, pad, flip, rotate):
-    """Affine maps geo [*shape,2,3] float32 from output (x + 1/2, y + 1/2, 1) to Store pixels: crop, resize, flip, then
-    rotate.
+@dataclass(frozen=True)
+class Views:
+    """Config's settings of that name."""
 
-    crop_scale: arrays (low, high) broadcast to `shape`, shares of the area; 1, 1 is the centre crop of `shown` pixels.
-    pad > 0: a crop of `shown` pixels at a random offset within the picture and `pad` pixels around it. rotate: degrees.
+    crop_scale: tuple[float, float]
+    pad: int
+    flip: bool
+    rotate: float
+    jitter: float
+    erase: float
+    tail_crops: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Sides in pixels: of the view that is made, of the Store's picture, and of what a centre crop shows of it."""
+
+    size: int
+    store_size: int
+    shown: float
+
+
+def draw_geometry(
+    rng: np.random.Generator, frame: Frame, views: Views, crop_low: np.ndarray, rotate: np.ndarray
+) -> np.ndarray:
+    """Affine maps geo [*,2,3] float32 from output (x + 1/2, y + 1/2, 1) to Store pixels: crop, resize, flip, rotate.
+
+    crop_low [*]: the least share of the area that a random resized crop shows; views.crop_scale has the largest, and
+    where both are 1 it is the centre crop. rotate [*]: degrees, either way. With views.pad the crop has the size that a
+    centre crop shows, anywhere within the picture and so many pixels around it. Every mode draws the same numbers, so
+    that two settings can be compared picture by picture.
     """
-    tries = 10  # as torchvision's RandomResizedCrop: the first that fits, else the whole picture
-    low, high = (np.broadcast_to(v, shape)[..., None] for v in crop_scale)
-    area = rng.uniform(low, high, (*shape, tries))
-    ratio = np.exp(rng.uniform(*np.log(RATIO), (*shape, tries)))
+    shape = crop_low.shape
+    crop = draw_crop(rng, crop_low, views.crop_scale[1]) * frame.store_size
+    place = rng.random((*shape, 2))
+    if views.pad:
+        room = frame.store_size + 2 * views.pad - frame.shown
+        side = np.full((*shape, 2), float(frame.shown))
+        offset = np.floor(place * (room + 1)) - views.pad
+    else:
+        centred = ((crop_low >= 1) & (views.crop_scale[1] >= 1))[..., None]
+        middle = (frame.store_size - frame.shown) // 2
+        side = np.where(centred, frame.shown, crop)
+        offset = np.where(centred, middle, place * (frame.store_size - side))
+    mirror = np.where(rng.random(shape) < 0.5 * views.flip, -1.0, 1.0)
+    angle = np.deg2rad(rng.uniform(-1, 1, shape) * rotate)
+    return affine(side, offset, mirror, angle, frame.size)
+
+
+def draw_crop(rng: np.random.Generator, low: np.ndarray, high: float) -> np.ndarray:
+    """(width, height) [*,2] of random resized crops, as shares of the side; their area is from low [*] to high."""
+    area = rng.uniform(low[..., None], high, (*low.shape, TRIES))
+    ratio = np.exp(rng.uniform(*np.log(RATIO), (*low.shape, TRIES)))
     sides = np.sqrt(np.stack([area * ratio, area / ratio], -1))
     fits = (sides <= 1).all(-1)
-    first = np.take_along_axis(sides, fits.argmax(-1)[..., None, None], -2)[..., 0, :]
-    side = np.where(fits.any(-1)[..., None], first, 1.0) * store_size
-    place = rng.random((*shape, 2))
-    if pad:
-        side, offset = np.full((*shape, 2), float(shown)), np.floor(place * (store_size + 2 * pad - shown + 1)) - pad
-    else:
-        centre = (low >= 1) & (high >= 1)
-        side, offset = (
-            np.where(centre, shown, side),
-            np.where(centre, (store_size - shown) // 2, place * (store_size - side)),
-        )
+    first = fits.argmax(-1)[..., None, None]
+    chosen = np.take_along_axis(sides, first, -2)[..., 0, :]
+    return np.where(fits.any(-1)[..., None], chosen, 1.0)
 
-    mirror = np.where(rng.random(shape) < 0.5 * flip, -1.0, 1.0)
-    angle = np.deg2rad(rng.uniform(-1, 1, shape) * rotate)
+
+def affine(side: np.ndarray, offset: np.ndarray, mirror: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
+    """Maps [*,2,3] float32 that show the Store's window of `side` [*,2] at `offset` [*,2] in `size` pixels.
+
+    mirror [*]: -1 turns left to right. angle [*]: radians, about the window's centre.
+    """
     cos, sin = np.cos(angle), np.sin(angle)
-    linear = (
-        np.stack([np.stack([mirror * cos, -mirror * sin], -1), np.stack([sin, cos], -1)], -2) * (side / size)[..., None]
-    )
-    shift = offset + side / 2 - linear.sum(-1) * size / 2
+    across = np.stack([mirror * cos, -mirror * sin], -1)
+    down = np.stack([sin, cos], -1)
+    linear = np.stack([across, down], -2) * (side / size)[..., None]
+    shift = offset + side / 2 - linear.sum(-1) * size / 2  # the view's centre meets the window's
     return np.concatenate([linear, shift[..., None]], -1).astype(np.float32)
 
 
-def draw_colour(rng, means, jitter):
+def draw_colour(rng: np.random.Generator, means: np.ndarray, jitter: np.ndarray) -> np.ndarray:
     """Colour matrices [*,3,4] float32 on RGB in [0,1] for pictures with mean colours `means` [*,3].
 
-    Brightness, contrast and saturation each vary by a factor in 1 +- jitter (array or number). Contrast is about the
-    picture's mean grey. The three commute but for clamping, which happens once at the end, so their order is not drawn.
+    Brightness, contrast and saturation each vary by a factor in 1 +- jitter [*]. Contrast is about the picture's mean
+    grey. The three commute but for clamping, which happens once at the end, so their order is not drawn.
     """
     shape = means.shape[:-1]
-    bright, contrast, saturate = (1 + rng.uniform(-1, 1, (3, *shape)) * jitter)[..., None]
-    grey = (1 - saturate)[..., None] * GREY + saturate[..., None] * np.eye(3)
-    offset = (1 - contrast) * bright * (means @ GREY)[..., None]
-    matrix = (contrast * bright)[..., None] * grey
-    return np.concatenate([matrix, np.broadcast_to(offset[..., None], (*shape, 3, 1))], -1).astype(np.float32)
+    factors = 1 + rng.uniform(-1, 1, (3, *shape)) * jitter
+    bright, contrast, saturate = factors[..., None]
+    grey = (1 - saturate)[..., None] * GREY
+    saturated = grey + saturate[..., None] * np.eye(3)
+    matrix = (contrast * bright)[..., None] * saturated
+    mean_grey = (means @ GREY)[..., None]
+    offset = (1 - contrast) * bright * mean_grey
+    offset = np.broadcast_to(offset[..., None], (*shape, 3, 1))
+    return np.concatenate([matrix, offset], -1).astype(np.float32)
 
 
-def draw_erase(rng, shape, *, size, erase):
+def draw_erase(rng: np.random.Generator, shape: tuple[int, ...], size: int, erase: float) -> np.ndarray:
     """Boxes [*shape,4] int32 (y0 x0 y1 x1, half-open; empty with probability 1 - erase) of 2 to 33% of the area.
 
     Zhong et al. 2017, arXiv:1708.04896.
     """
     hit = rng.random(shape) < erase
-    area = rng.uniform(0.02, 0.33, shape)
-    ratio = np.exp(rng.uniform(np.log(0.3), np.log(3.3), shape))
-    sides = np.rint(np.minimum(np.sqrt(np.stack([area * ratio, area / ratio], -1)), 1) * size)
+    area = rng.uniform(*ERASED, shape)
+    ratio = np.exp(rng.uniform(*np.log(ERASED_RATIO), shape))
+    shares = np.sqrt(np.stack([area * ratio, area / ratio], -1))
+    sides = np.rint(np.minimum(shares, 1) * size)
     corner = np.floor(rng.random((*shape, 2)) * (size - sides + 1))
-    return np.where(hit[..., None], np.concatenate([corner, corner + sides], -1), 0).astype(np.int32)
+    box = np.concatenate([corner, corner + sides], -1)
+    return np.where(hit[..., None], box, 0).astype(np.int32)
 
 
 def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32):
-    """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step's columns of a plan as
-    tensors.
+    """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step of a plan as tensors.
 
     pixels: the Store, uint8 [N,S,S,3]. mean, std: tensors [3] of RGB in [0,1]. Each view is sampled bilinearly,
-    coloured and clamped to [0,1]; then mixed or boxed with its partner's, erased to the mean, and normalised. border:
-    'reflect' (the edge pixel repeats once) or 'constant' (black). On a GPU that takes it kernels/view.py's one launch
-    does it all.
+    coloured and clamped to [0,1]; then blended with its partner's, or boxed, erased to the mean, and normalised.
+    border: 'reflect' (the edge pixel repeats once) or 'constant' (black). On a GPU that takes it kernels/view.py's one
+    launch does it all.
     """
     if kernels.usable(mean.device):
         from kernels import view as kernel
@@ -92,7 +140,7 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
             pixels,
             row.index,
             row.partner,
-            row.lam,
+            row.blend,
             row.box,
             row.geo,
             row.geo_b,
@@ -111,13 +159,15 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
 
 def plain(pixels, row, *, size, mean, std, border="reflect"):
     """`batch` in float32 and plain PyTorch, on any device."""
-    x = views(pixels, row.index, row.geo, row.col, size, border)
-    mixing = (row.lam < 1).nonzero()[:, 0]
+    x = sampled(pixels, row.index, row.geo, row.col, size, border)
+    mixing = ((row.blend < 1) | filled(row.box)).nonzero()[:, 0]  # only these rows need their partner's view
     if len(mixing):
-        other = views(pixels, row.partner[mixing], row.geo_b[mixing], row.col_b[mixing], size, border)
-        share, box = 1 - row.lam[mixing, None, None, None], row.box[mixing]
+        other = sampled(pixels, row.partner[mixing], row.geo_b[mixing], row.col_b[mixing], size, border)
+        share = 1 - row.blend[mixing, None, None, None]
+        box = row.box[mixing]
         if bool(box.any()):
-            share = torch.where(filled(box)[:, None, None, None], inside(box, size).float(), share)
+            boxed = filled(box)[:, None, None, None]
+            share = torch.where(boxed, inside(box, size).float(), share)
         x[mixing] = x[mixing].lerp_(other, share.expand_as(other))
     x = x.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
     erasing = filled(row.erase).nonzero()[:, 0]
@@ -126,29 +176,37 @@ def plain(pixels, row, *, size, mean, std, border="reflect"):
     return x.to(memory_format=torch.channels_last)
 
 
-def views(pixels, index, geo, col, size, border):
+def sampled(pixels, index, geo, col, size, border):
     """Float32 [B,3,size,size] in [0,1]: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
-    pictures = pixels.index_select(0, index.to(pixels.device)).to(geo.device).permute(0, 3, 1, 2).contiguous().float()
+    pictures = pixels.index_select(0, index.to(pixels.device)).to(geo.device)
+    pictures = pictures.permute(0, 3, 1, 2).contiguous().float()
+    # grid_sample counts from -1 to 1 across the picture. Each of these is [B,2,1].
+    across, down, shift = geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)
     centres = torch.arange(size, device=geo.device) + 0.5
-    across, down, shift = (
-        geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)
-    )  # [B,2,1] each, in grid_sample's units
-    grid = (across * centres + shift - 1)[:, :, None, :] + (down * centres)[:, :, :, None]
+    along_row = across * centres + shift - 1
+    along_column = down * centres
+    grid = along_row[:, :, None, :] + along_column[:, :, :, None]
     mode = {"reflect": "reflection", "constant": "zeros"}[border]
-    x = F.grid_sample(pictures, grid.permute(0, 2, 3, 1), "bilinear", mode, align_corners=False).view(len(index), 3, -1)
-    if torch.equal(col, torch.eye(3, 4, device=col.device).expand_as(col)):
-        return x.div_(255).view(-1, 3, size, size)
-    return torch.baddbmm(col[:, :, 3:], col[:, :, :3] / 255, x).clamp_(0, 1).view(-1, 3, size, size)
+    x = F.grid_sample(pictures, grid.permute(0, 2, 3, 1), "bilinear", mode, align_corners=False)
+    x = x.view(len(index), 3, -1)
+    unchanged = torch.eye(3, 4, device=col.device).expand_as(col)
+    if torch.equal(col, unchanged):
+        x = x.div_(255)
+    else:
+        x = torch.baddbmm(col[:, :, 3:], col[:, :, :3] / 255, x).clamp_(0, 1)
+    return x.view(-1, 3, size, size)
 
 
 def filled(box):
     """Which boxes [B,4] have an inside: bool [B]."""
-    return (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
+    y0, x0, y1, x1 = box.unbind(1)
+    return (y1 > y0) & (x1 > x0)
 
 
 def inside(box, size):
     """Mask bool [B,1,size,size]: True inside each half-open box [B,4] of y0 x0 y1 x1."""
     at = torch.arange(size, device=box.device)
     y0, x0, y1, x1 = box[:, :, None].unbind(1)
-    rows, columns = (at >= y0) & (at < y1), (at >= x0) & (at < x1)
+    rows = (at >= y0) & (at < y1)
+    columns = (at >= x0) & (at < x1)
     return (rows[:, :, None] & columns[:, None, :])[:, None]

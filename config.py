@@ -1,14 +1,12 @@
 """Every knob of a run, once: one frozen dataclass from whose fields come the command line, args.json, recipes and keys.
 
-A value out of bounds or an unknown name is refused with the nearest valid one; nothing is guessed.
-This file knows nothing of pictures or models: it never imports another file of the project.
+A value out of bounds or an unknown name is refused with the nearest valid one; nothing is guessed. This file knows
+nothing of pictures or models.
 """
 
 import dataclasses
 import difflib
-import functools
 import hashlib
-import inspect
 import json
 import math
 from dataclasses import dataclass, field
@@ -17,11 +15,44 @@ from pathlib import Path
 from errors import ConfigError
 
 
-def knob(default, group, help, *, low=-math.inf, high=math.inf, choices=(), names=(), parts=1, auto=None, keyed=True):
-    """A field of Config. `parts` values joined by ':' on the command line; `auto` a word that stands for "decide";
-    `keyed=False` marks what cannot change a run's result and so stays out of its key."""
+def knob(
+    default,
+    group,
+    help,
+    *,
+    low=-math.inf,
+    high=math.inf,
+    choices=(),
+    names=(),
+    parts=1,
+    auto=None,
+    off=None,
+    source="",
+    reads=False,
+    daily=False,
+    keyed=True,
+):
+    """A field of Config.
+
+    low, high, choices: what it accepts. names: other spellings of its flag. parts: how many values, joined by ':' on
+    the command line. auto: a word that stands for "decide". off: of a method, the value where it is not used; source:
+    its paper; reads: whether it reads signals, which are then gathered. daily: whether --help shows it. keyed: False
+    for what cannot change a run's result and so stays out of its key.
+    """
     metadata = dict(
-        group=group, help=help, low=low, high=high, choices=choices, names=names, parts=parts, auto=auto, keyed=keyed
+        group=group,
+        help=help,
+        low=low,
+        high=high,
+        choices=choices,
+        names=names,
+        parts=parts,
+        auto=auto,
+        off=off,
+        source=source,
+        reads=reads,
+        daily=daily,
+        keyed=keyed,
     )
     return field(default=default, metadata=metadata)
 
@@ -32,9 +63,10 @@ class Config:
         "",
         "data",
         "folder of class folders, or of train/ val/ test/ (default: $DATA, else the built-in set)",
+        daily=True,
         keyed=False,
     )
-    labels: str = knob("", "data", "CSV of file names and labels, where folders do not say them")
+    labels: str = knob("", "data", "CSV of file names and labels, where folders do not say them", daily=True)
     image_col: str = knob("auto", "data", "column of --labels that holds the file name")
     label_col: str = knob("auto", "data", "column of --labels that holds the label")
     group_col: str = knob("", "data", "column of --labels whose groups are never split between training and validation")
@@ -50,15 +82,23 @@ class Config:
         auto="auto",
         names=("--size",),
         parts=(1, 2),
+        daily=True,
     )
-    val_split: float = knob(0.2, "data", "share of the training pictures held out for validation", low=0, high=0.9)
+    val_split: float = knob(
+        0.2, "data", "share of the training pictures held out for validation", low=0, high=0.9, daily=True
+    )
     folds: int = knob(
-        0, "data", "cut the training pictures into this many folds instead (0: use --val-split)", low=0, high=50
+        0,
+        "data",
+        "cut the training pictures into this many folds instead (0: use --val-split)",
+        low=0,
+        high=50,
+        daily=True,
     )
     fold: int = knob(0, "data", "which fold validates", low=0, high=49)
     split_seed: int = knob(0, "data", "seed of the split alone", low=0, high=2**31 - 1)
 
-    model: str = knob("resnet18", "model", "resnet18, resnet32 (CIFAR), or any name of torchvision.models")
+    model: str = knob("resnet18", "model", "resnet18, resnet32 (CIFAR), or any name of torchvision.models", daily=True)
     width: float = knob(1.0, "model", "multiplies the channels", low=0.125, high=8)
     stem: str = knob(
         "auto",
@@ -74,49 +114,108 @@ class Config:
         high=7,
         auto="auto",
     )
-    dropout: float = knob(0.0, "model", "dropout before the head", low=0, high=0.95)
-    pretrained: bool = knob(False, "model", "start from torchvision's ImageNet weights in its cache")
+    dropout: float = knob(
+        0.0, "model", "dropout before the head", low=0, high=0.95, off=0.0, source="Srivastava et al. 2014"
+    )
+    pretrained: bool = knob(
+        False, "model", "start from torchvision's ImageNet weights in its cache", off=False, daily=True
+    )
 
-    epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000)
+    init: str = knob(
+        "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
+    )
+    freeze: str = knob(
+        "",
+        "model",
+        "keep these parts as they are, batch norms' statistics too: names such as conv1,layer1; body: all but the "
+        "last layer",
+    )
+
+    epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000, daily=True)
     until: int = knob(
         0, "training", "stop after this epoch, schedule unchanged (0: run to the end)", low=0, high=100_000, keyed=False
     )
     batch_size: int = knob(
-        32, "training", "pictures a step; batch norm needs two", low=2, high=65_536, names=("-b", "--batch")
+        32, "training", "pictures a step; batch norm needs two", low=2, high=65_536, names=("-b", "--batch"), daily=True
     )
     opt: str = knob("adamw", "training", "optimizer", choices=("adamw", "sgd"))
-    lr: float = knob(2e-3, "training", "peak learning rate", low=1e-8, high=100)
+    lr: float = knob(2e-3, "training", "peak learning rate", low=1e-8, high=100, daily=True)
     weight_decay: float = knob(
-        0.1, "training", "decay of weights, not of norms and biases", low=0, high=10, names=("--wd",)
+        0.1,
+        "training",
+        "decay of weights, not of norms and biases",
+        low=0,
+        high=10,
+        names=("--wd",),
+        off=0.0,
+        source="Loshchilov & Hutter 2019",
+        daily=True,
     )
     schedule: str = knob(
         "cosine",
         "training",
         "learning rate over time; step: x0.01 at 80% and again at 90%",
         choices=("cosine", "onecycle", "step", "constant"),
+        off="constant",
+        source="Loshchilov & Hutter 2017, Smith & Topin 2018",
     )
-    warmup: float = knob(3.0, "training", "epochs of linear warm-up (onecycle has its own)", low=0, high=1000)
+    warmup: float = knob(
+        3.0,
+        "training",
+        "epochs of linear warm-up (onecycle has its own)",
+        low=0,
+        high=1000,
+        off=0.0,
+        source="Goyal et al. 2017",
+    )
     ema: float = knob(
         0.995,
         "training",
         "decay of the averaged weights, which are then the ones evaluated (0: off)",
         low=0,
         high=0.99999,
+        off=0.0,
+        source="Polyak & Juditsky 1992",
     )
 
-    gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10)
+    gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
     alpha: float = knob(1.0, "loss", "focal loss's factor", low=1e-3, high=100)
-    ls: float = knob(0.1, "loss", "label smoothing", low=0, high=0.999, names=("--label-smoothing", "--smoothing"))
+    ls: float = knob(
+        0.1,
+        "loss",
+        "label smoothing",
+        low=0,
+        high=0.999,
+        names=("--label-smoothing", "--smoothing"),
+        off=0.0,
+        source="Szegedy et al. 2016",
+        daily=True,
+    )
     loss_tau: float = knob(
-        0.0, "loss", "logit adjustment: tau times log prior joins the logits in training", low=0, high=4
+        0.0,
+        "loss",
+        "logit adjustment: tau times log prior joins the logits in training",
+        low=0,
+        high=4,
+        off=0.0,
+        source="Menon et al. 2021, Ren et al. 2020",
     )
     balance: str = knob(
         "none",
         "loss",
         "sampler: every class equally often; weights: rare classes weigh more",
         choices=("none", "sampler", "weights"),
+        off="none",
+        daily=True,
     )
-    prior: str = knob("train", "loss", "class prior that evaluation and predict assume", choices=("train", "uniform"))
+    prior: str = knob(
+        "train",
+        "loss",
+        "class prior that evaluation and predict assume",
+        choices=("train", "uniform"),
+        off="train",
+        source="Bayes' rule",
+    )
 
     mixup_p: float = knob(
         0.6,
@@ -125,6 +224,9 @@ class Config:
         low=0,
         high=1,
         parts=(1, 2),
+        off=0.0,
+        source="Zhang et al. 2018",
+        daily=True,
     )
     mixup_alpha: float = knob(1.0, "mixing", "lambda ~ Beta(alpha, alpha)", low=1e-3, high=100)
     mixup_by: str = knob(
@@ -133,7 +235,16 @@ class Config:
         "who draws: each row; the batch; each row by its class; the batch by its classes' mean",
         choices=("row", "batch", "class", "class-batch"),
     )
-    cutmix_p: float = knob(0.3, "mixing", "probability of CutMix, drawn before mixup", low=0, high=1)
+    cutmix_p: float = knob(
+        0.3,
+        "mixing",
+        "probability of CutMix, drawn before mixup",
+        low=0,
+        high=1,
+        off=0.0,
+        source="Yun et al. 2019",
+        daily=True,
+    )
 
     crop_scale: float = knob(
         (0.35, 1.0),
@@ -142,16 +253,33 @@ class Config:
         low=0.01,
         high=1,
         parts=2,
+        off=(1.0, 1.0),
+        source="Szegedy et al. 2015",
+        daily=True,
     )
     pad: int = knob(
-        0, "augmentation", "instead of --crop-scale: random crop with a black border of PAD pixels", low=0, high=64
+        0,
+        "augmentation",
+        "instead of --crop-scale: random crop with a black border of PAD pixels",
+        low=0,
+        high=64,
+        off=0,
+        source="Lee et al. 2015",
     )
-    flip: bool = knob(True, "augmentation", "mirror half of the pictures left to right")
-    rotate: float = knob(0.0, "augmentation", "rotate by up to this many degrees", low=0, high=180)
+    flip: bool = knob(True, "augmentation", "mirror half of the pictures left to right", off=False)
+    rotate: float = knob(0.0, "augmentation", "rotate by up to this many degrees", low=0, high=180, off=0.0)
     jitter: float = knob(
-        0.2, "augmentation", "brightness, contrast and saturation vary by up to this share", low=0, high=1
+        0.2,
+        "augmentation",
+        "brightness, contrast and saturation vary by up to this share",
+        low=0,
+        high=1,
+        off=0.0,
+        source="Howard 2013",
     )
-    erase: float = knob(0.0, "augmentation", "probability of random erasing", low=0, high=1)
+    erase: float = knob(
+        0.0, "augmentation", "probability of random erasing", low=0, high=1, off=0.0, source="Zhong et al. 2017"
+    )
     tail_crops: int = knob(
         (0, 1),
         "augmentation",
@@ -159,6 +287,8 @@ class Config:
         low=0,
         high=100_000,
         parts=2,
+        off=(0, 1),
+        source="the painters study",
     )
 
     monitor: str = knob(
@@ -171,7 +301,7 @@ class Config:
         0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000
     )
 
-    seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1)
+    seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1, daily=True)
     threads: int = knob(0, "run", "CPU threads (0: all cores)", low=0, high=1024, keyed=False)
     device: str = knob("auto", "run", "where to compute", choices=("auto", "cuda", "mps", "cpu"), keyed=False)
     deterministic: bool = knob(
@@ -182,8 +312,8 @@ class Config:
         True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
     )
     project: str = knob("runs", "run", "folder of the runs", keyed=False)
-    name: str = knob("run", "run", "folder of this run in --project", keyed=False)
-    resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False)
+    name: str = knob("run", "run", "folder of this run in --project", keyed=False, daily=True)
+    resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False, daily=True)
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -209,23 +339,29 @@ class Config:
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"--name {self.name!r}: a plain folder name is needed (its parent is --project)")
 
-    def settings(self):
-        """The fields that decide a run's result, as a JSON-ready dict."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["keyed"]}
+    def settings(self, group=None):
+        """The fields that decide a run's result (of one group), as a JSON-ready dict."""
+        fields = [f for f in dataclasses.fields(self) if f.metadata["keyed"]]
+        return {f.name: getattr(self, f.name) for f in fields if group in (None, f.metadata["group"])}
 
-    def key(self, data_key):
-        """16 hex digits: the hash of `settings()` and of the data's content."""
-        return hashlib.sha256(json.dumps([self.settings(), data_key], sort_keys=True).encode()).hexdigest()[:16]
+    def key(self, data_key, init_key=""):
+        """16 hex digits: the hash of `settings()`, of the data's content, and of the weights that --init begins
+        with."""
+        settings = self.settings() | dict(init=init_key)
+        text = json.dumps([settings, data_key], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def pick(self, function):
-        """The fields that `function` names among its keyword-only parameters: how plain arguments reach library
-        files."""
-        return {n: getattr(self, n) for n in _named(function) if n in Config.__dataclass_fields__}
+    def group(self, kind):
+        """The settings that the dataclass `kind` names, as one: how plain arguments reach library files."""
+        return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
+
+    def reads_signals(self):
+        """Whether a setting that is not off reads signals, which are then gathered."""
+        return any(getattr(self, f.name) != f.metadata["off"] for f in dataclasses.fields(self) if f.metadata["reads"])
 
 
-@functools.cache
-def _named(function):
-    return [n for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+# Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
+OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
 
 
 def flag_of(name):

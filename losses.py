@@ -6,29 +6,79 @@ numbers, never code. Reduces nothing (the caller takes the mean), draws nothing,
 own inputs.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 import kernels
 
 BIAS, WEIGHT, EPS, GAMMA, MARGIN = range(5)  # the rows of the table
+FLOOR = 0.5  # pictures that a class counts for at the least, so that an absent one has a prior and a weight
+KERNEL_CLASSES = 4096  # up to which the kernel is built
 
 
-def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, margins=None):
-    """The float32 [5, C] table that `loss` reads, on the CPU.
+@dataclass(frozen=True)
+class Objective:
+    """Config's settings of the loss."""
 
-    counts [C]: how often each class is drawn in training (floats welcome), floored at 1/2 so that an absent class has a
-    prior and a weight. ls: label smoothing in [0, 1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017);
-    alpha: the plain factor in front, folded into the weights. weights: inverse class frequency, scaled so that the mean
-    weight of a drawn row is 1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1,
-    Ren et al. 2020). margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError."""
+    gamma: float
+    alpha: float
+    ls: float
+    loss_tau: float
+    balance: str
+    prior: str
+
+
+def stage(objective: Objective, epoch: int, epochs: int) -> int:
+    """Which stage of the loss an epoch (from 0) belongs to; where it changes, the network needs time to follow."""
+    return 0
+
+
+def schedule(
+    objective: Objective, counts: np.ndarray, epoch: int, epochs: int, *, logit_scale: float = 1.0, signals=None
+) -> torch.Tensor:
+    """The table [5,C] of an epoch, counted from 0 of `epochs`.
+
+    counts [C]: how often each class is drawn. logit_scale: by what the network multiplies its cosines. signals: what
+    earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
+    """
+    return loss_table(
+        counts,
+        ls=objective.ls,
+        gamma=objective.gamma,
+        alpha=objective.alpha,
+        tau=objective.loss_tau,
+        weights=objective.balance == "weights",
+    )
+
+
+def loss_table(
+    counts: np.ndarray,
+    *,
+    ls: float = 0.0,
+    gamma: float = 0.0,
+    alpha: float = 1.0,
+    weights: bool = False,
+    tau: float = 0.0,
+    margins: np.ndarray | None = None,
+) -> torch.Tensor:
+    """The float32 [5,C] table that `loss` reads, on the CPU.
+
+    counts [C]: how often each class is drawn in training (floats welcome), at least 1/2. ls: label smoothing in [0, 1]
+    (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in front, folded into the
+    weights. weights: inverse class frequency, scaled so that the mean weight of a drawn row is 1. tau: logit
+    adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020). margins [C]: taken
+    off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError.
+    """
     counts = torch.as_tensor(counts, dtype=torch.float64)
     if counts.ndim != 1 or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < float("inf"):
         raise ValueError(f"counts must be one non-negative number a class, not all zero; got {counts.tolist()}")
     for name, value, top in (("ls", ls, 1.0), ("gamma", gamma, float("inf")), ("alpha", alpha, float("inf"))):
         if not 0 <= value <= top:
             raise ValueError(f"{name} must be between 0 and {top:g}; got {value}")
-    floored = counts.clamp_min(0.5)
+    floored = counts.clamp_min(FLOOR)
     table = torch.zeros(5, len(counts), dtype=torch.float64)
     table[BIAS] = tau * (floored / floored.sum()).log()
     table[WEIGHT] = alpha
@@ -44,6 +94,20 @@ def loss_table(counts, *, ls=0.0, gamma=0.0, alpha=1.0, weights=False, tau=0.0, 
     return table.float()
 
 
+def posterior_bias(table: torch.Tensor, sampled: np.ndarray, counts: np.ndarray, prior: str) -> np.ndarray:
+    """What to add to the logits [C] of a network trained with `table` so that their softmax is a posterior.
+
+    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes
+    that prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32
+    NumPy [C].
+    """
+    seen = torch.as_tensor(sampled, dtype=torch.float64).clamp_min(FLOOR) * table[WEIGHT].double()
+    wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(FLOOR)
+    log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
+    bias = table[BIAS].double() - seen.log() + log_prior
+    return (bias - bias.mean()).float().numpy()
+
+
 def loss(logits, a, b, lam, table):
     """Per-row losses, float32 [B]: lam * w_a * l(logits; a) + (1 - lam) * w_b * l(logits; b), where
 
@@ -55,7 +119,7 @@ def loss(logits, a, b, lam, table):
     reach the logits alone, and only once. A row with a logit that is not finite has a loss that is not finite. On a GPU
     that takes them kernels/loss.py's two launches do it, up to 4096 classes, and a target that is no class gives
     NaN."""
-    if kernels.usable(logits.device) and logits.dtype != torch.float64 and logits.shape[1] <= 4096:
+    if kernels.usable(logits.device) and logits.dtype != torch.float64 and logits.shape[1] <= KERNEL_CLASSES:
         from kernels import loss as kernel
 
         return kernel.loss(logits, a, b, lam, table)
@@ -65,19 +129,6 @@ def loss(logits, a, b, lam, table):
 def plain(logits, a, b, lam, table):
     """`loss` in plain PyTorch, on any device."""
     return _Loss.apply(logits, torch.stack((a, b)).long(), torch.stack((lam, 1 - lam)), table)
-
-
-def posterior_bias(table, sampled, counts, prior):
-    """What to add to the logits [C] of a network trained with `table` so that their softmax is a posterior.
-
-    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes
-    that prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32
-    NumPy [C]."""
-    seen = torch.as_tensor(sampled, dtype=torch.float64).clamp_min(0.5) * table[WEIGHT].double()
-    wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(0.5)
-    log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
-    bias = table[BIAS].double() - seen.log() + log_prior
-    return (bias - bias.mean()).float().numpy()
 
 
 class _Loss(torch.autograd.Function):

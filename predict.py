@@ -17,9 +17,9 @@ import torch
 import data
 import metrics
 from engine import resident
+from engine.evaluate import logits, view
 from engine.numerics import pick_device, precision
 from engine.run import check_format, load_checkpoint, replacing
-from engine.step import logits, view
 from errors import LongtailError, Parser, run_command
 from model import build_model
 from pictures.store import load_store

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config, flag_of, nearest, spelled, validated
+from config import OFF, Config, flag_of, nearest, spelled, validated
 from engine.flags import add_config_flags, config_from_args, whole_number
 from engine.run import replacing
 from engine.stop import StopRequest
@@ -120,7 +120,7 @@ def around(base, specs):
 
 def ablations(base):
     """The base point, then points in which one method of the base is switched off."""
-    return [{}] + [{k: off} for k, off in ranking.OFF.items() if getattr(base, k) != off]
+    return [{}] + [{k: off} for k, off in OFF.items() if getattr(base, k) != off]
 
 
 def trials(base, points, seeds):

@@ -13,17 +13,16 @@ import time
 import numpy as np
 import torch
 
-import data
-from engine.build import build_stepper, plans_of
+from engine.build import SETTLING, Loss, build_stepper, plans_of, prepare_pictures
 from engine.flags import add_config_flags, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import advance, epoch_line, epoch_scores, finish, out_of_patience
 from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run
+from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite
 from engine.stop import StopRequest
 from errors import LongtailError, Parser, Stopped, run_command
-from pictures import synthetic
 
 
 def trial(config, stop=None, guard=lambda: None, turn=0):
@@ -40,12 +39,13 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
     ranks = Ranks()
     device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
-    pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
+    pictures = prepare_pictures(config)
     run = open_run(config, ranks, guard)
     try:
-        stepper, bias, recipe = build_stepper(config, pictures, device, ranks)
+        stepper, recipe = build_stepper(config, pictures, device, ranks)
         state = begin_or_resume(run, config, pictures, stepper, ranks)
         draw, evaluation = plans_of(config, pictures)
+        loss = Loss(config, pictures)
         last_epoch = min(config.until or config.epochs, config.epochs)
 
         def save():
@@ -68,9 +68,15 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
         with stop.deferred():
             while state.epoch < last_epoch and not out_of_patience(state, config.patience):
                 started = time.perf_counter()
-                plan = next_plan or draw(state.epoch)
+                plan = next_plan or draw(state.epoch, state.earlier_signals)
+                table, bias = loss.at(state.epoch, state.signals)
+                if loss.changes(state.epoch) and state.step == 0:
+                    run.say(
+                        f"another loss from epoch {state.epoch + 1} on: none of {SETTLING} epochs is taken as the best"
+                    )
                 steps = len(plan.index)
                 first = state.step
+                stepper.take_table(table)
                 stepper.begin(plan, first)
                 for t in progress(range(first, steps), f"epoch {state.epoch + 1}/{config.epochs}"):
                     stepper.train(t)
@@ -79,8 +85,8 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                     if turn and (t + 1) % turn == 0:
                         yield
                         repeatable(config.deterministic)  # a trial that had its turn may have wanted otherwise
-                # The next plan is drawn while a GPU has steps to do.
-                next_plan = draw(state.epoch + 1) if state.epoch + 1 < last_epoch else None
+                # Drawn while a GPU has steps to do, so it cannot know what this epoch tells.
+                next_plan = draw(state.epoch + 1, state.signals) if state.epoch + 1 < last_epoch else None
                 stepper.check(steps)
                 training = max(time.perf_counter() - started, 1e-9)
 
@@ -89,14 +95,18 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                     logits = stepper.logits(evaluation[0], len(pictures.val), pause_in_evaluation) + bias
                     if not np.isfinite(logits).all():
                         raise NonFinite(steps - 1)
-                last_lr = float(plan.scalars[-1, 0])
-                scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, last_lr)
+                scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
                 times = dict(
                     seconds=round(time.perf_counter() - started, 3),
                     data_wait=round(stepper.waited / training, 4),
                     images_per_s=round((steps - first) * config.batch_size / training, 1),
                 )
-                advance(state, scores, times, config.monitor, stepper.evaluated(), logits)
+                if stepper.gather:
+                    before = state.signals or nothing_known(len(stepper.labels), len(pictures.counts))
+                    state.earlier_signals = state.signals
+                    state.signals = after_epoch(before, plan.index, pictures.listing.labels, stepper.rows_seen())
+                settling = loss.settling(state.epoch)
+                advance(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
                 row = state.rows[-1]
                 run.append(row)
                 run.say(epoch_line(row, config.epochs, state.stale))

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-import data
 from bench import jpegs
 from config import Config
+from engine.build import prepare_pictures
 from engine.numerics import pick_device
 from engine.run import environment
 from errors import Parser
@@ -52,7 +52,7 @@ def measure(args, folder):
     jpegs.paint(folder / "pictures", round(args.pictures / 0.9))
     config = Config(data=str(folder / "pictures"), img_size=args.img_size, val_split=0.1)
     begin = time.perf_counter()
-    pictures = data.prepare(config.data, **config.pick(data.prepare))
+    pictures = prepare_pictures(config)
     decoded = time.perf_counter() - begin
     os.environ |= dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
     runs = {name: run(args, config, folder, name) for name in ("cold", "warm")}

@@ -22,16 +22,15 @@ import torch
 import torch.nn.functional as F
 
 import augment
-import data
 import train
 from bench import floor, jpegs, rounds, ways
 from config import Config, read_recipe
 from engine import numerics, resident
-from engine.build import build_stepper, plans_of
+from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.numerics import pick_device
 from engine.run import environment
-from engine.step import floating, lerp
 from engine.tables import row_of
+from engine.update import floating, lerp
 from errors import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +95,7 @@ def measure(args, folder):
         threads=args.threads,
         device=args.device,
     )
-    pictures = data.prepare(asked["data"], **Config(**asked).pick(data.prepare))
+    pictures = prepare_pictures(Config(**asked))
     resident.levels(pictures.store, device)  # all of ours share them, so that no contender's memory has them
     numerics.repeatable(False)  # as train.py does
     native = numerics.precision(device, True) == torch.bfloat16
@@ -173,7 +172,7 @@ def contenders(asked, pictures, device, workers):
 def ours(config, pictures, device, drawn=False):
     """An epoch as train.py runs it, from drawing its plan to its last step, without validation and files; `drawn`: the
     steps alone, of one plan that lies on the device."""
-    stepper, _, _ = build_stepper(config, pictures, device)
+    stepper, _ = build_stepper(config, pictures, device)
     draw, _ = plans_of(config, pictures)
     number, plan = count(1), draw(0)
     stepper.begin(plan)
@@ -192,7 +191,7 @@ def ours(config, pictures, device, drawn=False):
 def bare(config, pictures, device):
     """As many forward, backward and optimizer passes on one ready batch, and averages where `config` averages; model,
     precision, memory format, compiling and capture are ours."""
-    stepper, _, _ = build_stepper(config, pictures, device)
+    stepper, _ = build_stepper(config, pictures, device)
     plan = plans_of(config, pictures)[0](0)
     row = row_of(plan, 0, device)
     x = augment.batch(stepper.pixels, row, **stepper.view, dtype=numerics.input_dtype(device, stepper.dtype))

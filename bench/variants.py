@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from engine.build import build_network, build_stepper, plans_of
+from engine.build import build_network, build_stepper, plans_of, prepare_pictures
 from engine.numerics import pick_device
 from errors import Parser
 
@@ -28,14 +28,14 @@ import torch
 import torch.nn.functional as F
 
 import augment
-import data
 import kernels
 import train
 from bench import jpegs, rounds, start
 from config import Config
 from engine import numerics, resident
+from engine.evaluate import forward
 from engine.run import environment
-from engine.step import NonFinite, forward
+from engine.step import NonFinite
 
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)
@@ -91,7 +91,7 @@ def measure(args, folder):
         device=args.device,
         project=str(folder / "runs"),
     )
-    pictures = data.prepare(config.data, **config.pick(data.prepare))
+    pictures = prepare_pictures(config)
     r = dict(vars(args), **environment(device), load=load, kind=device.type)
     numerics.repeatable(False)  # as train.py does
     yield (
@@ -149,7 +149,7 @@ def again(config, pictures, device, trials):
             dropout=share / 2,
             balance=("none", "weights", "sampler")[i % 3],
         )
-        stepper, _, _ = build_stepper(other, pictures, device)
+        stepper, _ = build_stepper(other, pictures, device)
         plan = plans_of(other, pictures)[0](0)
         stepper.begin(plan)
         for t in range(min(len(plan.index), 6)):  # three as they are, then recorded
@@ -185,7 +185,7 @@ def changed(config, pictures, store, device, to):
     """The steps of an epoch with the changes `to`, as a function."""
     network = build_network
     with patch.object(train, "network", lambda *given: altered(*network(*given), to)):
-        stepper, _, _ = build_stepper(config, pictures, device)
+        stepper, _ = build_stepper(config, pictures, device)
     stepper.levels = {pictures.store.pixels.shape[1]: store[to["bytes"]]}
     stepper.dtype = DTYPES[to["dtype"]]
     stepper.scaler = torch.amp.GradScaler(device.type, enabled=to["dtype"] == "fp16")

@@ -1,60 +1,79 @@
-"""What a run's settings ask for, made: device, network, loss table, Stepper and plans. Writes nothing, trains
-nothing."""
+"""What a run's settings ask for, made: pictures, network, loss, Stepper and plans. Writes nothing, trains nothing."""
+
+import hashlib
+from pathlib import Path
 
 import torch
 
+import data
 import kernels
 import losses
+from augment import Views
 from engine import resident
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
 from engine.ranks import Ranks
-from engine.run import FORMAT
+from engine.run import FORMAT, check_format, load_checkpoint
 from engine.step import Stepper
+from engine.update import Update, freeze
+from errors import LongtailError
+from mixup import Mixing
 from model import build_model
-from plan import draw_plan, evaluation_plans, sampled_counts, store_level, view_size
+from pictures import synthetic
+from plan import Course, Material, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
+SETTLING = 5  # epochs after a change of the loss in which no best epoch is taken
+
+
+def prepare_pictures(config, root=None):
+    """The Pictures that `config` asks for, from `root` or config.data."""
+    return data.prepare(
+        root or synthetic.folder(config.data),
+        labels=config.labels,
+        image_col=config.image_col,
+        label_col=config.label_col,
+        group_col=config.group_col,
+        resize=config.resize,
+        skip_bad=config.skip_bad,
+        img_size=config.img_size,
+        val_split=config.val_split,
+        folds=config.folds,
+        fold=config.fold,
+        split_seed=config.split_seed,
+    )
 
 
 def build_stepper(config, pictures, device, ranks=None):
-    """The run's Stepper, the bias [C] that turns its logits into posteriors, and what a prediction needs beside the
-    weights."""
+    """The run's Stepper, and what a prediction needs beside the weights."""
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = build_network(config, pictures)
-    sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
-    table = losses.loss_table(
-        sampled,
-        ls=config.ls,
-        gamma=config.gamma,
-        alpha=config.alpha,
-        tau=config.loss_tau,
-        weights=config.balance == "weights",
-    )
-    bias = losses.posterior_bias(table, sampled, pictures.counts, config.prior)
+    if config.init:
+        begin_with(model, config.init, pictures.listing.classes)
+    if config.freeze:
+        freeze(model, config.freeze.split(","))
+    table, bias = Loss(config, pictures).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
-    smallest = view_size(0, epochs=config.epochs, img_size=config.img_size, size=pictures.size)
+    smallest = view_size(0, config.group(Course), pictures.size)
     levels = resident.levels(pictures.store, device, [store_level(smallest, side)])
     stepper = Stepper(
         model,
         levels,
         torch.from_numpy(pictures.listing.labels),
         table,
+        config.group(Update),
         device=device,
         size=pictures.size,
         mean=pictures.mean,
         std=pictures.std,
         border="constant" if config.pad else "reflect",
-        opt=config.opt,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        ema=config.ema,
         dtype=precision(device, config.amp),
         ranks=ranks,
+        gather=config.reads_signals(),
         compile=fast,
         record=Captured if fast else None,
     )
@@ -72,23 +91,43 @@ def build_stepper(config, pictures, device, ranks=None):
         std=pictures.std,
         data=str(pictures.listing.root.resolve()),
     )
-    return stepper, bias, recipe
+    return stepper, recipe
+
+
+class Loss:
+    """The loss of a run, epoch by epoch."""
+
+    def __init__(self, config, pictures):
+        self.objective = config.group(losses.Objective)
+        self.epochs = config.epochs
+        self.counts = pictures.counts
+        self.sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+
+    def at(self, epoch, signals=None):
+        """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
+        table = losses.schedule(self.objective, self.sampled, epoch, self.epochs, signals=signals)
+        return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
+
+    def changes(self, epoch):
+        """Whether another stage of the loss begins with this epoch."""
+        before, now = (losses.stage(self.objective, e, self.epochs) for e in (epoch - 1, epoch))
+        return epoch > 0 and before != now
+
+    def settling(self, epoch):
+        """Whether the network still follows a change of the loss."""
+        return any(self.changes(e) for e in range(max(1, epoch - SETTLING + 1), epoch + 1))
 
 
 def build_network(config, pictures):
     """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
+    ours = config.model == "resnet18"
     stem = config.stem
     if stem == "auto":
-        stem = "cifar" if pictures.size <= 32 and config.model == "resnet18" else "imagenet"
-    kernel = None if config.stem_kernel == "auto" else config.stem_kernel
-    if (
-        kernel is None
-        and config.model == "resnet18"
-        and stem == "imagenet"
-        and pictures.size <= SMALL
-        and not config.pretrained
-    ):
-        kernel = 3
+        stem = "cifar" if ours and pictures.size <= 32 else "imagenet"
+    kernel = config.stem_kernel
+    if kernel == "auto":
+        small = ours and stem == "imagenet" and pictures.size <= SMALL and not config.pretrained
+        kernel = 3 if small else None
     shape = dict(
         name=config.model,
         classes=len(pictures.listing.classes),
@@ -100,19 +139,58 @@ def build_network(config, pictures):
     return build_model(**shape, pretrained=config.pretrained), shape
 
 
+def begin_with(model, run, classes):
+    """Loads the weights of another run into `model`; its last layer only where it knows the same classes, in order.
+
+    Raises LongtailError where the run has no weights, or those of another network.
+    """
+    saved = _weights_of(run)
+    weights = saved["weights"]
+    own = model.state_dict()
+    if saved["classes"] != classes:
+        head = list(own)[-1].rpartition(".")[0]
+        weights = {k: own[k] if k.rpartition(".")[0] == head else v for k, v in weights.items()}
+    unlike = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
+    if unlike or len(weights) != len(own):
+        name = unlike[0] if unlike else next(k for k in weights if k not in own)
+        raise LongtailError(f"--init {run}: it is another network ({name} does not fit): give its --model and --width")
+    model.load_state_dict(weights)
+
+
+def init_key(run):
+    """A digest of the weights of `run`, '' for no run: what a run's key has in place of a path."""
+    if not run:
+        return ""
+    digest = hashlib.sha256()
+    for name, value in sorted(_weights_of(run)["weights"].items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _weights_of(run):
+    """The best.pt of a run's folder, or the file itself."""
+    path = Path(run)
+    if path.is_dir():
+        path = path / "best.pt"
+    if not path.exists():
+        raise LongtailError(f"--init {run}: no best.pt there: name the folder of a finished run")
+    saved = load_checkpoint(path)
+    check_format(saved.get("format", 1), path)
+    return saved
+
+
 def plans_of(config, pictures):
-    """The function epoch -> Plan, and the plans that show the validation pictures (none, or one)."""
-    view = dict(size=pictures.size, store_size=pictures.store.pixels.shape[1])
+    """The function (epoch, signals) -> Plan, and the plans that show the validation pictures (none, or one)."""
+    side = pictures.store.pixels.shape[1]
+    material = Material(
+        pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, pictures.size, side
+    )
+    course, mixing, views = config.group(Course), config.group(Mixing), config.group(Views)
 
-    def draw(epoch):
-        return draw_plan(
-            pictures.listing.labels,
-            pictures.store.means,
-            pictures.train,
-            pictures.counts,
-            epoch=epoch,
-            **view,
-            **config.pick(draw_plan),
-        )
+    def draw(epoch, signals=None):
+        return draw_plan(material, epoch, course, mixing, views, signals=signals)
 
-    return draw, evaluation_plans(pictures.val, **view) if len(pictures.val) else []
+    if not len(pictures.val):
+        return draw, []
+    return draw, evaluation_plans(pictures.val, size=pictures.size, store_size=side)

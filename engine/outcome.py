@@ -19,7 +19,9 @@ class State:
     step: int = 0  # steps that are done of the epoch under way
     stale: int = 0  # epochs since the best one
     rows: list[dict] = field(default_factory=list)  # of results.csv, an epoch each
-    best: dict | None = None  # the epoch that is kept: its weights, its number, its scores, its validation logits
+    best: dict | None = None  # the epoch that is kept: its weights, number, scores, bias and validation logits
+    signals: dict | None = None  # what the epochs that are done tell of the training pictures (engine/signals.py)
+    earlier_signals: dict | None = None  # what they told an epoch before
 
 
 def epoch_scores(epoch, stepper, logits, pictures, last_lr):
@@ -36,11 +38,16 @@ def epoch_scores(epoch, stepper, logits, pictures, last_lr):
     return scores
 
 
-def advance(state, scores, times, monitor, model, logits):
-    """Ends an epoch in `state`: adds its row, and keeps its weights and logits where it is the best so far."""
+def advance(state, scores, times, monitor, model, logits, bias, settling=False):
+    """Ends an epoch in `state`: adds its row, and keeps its weights, logits and bias where it is the best so far.
+
+    settling: the network still follows a change of the loss; such an epoch is neither the best nor a reason to stop.
+    """
     state.epoch += 1
     state.step = 0
     state.rows.append(scores | times)
+    if settling and _chooses(scores, monitor):
+        return
     better = not state.best or rating(scores, monitor) > rating(state.best["metrics"], monitor)
     if not better:
         state.stale += 1
@@ -50,8 +57,14 @@ def advance(state, scores, times, monitor, model, logits):
         weights={k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
         epoch=state.epoch,
         metrics=scores,
+        bias=bias.tolist(),
         logits=None if logits is None else torch.from_numpy(logits),
     )
+
+
+def _chooses(scores, monitor):
+    """Whether the epoch that is kept is chosen by a score; else it is the last."""
+    return monitor != "last" and "nll" in scores
 
 
 def out_of_patience(state, patience):
@@ -61,7 +74,7 @@ def out_of_patience(state, patience):
 
 def rating(scores, monitor):
     """What an epoch is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
-    if monitor == "last" or "nll" not in scores:
+    if not _chooses(scores, monitor):
         return scores["epoch"]
     return -scores["nll"] if monitor == "nll" else scores[monitor]
 

@@ -77,13 +77,18 @@ class Ranks:
         """This rank's share of every batch: rows rank, rank + world, ..."""
         if self.world == 1:
             return plan
-        shared = ("scalars", "key")
-        return Plan(
-            *(
-                v if name in shared else np.ascontiguousarray(v[:, self.rank :: self.world])
-                for name, v in zip(Plan._fields, plan)
-            )
-        )
+        return Plan(*(v if v.ndim == 1 else np.ascontiguousarray(v[:, self.rank :: self.world]) for v in plan))
+
+    def whole_batches(self, rows):
+        """[T,B] of all ranks, from this rank's columns of every batch [T,B/world]."""
+        if self.world == 1:
+            return rows
+        found = [None] * self.world
+        dist.all_gather_object(found, rows)
+        whole = np.empty((len(rows), rows.shape[1] * self.world), rows.dtype)
+        for rank, part in enumerate(found):
+            whole[:, rank :: self.world] = part
+        return whole
 
     def mean(self, *tensors):
         """Puts the mean over ranks into float tensors, in place."""

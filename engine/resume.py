@@ -3,13 +3,14 @@
 import torch
 
 from config import config_from, flag_of, spelled
+from engine.build import init_key
 from engine.outcome import State
 from engine.run import FORMAT, FollowedRun, Run, check_format, environment, uncommitted, with_todays_names
 from errors import LongtailError
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
-HELD = ("data_key", "device", "threads", "precision", "ranks")
+HELD = ("data_key", "init_key", "device", "threads", "precision", "ranks")
 
 
 def open_run(config, ranks, guard):
@@ -27,10 +28,12 @@ def begin_or_resume(run, config, pictures, stepper, ranks):
     Returns the State to go on from. Raises LongtailError where settings, pictures, device, threads or precision are
     others than those that the run began with.
     """
+    weights_key = init_key(config.init)
     env = environment(stepper.device) | dict(
         precision=PRECISIONS[stepper.dtype],
         data_key=pictures.store.key,
-        key=config.key(pictures.store.key),
+        init_key=weights_key,
+        key=config.key(pictures.store.key, weights_key),
         ranks=ranks.world,
     )
     if ranks.rank:
@@ -75,7 +78,9 @@ def _refuse_changes(run, config, env, old_env):
             changed.append(f"{flag_of(name)} {spelled(old_settings[name])} -> {spelled(value)}")
     if old_env:
         check_format(old_env.get("format", 1), run.folder)
-        changed += [f"{name} {old_env[name]} -> {env[name]}" for name in HELD if env[name] != old_env[name]]
+        changed += [
+            f"{name} {old_env.get(name, '')} -> {env[name]}" for name in HELD if env[name] != old_env.get(name, "")
+        ]
     if changed:
         raise LongtailError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
 

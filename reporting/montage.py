@@ -11,19 +11,18 @@ import numpy as np
 import torch
 
 import augment
-import data
 from engine import resident
+from engine.build import plans_of, prepare_pictures
 from engine.flags import add_config_flags, config_from_args
 from errors import Parser, run_command
-from pictures import synthetic
-from plan import Plan, draw_plan, store_level
+from plan import Plan, store_level
 
 
 def lines(plan, t, classes, labels, *, store_size):
     """Step t as text: a title, a header and a line a row. scale: share of the Store's area that the view shows."""
     names = [fitted(name, 24, len) for name in classes]
     width = max(map(len, names))
-    rate, size = plan.scalars[t]
+    rate, size = plan.lr[t], plan.view_size[t]
     yield f"batch {t + 1} of {len(plan.index)}, learning rate {rate:.4g}, {size:.0f} px"
     yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
     for b, row in enumerate(plan.index[t]):
@@ -60,7 +59,7 @@ def montage(plan, count, pixels, classes, labels, *, mean, std, border):
     small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11)
     large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
     ink, faint, own, other = "#24292f", "#8c959f", "#0969da", "#e16f24"
-    size = int(plan.scalars[0, 1])
+    size = int(plan.view_size[0])
     side = size * math.ceil(96 / size) if size < 256 else 256  # small ones magnified by whole numbers
     columns, gap, edge, head, foot = 8, 12, 18, 44, 62
     width, batch_size = max(side, 112), plan.index.shape[1]
@@ -95,21 +94,12 @@ def montage(plan, count, pixels, classes, labels, *, mean, std, border):
 
 def show(config, count, output):
     """Prints the first `count` steps of the training that `config` (a Config) asks for, and draws them to `output`."""
-    pictures = data.prepare(synthetic.folder(config.data), **config.pick(data.prepare))
+    pictures = prepare_pictures(config)
     for note in pictures.notes:
         print(note, file=sys.stderr)
     labels, classes, side = pictures.listing.labels, pictures.listing.classes, pictures.store.pixels.shape[1]
-    plan = draw_plan(
-        labels,
-        pictures.store.means,
-        pictures.train,
-        pictures.counts,
-        epoch=0,
-        size=pictures.size,
-        store_size=side,
-        **config.pick(draw_plan),
-    )
-    side = store_level(plan.scalars[0, 1], side)
+    plan = plans_of(config, pictures)[0](0)
+    side = store_level(int(plan.view_size[0]), side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))
     sheet = montage(

@@ -12,9 +12,8 @@ from dataclasses import replace
 
 import torch
 
-import data
 from config import config_from
-from engine.build import build_stepper, plans_of
+from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.capture import Captured
 from engine.numerics import THREADS, pick_device
 from errors import LongtailError
@@ -76,7 +75,7 @@ def rate(config, device, workers, threads, pack):
 
 def minutes(study, rate):
     """About how long the trials that are left take, from images a second."""
-    pictures = data.prepare(study.spec["base"]["data"], **study.config(0).pick(data.prepare))
+    pictures = prepare_pictures(study.config(0), study.spec["base"]["data"])
     done, eta, left = study.latest(), study.spec["halving"], 0.0
     for i in range(len(study.trials)):
         rungs = study.rungs(i)
@@ -90,7 +89,7 @@ def _time(settings, device, threads, pack):
     config = config_from(settings)
     device = pick_device(device)
     torch.set_num_threads(threads or THREADS)
-    pictures = data.prepare(config.data, **config.pick(data.prepare))
+    pictures = prepare_pictures(config)
     steppers = [build_stepper(config, pictures, device)[0] for _ in range(pack)]
     streams = [torch.cuda.Stream() if device.type == "cuda" else None for _ in steppers]
     plan = plans_of(config, pictures)[0](0)

@@ -10,33 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from config import spelled
+from config import OFF, spelled
 from study import stats
 from study.table import REPEATS, SCHEME, point_key
-
-# Each method's setting where it is not used: what --ablate removes, and what makes one point simpler than another.
-OFF = dict(
-    mixup_p=0.0,
-    cutmix_p=0.0,
-    ls=0.0,
-    gamma=0.0,
-    loss_tau=0.0,
-    balance="none",
-    prior="train",
-    dropout=0.0,
-    ema=0.0,
-    weight_decay=0.0,
-    schedule="constant",
-    warmup=0.0,
-    crop_scale=(1.0, 1.0),
-    pad=0,
-    flip=False,
-    rotate=0.0,
-    jitter=0.0,
-    erase=0.0,
-    tail_crops=(0, 1),
-    pretrained=False,
-)
 
 
 @dataclass(frozen=True)

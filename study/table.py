@@ -16,12 +16,10 @@ from pathlib import Path
 
 import torch
 
-import data
 from config import config_from, flag_of, spelled
-from engine.build import build_network
+from engine.build import build_network, init_key, prepare_pictures
 from engine.run import replacing, scratch_path, with_todays_names
 from errors import LongtailError
-from model import build_model
 from pictures import synthetic
 from study.lease import Lease, LeaseLost
 
@@ -199,7 +197,8 @@ def begin_study(folder, base, trials, halving=0):
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
-    settings = dict(base.settings(), data=str(root), compile=base.compile)
+    init = str(Path(base.init).resolve()) if base.init else ""
+    settings = dict(base.settings(), init=init, data=str(root), compile=base.compile)
     spec = dict(base=settings, data_key=key, halving=halving, threads=None, trials=[])
     path = folder / "study.json"
     with locked(folder):
@@ -242,12 +241,14 @@ def _check(root, checked, halving):
     """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns their key."""
     pictures = {}
     for c in checked:
-        split = c.pick(data.prepare)
-        if (at := json.dumps(split)) not in pictures:
-            pictures[at] = data.prepare(root, **split)
-    for c in {json.dumps(c.pick(build_model) | dict(size=c.img_size)): c for c in checked}.values():
+        at = json.dumps(c.settings("data"))
+        if at not in pictures:
+            pictures[at] = prepare_pictures(c, root)
+    networks = {json.dumps([c.settings("model"), c.img_size]): c for c in checked}
+    for c in networks.values():
         with torch.device("meta"):
-            build_network(c, pictures[json.dumps(c.pick(data.prepare))])
+            build_network(c, pictures[json.dumps(c.settings("data"))])
+        init_key(c.init)
     if halving and not all(len(p.val) for p in pictures.values()):
         raise LongtailError(
             "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"

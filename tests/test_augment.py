@@ -14,7 +14,7 @@ import torch
 import augment
 
 PIXEL = 1e-4
-PLAIN = dict(crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0)
+PLAIN = dict(crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
 SIZES = [(8, 8), (40, 32), (73, 64), (64, 64), (29, 16)]  # Store, view; torchvision rounds half pixels to even, we down
 EYE = torch.eye(3, 4)
 
@@ -40,14 +40,17 @@ def planes(pixels):
 
 def geometry(n, store_size, size, seed=0, **options):
     rng = np.random.default_rng(seed)
-    return augment.draw_geometry(rng, (n,), size=size, store_size=store_size, **(PLAIN | dict(shown=size) | options))
+    frame = augment.Frame(size, store_size, options.pop("shown", size))
+    views = augment.Views(**(PLAIN | options))
+    low = np.broadcast_to(views.crop_scale[0], (n,))
+    return augment.draw_geometry(rng, frame, views, low, np.full(n, views.rotate))
 
 
 def look(pixels, geo, size, border="reflect", col=None):
     """Row i of `pixels` through geo[i] and col[i]."""
     geo = torch.as_tensor(np.asarray(geo, np.float32))
     col = EYE.expand(len(geo), 3, 4) if col is None else torch.as_tensor(col)
-    return augment.views(pixels, torch.arange(len(geo), dtype=torch.int32), geo, col, size, border)
+    return augment.sampled(pixels, torch.arange(len(geo), dtype=torch.int32), geo, col, size, border)
 
 
 def close(ours, theirs, tolerance=PIXEL):
@@ -59,9 +62,25 @@ def row(n, size, **columns):
     """One step of a plan that shows rows 0 .. n-1 as they are, but for `columns`."""
     index = torch.arange(n, dtype=torch.int32)
     none, geo, col = torch.zeros(n, 4, dtype=torch.int32), torch.eye(2, 3).repeat(n, 1, 1), EYE.repeat(n, 1, 1)
-    plain = dict(index=index, partner=index, lam=torch.ones(n), box=none, erase=none)
+    plain = dict(index=index, partner=index, lam=torch.ones(n), blend=torch.ones(n), box=none, erase=none)
     plain |= dict(geo=geo, geo_b=geo, col=col, col_b=col)
+    columns = {"blend": columns["lam"], **columns} if "lam" in columns else columns
     return SimpleNamespace(**(plain | columns))
+
+
+def test_pixels_may_have_another_weight_than_targets():
+    """blend decides what is seen, but inside and outside of a box; lam does not matter."""
+    pixels = noise(4, 8)
+    boxes = torch.tensor([[0, 0, 0, 0], [2, 1, 5, 7]] * 2, dtype=torch.int32)
+    partner = torch.tensor([1, 2, 3, 0], dtype=torch.int32)
+    blend = torch.tensor([0.3, 0.3, 1.0, 1.0])
+    found = show(pixels, row(4, 8, lam=torch.zeros(4), blend=blend, box=boxes, partner=partner)).double()
+    own, other = planes(pixels).double(), planes(pixels[partner.long()]).double()
+    expected = own.clone()
+    expected[0] = 0.3 * own[0] + 0.7 * other[0]
+    for i in (1, 3):
+        expected[i, :, 2:5, 1:7] = other[i, :, 2:5, 1:7]
+    assert (found - expected).abs().max() < 1e-6
 
 
 def show(pixels, plan_row, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), border="reflect"):
@@ -339,7 +358,7 @@ def test_colour_is_sampled_first_and_never_wraps():
     pixels[0, :, 4:] = 255
     col = torch.tensor([[[3.0, 0, 0, -1], [0, 3, 0, -1], [0, 0, 3, -1]]])
     geo = torch.tensor([[[0.25, 0, 3.0], [0, 1, 0]]])  # four views a pixel, over the edge
-    line = augment.views(pixels, torch.tensor([0]), geo, col, 8, "reflect")[0, 0, 0]
+    line = augment.sampled(pixels, torch.tensor([0]), geo, col, 8, "reflect")[0, 0, 0]
     ramp = (np.arange(8) + 0.5) * 0.25 + 3 - 3.5  # bilinear position between the black and the white column
     close(line, torch.from_numpy((3 * ramp.clip(0, 1) - 1).clip(0, 1)))
 

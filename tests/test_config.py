@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from config import Config, flag_of, read_recipe, validated
+from config import OFF, Config, flag_of, knob, read_recipe, validated
 from engine.flags import add_config_flags, config_from_args
 from errors import ConfigError, Parser
 
@@ -156,8 +156,26 @@ def test_resume_takes_the_runs_own_settings(tmp_path):
     assert parse(f"--project {tmp_path}").lr == Config().lr
 
 
-def test_pick_hands_over_keyword_only_parameters():
-    def function(labels, *, lr, epochs, other=1):
-        pass
+def test_a_group_is_the_settings_that_a_dataclass_names():
+    @dataclasses.dataclass
+    class Some:
+        lr: float
+        epochs: int
 
-    assert Config().pick(function) == dict(lr=Config().lr, epochs=Config().epochs)
+    assert Config(lr=0.5).group(Some) == Some(0.5, Config().epochs)
+
+
+def test_off_is_every_methods_value_where_it_is_not_used():
+    """A setting that is off is one that can be typed, and the recipes of a method say its paper."""
+    for name, off in OFF.items():
+        assert getattr(Config(**{name: off}), name) == off
+    assert {"mixup_p", "cutmix_p", "ls", "balance", "crop_scale", "ema", "pretrained"} <= set(OFF)
+    assert not {"lr", "epochs", "seed", "model", "data"} & set(OFF)
+
+
+def test_signals_are_gathered_for_settings_that_read_them():
+    @dataclasses.dataclass(frozen=True)
+    class Curious(Config):
+        adapt: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
+
+    assert not Config().reads_signals() and not Curious().reads_signals() and Curious(adapt=0.5).reads_signals()

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from augment import Views
+from mixup import Mixing
 from plan import (
+    Course,
+    Material,
     Plan,
     draw_plan,
     evaluation_plans,
@@ -24,6 +28,7 @@ from plan import (
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = dict(box=(4,), geo=(2, 3), geo_b=(2, 3), col=(3, 4), col_b=(3, 4), erase=(4,))  # of a row; else a number
 DTYPES = dict.fromkeys(("index", "partner", "box", "erase"), np.int32) | dict(key=np.int64)  # the others: float32
+SHARED = ("lr", "view_size", "ema_weight", "key")  # a number a step
 EVERYTHING = dict(mixup_p=0.4, cutmix_p=0.3, crop_scale=(0.5, 1.0), rotate=10.0, jitter=0.2, erase=0.5)
 
 
@@ -59,8 +64,18 @@ def draw(data=None, **options):
         jitter=0.0,
         erase=0.0,
         tail_crops=(0, 1),
+        ema=0.9,
     )
-    return draw_plan(*(data or pictures()), **(settings | options))
+    settings |= options
+    labels, means, rows, counts = data or pictures()
+    material = Material(labels, means, rows, counts, settings["size"], settings["store_size"])
+    groups = (of(kind, settings) for kind in (Course, Mixing, Views))
+    return draw_plan(material, settings["epoch"], *groups, partner_balance=settings.get("partner_balance"))
+
+
+def of(kind, settings):
+    """A dataclass of settings from a dict that holds them among others."""
+    return kind(**{name: settings[name] for name in kind.__dataclass_fields__})
 
 
 def same(a, b, *tables):
@@ -76,7 +91,7 @@ def formed(plan, steps, batch_size):
     """Whether every table has the shape and dtype of docs/design.md."""
     for name, table in plan._asdict().items():
         assert table.dtype == DTYPES.get(name, np.float32), name
-        form = dict(scalars=(steps, 2), key=(steps,)).get(name, (steps, batch_size, *SHAPES.get(name, ())))
+        form = dict.fromkeys(SHARED, (steps,)).get(name, (steps, batch_size, *SHAPES.get(name, ())))
         assert table.shape == form, name
     return True
 
@@ -231,23 +246,33 @@ def test_tail_crops_give_rare_classes_more_and_stronger_views():
     assert (turned == (data[0][mixed.partner] >= 2)[:, 0]).all()
 
 
+def test_partners_may_have_a_sampler_of_their_own():
+    """A row is drawn by picture, its partner by class."""
+    data = pictures((90, 30, 6))
+    settings = dict(mixup_p=1.0, batch_size=126)
+    plain, apart = draw(data, **settings), draw(data, **settings, partner_balance="sampler")
+    assert same(plain, apart, "index", "lam", "box", "geo", "key")
+    found = np.bincount(data[0][apart.partner.ravel()], minlength=3)
+    assert (np.bincount(data[0][apart.index.ravel()], minlength=3) == [90, 30, 6]).all() and (found == 42).all()
+
+
 # Independence and purity
 
 
 @pytest.mark.parametrize(
     "change, touched",
     [
-        (dict(mixup_p=0.4), ("lam", "partner", "col_b")),
-        (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "partner", "geo_b", "col_b")),
-        (dict(cutmix_p=0.4), ("lam", "box", "partner", "col_b")),
+        (dict(mixup_p=0.4), ("lam", "blend", "partner", "col_b")),
+        (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "blend", "partner", "geo_b", "col_b")),
+        (dict(cutmix_p=0.4), ("lam", "blend", "box", "partner", "col_b")),
         (dict(jitter=0.2), ("col", "col_b")),
         (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
         (dict(pad=4), ("geo", "geo_b")),
         (dict(rotate=9.0), ("geo", "geo_b")),
         (dict(flip=False), ("geo", "geo_b")),
         (dict(erase=0.5), ("erase",)),
-        (dict(lr=0.2), ("scalars",)),
-        (dict(warmup=2.0), ("scalars",)),
+        (dict(lr=0.2), ("lr",)),
+        (dict(warmup=2.0), ("lr",)),
         (dict(balance="weights"), ()),
     ],
 )
@@ -267,7 +292,7 @@ def test_pure_in_its_arguments():
     assert str(np.random.get_state()) == numpy_state and torch.equal(torch.get_rng_state(), torch_state)
     for change in (dict(seed=1), dict(epoch=1), dict(seed=2**31 - 1, epoch=99_999)):
         other = draw(data, **EVERYTHING | change)
-        assert not any(same(plan, other, name) for name in set(Plan._fields) - {"scalars"})
+        assert not any(same(plan, other, name) for name in set(Plan._fields) - set(SHARED[:3]))
     assert not same(draw(seed=0, epoch=1), draw(seed=1, epoch=0), "index")
 
 
@@ -285,9 +310,14 @@ def test_equal_in_another_process():
 # Learning rates
 
 
+def course(**options):
+    defaults = dict.fromkeys(Course.__dataclass_fields__)
+    return Course(**(defaults | options))
+
+
 def rates(epochs, count, **options):
     settings = dict(lr=0.1, schedule="cosine", warmup=0.0) | options
-    every = [learning_rates(e, count, epochs=epochs, **settings) for e in range(epochs)]
+    every = [learning_rates(e, count, course(epochs=epochs, **settings)) for e in range(epochs)]
     return np.concatenate(every).astype(float)
 
 
@@ -334,19 +364,19 @@ def test_warmup_then_cosine():
 
 
 def test_a_plan_carries_its_epochs_rates():
-    found = np.concatenate([draw(epoch=e, epochs=4, warmup=1.0).scalars for e in range(4)])
-    assert found[:, 0] == pytest.approx(rates(4, 5, warmup=1.0))
+    found = np.concatenate([draw(epoch=e, epochs=4, warmup=1.0).lr for e in range(4)])
+    assert found == pytest.approx(rates(4, 5, warmup=1.0))
 
 
 # Progressive resolution
 
 
 def test_views_grow_in_four_equal_stages():
-    sizes = [view_size(e, epochs=12, img_size=(128, 224), size=224) for e in range(12)]
+    sizes = [view_size(e, course(epochs=12, img_size=(128, 224)), 224) for e in range(12)]
     assert sizes == [128] * 3 + [160] * 3 + [192] * 3 + [224] * 3
-    assert [view_size(e, epochs=12, img_size=224, size=224) for e in range(12)] == [224] * 12
+    assert [view_size(e, course(epochs=12, img_size=224), 224) for e in range(12)] == [224] * 12
     for epochs in range(1, 40):
-        sizes = [view_size(e, epochs=epochs, img_size=(30, 61), size=61) for e in range(epochs)]
+        sizes = [view_size(e, course(epochs=epochs, img_size=(30, 61)), 61) for e in range(epochs)]
         assert sizes == sorted(sizes) and sizes[-1] == 61 and set(sizes) <= {30, 38, 54, 61}
 
 
@@ -363,7 +393,7 @@ def test_a_small_epoch_shows_what_a_large_one_does():
     options = dict(size=224, store_size=256, epochs=8, crop_scale=(0.3, 1.0), rotate=20.0, jitter=0.2, mixup_p=0.5)
     for more in ({}, dict(crop_scale=(1.0, 1.0))):
         whole, small = (draw(img_size=img_size, **options | more) for img_size in (224, (128, 224)))
-        assert (whole.scalars[:, 1] == 224).all() and (small.scalars[:, 1] == 128).all()
+        assert (whole.view_size == 224).all() and (small.view_size == 128).all()
         for name in ("index", "partner", "lam", "col", "col_b", "key"):
             assert same(whole, small, name), name
         for name in ("geo", "geo_b"):

@@ -23,7 +23,8 @@ import train
 from config import Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from engine import step
-from engine.build import build_stepper, plans_of
+from engine.build import build_stepper, plans_of, prepare_pictures
+from engine.evaluate import logits as logits_of
 from engine.run import replacing
 from engine.stop import StopRequest
 from engine.tables import row_of
@@ -83,7 +84,7 @@ def made(settings, **more):
 
 def stepper_of(settings, **more):
     config = made(settings, amp=False, **more)
-    pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
+    pictures = prepare_pictures(config)
     return config, pictures, build_stepper(config, pictures, torch.device("cpu"))[0]
 
 
@@ -116,7 +117,7 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
                 labels[row.partner], 3
             )
             for g in reference.param_groups:
-                g["lr"] = float(plan.scalars[t, 0])
+                g["lr"] = float(plan.lr[t])
             loss = F.cross_entropy(model(x), target, label_smoothing=0.1)
             reference.zero_grad()
             loss.backward()
@@ -145,7 +146,7 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
     assert (
         np.abs(
             many
-            - step.logits(
+            - logits_of(
                 ours.model,
                 ours.pixels,
                 evaluation_plans(rows, size=32, store_size=37, batch_size=24)[0],

@@ -23,16 +23,15 @@ STEPS = """
 import json, sys
 import torch
 sys.path.insert(0, sys.argv[1])
-import data
-from engine.build import build_stepper, plans_of
+from engine.build import build_stepper, plans_of, prepare_pictures
 from config import Config
 from engine.ranks import Ranks
 
 here, config = Ranks(), Config(**json.loads(sys.argv[2]))
 torch.set_num_threads(1)
 device = here.begin(torch.device("cpu"), config.batch_size)
-pictures = data.prepare(config.data, **config.pick(data.prepare))
-stepper, bias, recipe = build_stepper(config, pictures, device, here)
+pictures = prepare_pictures(config)
+stepper, recipe = build_stepper(config, pictures, device, here)
 for module in stepper.model.modules():
     if isinstance(module, torch.nn.BatchNorm2d):
         # batch statistics do not enter
@@ -147,19 +146,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(settings):
 
 
 def test_columns_and_gathering():
-    plan = Plan(
-        *(np.arange(2 * 6 * n).reshape(2, 6, *[1] * (n > 1), *[n] * (n > 1)) for n in (1,) * 9),
-        np.arange(2.0)[:, None],
-        np.arange(2),
-    )
-    plan = plan._replace(**{name: getattr(plan, name).reshape(2, 6) for name in Plan._fields[:9]})
+    shared = ("lr", "view_size", "ema_weight", "key")
+    plan = Plan(**{name: np.arange(2) if name in shared else np.arange(12).reshape(2, 6) for name in Plan._fields})
     two = [object.__new__(ranks.Ranks) for _ in range(2)]
     for rank, r in enumerate(two):
         r.rank, r.world = rank, 2
     shares = [r.columns(plan) for r in two]
     assert np.array_equal(np.stack([s.index for s in shares], 2).reshape(2, 6), plan.index)
-    assert all(np.array_equal(s.scalars, plan.scalars) and np.array_equal(s.key, plan.key) for s in shares)
+    assert all(np.array_equal(s.lr, plan.lr) and np.array_equal(s.key, plan.key) for s in shares)
+    noted = [np.array([[1, 3], [5, 7]]), np.array([[2, 4], [6, 8]])]
     alone = ranks.Ranks()
+    assert alone.whole_batches(noted[0]) is noted[0]
     assert alone.columns(plan) is plan and alone.any(15) == 15 and alone.any(None) is None and alone.told(3) == 3
 
 

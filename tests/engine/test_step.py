@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 
 import augment
 import kernels
-import train
 from config import Config
 from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
 from engine import capture, numerics
-from engine.build import build_stepper, plans_of
-from engine.step import compiled, forward
+from engine.build import build_stepper, plans_of, prepare_pictures
+from engine.evaluate import forward
+from engine.step import compiled
 from engine.tables import Tables
 from plan import evaluation_plans
 
@@ -111,7 +111,7 @@ def made(settings, device, record=None, **more):
             **more,
         }
     )
-    pictures = train.data.prepare(config.data, **config.pick(train.data.prepare))
+    pictures = prepare_pictures(config)
     stepper = build_stepper(config, pictures, torch.device(device))[0]
     stepper.record = record
     stepper.forget()
@@ -153,7 +153,7 @@ def test_recorded_steps_equal_eager_ones(device, settings, opt, epochs):
     lr = 3e-3 if opt == "adamw" else 1e-2
     eager, recorded = (made(settings, device, record, opt=opt, lr=lr) for record in (None, recorder(device)))
     seen = [eager[1](e) for e in range(epochs)]
-    assert len(np.unique([p.scalars[:, 0] for p in seen])) == sum(len(p.index) for p in seen) == 5 * epochs
+    assert len(np.unique([p.lr for p in seen])) == sum(len(p.index) for p in seen) == 5 * epochs
     assert all((p.lam < 1).any() for p in seen)
     for one, other in zip(run(*eager, epochs), run(*recorded, epochs)):
         assert_same(one, other)
@@ -221,7 +221,7 @@ def test_a_number_frozen_by_the_recording_is_caught(device, settings, monkeypatc
         plan = draw(0)
         stepper.begin(plan)
         for t in range(5):  # the last one after a GPU's capture
-            stepper.rate = plan.scalars[t, 0]
+            stepper.rate = plan.lr[t]
             stepper.train(t)
     with pytest.raises(AssertionError):
         assert_same(*(everything(p[0]) for p in pairs))

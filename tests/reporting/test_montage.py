@@ -12,7 +12,8 @@ from PIL import Image
 
 import config
 from conftest import ROOT
-from plan import draw_plan, evaluation_plans
+from engine.build import plans_of, prepare_pictures
+from plan import evaluation_plans
 from reporting import montage
 
 
@@ -54,21 +55,9 @@ def test_the_command_prints_rows_and_draws_them(folder, tmp_path, capsys):
 
 
 def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
-    import data
-
     asked = dataclasses.replace(config.Config(), data=str(folder), batch_size=4, mixup_p=0.5, cutmix_p=0.0, seed=3)
-    found = data.prepare(folder, **asked.pick(data.prepare))
-    side = found.store.pixels.shape[1]
-    plan = draw_plan(
-        found.listing.labels,
-        found.store.means,
-        found.train,
-        found.counts,
-        epoch=0,
-        size=found.size,
-        store_size=side,
-        **asked.pick(draw_plan),
-    )
+    found = prepare_pictures(asked, folder)
+    plan = plans_of(asked, found)[0](0)
     flags = ["--mixup-p", "0.5", "--cutmix-p", "0", "--seed", "3", "-b", "4", "--show", "1"]
     montage.main(["--data", str(folder), *flags, "-o", str(tmp_path / "p.png")])
     rows = [line for line in capsys.readouterr().out.splitlines() if line[:8].strip().isdigit()]

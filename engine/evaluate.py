@@ -1,0 +1,59 @@
+"""Logits of a network over an evaluation plan: the same step again and again, captured once on CUDA."""
+
+import torch
+
+import augment
+from engine.numerics import autocast, input_dtype
+from engine.tables import Tables
+
+
+def view(device, *, size, mean, std, border):
+    """The arguments of augment.batch that stay the same through a run, on `device`."""
+    mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
+    return dict(size=size, mean=mean, std=std, border=border)
+
+
+def forward(model, x, dtype):
+    """Logits, computed in `dtype`. Compiled, it is one function for every model: autocast is entered inside, so that
+    no graph is cut there."""
+    with autocast(x.device, dtype):
+        return model(x)
+
+
+class Evaluation:
+    """The logits of `model` over evaluation plans that have the shape of `plan`."""
+
+    def __init__(self, model, pixels, plan, view, *, dtype, forward=forward, record=None):
+        self.model = model.eval()
+        self.pixels = pixels
+        self.view = view
+        self.dtype = dtype
+        self.forward = forward
+        self.device = view["mean"].device
+        self.logits = None  # [T,B,C], made by the first step
+        self.tables = Tables(plan, self.device)
+        self.call = record(self.step) if record else self.step
+
+    @torch.inference_mode()
+    def run(self, plan, rows, pause=lambda: None):
+        """Float32 NumPy array [rows,C]. `pause` is called between batches."""
+        self.model.eval()
+        self.tables.fill(plan)
+        for _ in range(len(plan.index)):
+            self.call()
+            pause()
+        return self.logits.flatten(0, 1)[:rows].cpu().numpy()
+
+    def step(self):
+        row = self.tables.take()
+        x = augment.batch(self.pixels, row, **self.view, dtype=input_dtype(self.device, self.dtype))
+        found = self.forward(self.model, x, self.dtype).float()
+        if self.logits is None:
+            self.logits = found.new_empty(len(self.tables.packed), *found.shape)
+        self.logits.index_copy_(0, self.tables.at, found[None])
+        self.tables.at.add_(1)
+
+
+def logits(model, pixels, plan, rows, view, *, dtype):
+    """Float32 logits [rows,C], a NumPy array, of `model` over an evaluation plan, once and eagerly."""
+    return Evaluation(model, pixels, plan, view, dtype=dtype).run(plan, rows)

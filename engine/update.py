@@ -1,0 +1,87 @@
+"""What changes the weights: the optimizer, the average that follows it, and which parts stay as they are."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from errors import LongtailError
+
+BODY = "body"  # as a prefix: all but the last layer
+
+
+@dataclass(frozen=True)
+class Update:
+    """Config's settings of that name."""
+
+    opt: str
+    lr: float
+    weight_decay: float
+    ema: float
+
+
+def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum 0.9, over what is not frozen; norms and biases are not decayed.
+
+    lr: a tensor, which is read at every step.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
+    groups = [dict(params=weights, weight_decay=update.weight_decay), dict(params=others, weight_decay=0.0)]
+    if update.opt == "sgd":
+        made = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
+        for p in trained:  # a first step that is left out for an overflow would leave them uninitialised
+            made.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return made
+    made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
+    made._warned_capturable_if_run_uncaptured = True  # no news: a step warms up before its capture
+    return made
+
+
+def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
+    """Keeps the parameters whose names begin with one of `prefixes` as they are. Raises LongtailError for a prefix that
+    no parameter has, and where nothing would be left to train."""
+    names = [name for name, _ in model.named_parameters()]
+    head = names[-1].rpartition(".")[0]
+    for prefix in prefixes:
+        if prefix == BODY:
+            continue
+        if not any(_within(name, prefix) for name in names):
+            parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+            raise LongtailError(f"--freeze {prefix}: no parameter begins so; the parts are {parts}, or {BODY}")
+    for name, parameter in model.named_parameters():
+        in_body = BODY in prefixes and not _within(name, head)
+        if in_body or any(_within(name, prefix) for prefix in prefixes):
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise LongtailError(f"--freeze {','.join(prefixes)} leaves nothing to train")
+
+
+def _within(name, prefix):
+    """Whether the parameter `name` is `prefix` or a part of it: layer1 has layer1.0.weight, not layer10.weight."""
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def set_training(model: torch.nn.Module) -> None:
+    """Train mode, but for the batch norms of frozen parts: they keep their statistics."""
+    model.train()
+    for module in model.modules():
+        frozen = isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
+        if frozen:
+            module.eval()
+
+
+def floating(model: torch.nn.Module) -> list[torch.Tensor]:
+    """The floating-point tensors of a model's state: parameters and batch-norm statistics."""
+    return [v for v in model.state_dict().values() if v.is_floating_point()]
+
+
+def lerp(old: list[torch.Tensor], new: list[torch.Tensor], weight: torch.Tensor) -> None:
+    """old += weight (new - old), in place; weight: a tensor, so that a recorded step reads it anew."""
+    if weight.is_cuda:  # where _foreach_lerp_ launches a kernel for every tensor
+        change = torch._foreach_sub(new, old)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(old, change)
+    else:
+        torch._foreach_lerp_(old, new, [weight] * len(old))
