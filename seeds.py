@@ -22,11 +22,11 @@ import numpy as np
 
 import metrics
 from config import Config, config_from, flag_of, read_recipe
-from engine.flags import add_config_flags, config_from_args, whole_number
+from engine.flags import SettingsParser, config_from_args, whole_number
 from engine.outcome import validation_labels
 from engine.run import replacing
 from engine.stop import StopRequest
-from errors import ConfigError, LongtailError, Parser, run_command
+from errors import ConfigError, LongtailError, run_command
 from study import stats
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import SCHEME, begin_study
@@ -207,7 +207,7 @@ def write(folder, found, classes):
 
 
 def main(args=None):
-    parser = Parser(prog="seeds.py", description=__doc__)
+    parser = SettingsParser("seeds.py", __doc__, "[--n N] [--compare OTHER] ")
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
@@ -215,7 +215,7 @@ def main(args=None):
         "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
     )
     add_worker_flags(parser)
-    add_config_flags(parser)
+    parser.add_settings()
     space = parser.parse_args(args)
     return run_command("seeds.py", lambda: run(space, StopRequest().listen()), continue_with="the same command")
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from config import OFF, Config, flag_of, nearest, spelled, validated
-from engine.flags import add_config_flags, config_from_args, whole_number
+from engine.flags import SettingsParser, config_from_args, whole_number
 from engine.run import replacing
 from engine.stop import StopRequest
-from errors import ConfigError, Parser, run_command
+from errors import ConfigError, run_command
 from study import findings, ranking
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, begin_study
@@ -171,7 +171,7 @@ def conclude(study, choosing):
 
 
 def arguments():
-    parser = Parser(prog="sweep.py", description=__doc__)
+    parser = SettingsParser("sweep.py", __doc__, "[--grid SETTING=A,B ...] ")
     what = parser.add_argument_group("what to try")
     what.add_argument("--grid", nargs="+", default=[], metavar="SETTING=A,B", help="every combination of these values")
     searches = {
@@ -196,7 +196,7 @@ def arguments():
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
     )
     add_worker_flags(parser)
-    add_config_flags(parser)
+    parser.add_settings()
     return parser
 
 

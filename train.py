@@ -1,9 +1,6 @@
 """Train one classifier: `trial(config)` yields after every epoch, `train(config)` exhausts it, the command calls that.
 
-    python train.py --mixup-p 0.4 --ls 0.1        settings are flags; --help lists them
-    python train.py -c recipes/attempt-3.json     or a recipe, with flags on top
-
-Results go to a run's folder (engine/run.py) and to the caller; the test set is never looked at.
+Results go to a run's folder (docs/design.md, "Run") and to the caller; the test set is never looked at.
 """
 
 import gc
@@ -14,7 +11,7 @@ import numpy as np
 import torch
 
 from engine.build import SETTLING, Loss, build_stepper, plans_of, prepare_pictures
-from engine.flags import add_config_flags, config_from_args
+from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import advance, epoch_line, epoch_scores, finish, out_of_patience
 from engine.ranks import Ranks
@@ -22,7 +19,14 @@ from engine.resume import begin_or_resume, open_run
 from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite
 from engine.stop import StopRequest
-from errors import LongtailError, Parser, Stopped, run_command
+from errors import LongtailError, Stopped, run_command
+
+HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
+
+    python train.py --mixup-p 0.4 --ls 0.1        a run of these settings
+    python train.py -c recipes/attempt-3.json     of a recipe, flags on top
+    python train.py --resume                      go on where the run stopped
+"""
 
 
 def trial(config, stop=None, guard=lambda: None, turn=0):
@@ -148,8 +152,8 @@ def progress(steps, name):
 
 
 def main(args=None):
-    parser = Parser(prog="train.py", description=__doc__)
-    add_config_flags(parser)
+    parser = SettingsParser("train.py", HELP)
+    parser.add_settings()
     space = parser.parse_args(args)
     stop = StopRequest().listen()
 

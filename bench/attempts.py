@@ -14,10 +14,10 @@ from pathlib import Path
 
 import train
 from config import Config, config_from, flag_of, read_recipe, spelled
-from engine.flags import add_config_flags
+from engine.flags import SettingsParser
 from engine.run import with_todays_names
 from engine.stop import StopRequest
-from errors import Parser, run_command
+from errors import run_command
 from study import stats
 
 
@@ -37,9 +37,9 @@ def rows_of(config, stop):
 
 
 def main():
-    parser = Parser(prog="bench.attempts", description=__doc__)
+    parser = SettingsParser("bench.attempts", __doc__, "RECIPE ... ")
     parser.add_argument("recipes", nargs="+", help="recipe files, or 'default' for the default settings")
-    add_config_flags(parser)
+    parser.add_settings()
     space = parser.parse_args()
     return run_command(
         "bench.attempts", lambda: compare(space, StopRequest().listen()), continue_with="the same command"

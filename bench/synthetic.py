@@ -26,10 +26,10 @@ from sklearn.linear_model import LogisticRegression
 import predict
 import train
 from config import Config, flag_of, read_recipe, spelled
-from engine.flags import add_config_flags
+from engine.flags import SettingsParser
 from engine.numerics import pick_device
 from engine.run import load_checkpoint
-from errors import Parser, run_command
+from errors import run_command
 from pictures import synthetic
 
 RECIPE = dict(
@@ -47,13 +47,13 @@ RECIPE = dict(
 
 
 def main():
-    parser = Parser(prog="bench.synthetic", description=__doc__)
+    parser = SettingsParser("bench.synthetic", __doc__)
     made = parser.add_argument_group("the set")
     made.add_argument("--classes", type=int, default=50)
     made.add_argument("--scale", type=float, default=0.28)
     made.add_argument("--difficulty", type=float, default=1.0)
     made.add_argument("--set-seed", type=int, default=0, help="--seed of pictures.synthetic")
-    add_config_flags(parser)
+    parser.add_settings()
     args = parser.parse_args()
     return run_command("bench.synthetic", lambda: measure(args))
 

@@ -1,61 +1,143 @@
-"""The command line of every setting: flags made from config.py's fields, and the Config that flags and recipes ask
-for."""
+"""The command line of every setting: flags made from config.py's fields, and the Config that flags and recipes ask for.
+
+`python -m engine.flags` prints the table of methods that docs/methods.md holds.
+"""
 
 import argparse
 import dataclasses
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from config import Config, bounds_of, flag_of, read_recipe, spelled
-from errors import ConfigError
+from errors import ConfigError, Parser
 
 
-def add_config_flags(parser):
-    """Every field of Config as a flag of `parser`, grouped, plus -c/--config."""
-    parser.add_argument("-c", "--config", metavar="RECIPE", help="JSON file of settings; flags go on top")
-    groups = {}
-    for f in dataclasses.fields(Config):
-        m = f.metadata
-        group = groups.setdefault(m["group"], None) or parser.add_argument_group(m["group"])
-        groups[m["group"]] = group
-        names = sorted([flag_of(f.name), *m["names"]], key=lambda n: n.startswith("--"))  # short ones first
-        said = m["help"].replace("%", "%%")
-        if f.type is bool:
-            group.add_argument(
-                *names,
-                dest=f.name,
-                action=argparse.BooleanOptionalAction,
-                default=argparse.SUPPRESS,
-                help=f"{said} (default {'on' if f.default else 'off'})",
-            )
-            continue
-        limits = f"one of {', '.join(m['choices'])}" if m["choices"] else "" if f.type is str else bounds_of(f)
-        shown = [limits] if limits else []
-        if f.default != "":
-            shown.append(f"default {spelled(f.default)}")
-        group.add_argument(
-            *names,
-            dest=f.name,
-            default=argparse.SUPPRESS,
-            metavar=f.name.split("_")[-1].upper(),
-            help=said + (f" ({'; '.join(shown)})" if shown else ""),
-        )
+class SettingsParser(Parser):
+    """A parser of a command's own flags and of every setting. --help shows the settings of every day, --help-all all.
+
+    takes: the command's own part of the usage line.
+    """
+
+    def __init__(self, prog: str, description: str, takes: str = ""):
+        usage = f"%(prog)s {takes}[-c RECIPE] [--SETTING VALUE ...]\n       %(prog)s --help | --help-all"
+        super().__init__(prog=prog, description=description, usage=usage, add_help=False)
+        self._settings = []  # the groups that hold settings
+        self._daily = []  # the settings that --help shows
+        self._common = self.add_argument_group("help and recipes")
+        self._common.add_argument("-h", "--help", action="help", help="show this page")
+        self._common.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every setting")
+        recipe = "JSON file of settings; flags go on top"
+        self._common.add_argument("-c", "--config", metavar="RECIPE", help=recipe)
+
+    def add_settings(self) -> None:
+        """Adds a flag for every field of Config. To be called last: the command's own flags come first."""
+        groups = {}
+        for field in dataclasses.fields(Config):
+            title = field.metadata["group"]
+            if title not in groups:
+                groups[title] = self.add_argument_group(title)
+            action = _add_flag(groups[title], field)
+            if field.metadata["daily"]:
+                self._daily.append(action)
+        self._settings = list(groups.values())
+
+    def format_help(self, everything: bool = False) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        sections = {g.title: g._group_actions for g in self._action_groups if g not in self._settings}
+        common = sections.pop(self._common.title)
+        if everything:
+            sections |= {f"settings: {g.title}": g._group_actions for g in self._settings}
+        else:
+            sections["settings of every day"] = self._daily
+        sections[self._common.title] = common
+        for setting in (a for g in self._settings for a in g._group_actions):
+            setting.help = setting.full_help if everything else setting.short_help
+        for title, actions in sections.items():
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        return formatter.format_help()
 
 
-def config_from_args(space):
+class _HelpAll(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(parser.format_help(everything=True), end="")
+        parser.exit()
+
+
+def _add_flag(group, field):
+    """The flag of one field of Config."""
+    metadata = field.metadata
+    names = sorted(
+        [flag_of(field.name), *metadata["names"]], key=lambda name: name.startswith("--")
+    )  # short ones first
+    common = dict(dest=field.name, default=argparse.SUPPRESS)
+    if field.type is bool:
+        action = group.add_argument(*names, action=argparse.BooleanOptionalAction, **common)
+    else:
+        action = group.add_argument(*names, metavar=field.name.split("_")[-1].upper(), **common)
+    limits = []
+    if metadata["choices"]:
+        limits = [f"one of {', '.join(metadata['choices'])}"]
+    elif field.type in (int, float):
+        limits = [bounds_of(field)]
+    default = [] if field.default == "" else [f"default {_cell(field.default)}"]
+    action.short_help = _with(metadata["help"], default)
+    action.full_help = _with(metadata["help"], limits + default)
+    return action
+
+
+def _with(said, known):
+    """A help text for argparse with what is known beside it."""
+    text = f"{said} ({'; '.join(known)})" if known else said
+    return text.replace("%", "%%")
+
+
+def config_from_args(space: argparse.Namespace) -> Config:
     """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run
-    exists, its own settings come before them all."""
+    exists, its own settings come before them all. Raises ConfigError."""
     given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
 
     def on_top_of(base):
-        return dataclasses.replace(read_recipe(space.config, base) if space.config else base, **given)
+        recipe = read_recipe(space.config, base) if space.config else base
+        return dataclasses.replace(recipe, **given)
 
     asked = on_top_of(Config())
     saved = Path(asked.project) / asked.name / "args.json"
-    return on_top_of(dataclasses.replace(read_recipe(saved), until=0)) if asked.resume and saved.exists() else asked
+    if asked.resume and saved.exists():
+        return on_top_of(dataclasses.replace(read_recipe(saved), until=0))
+    return asked
 
 
-def whole_number(flag, word, low, high=10**6):
+def whole_number(flag: str, word, low: int, high: int = 10**6) -> int:
     """A whole number within bounds, from the command line's text; ConfigError names the flag."""
     if not str(word).isdecimal() or not low <= int(word) <= high:
         raise ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")
     return int(word)
+
+
+def methods_table() -> Iterator[str]:
+    """Every method that can be off, as lines of a Markdown table."""
+    yield "| flag | what it does | default | off | source |"
+    yield "| --- | --- | --- | --- | --- |"
+    for field in dataclasses.fields(Config):
+        metadata = field.metadata
+        if metadata["off"] is None:
+            continue
+        cells = [f"`{flag_of(field.name)}`", metadata["help"], _cell(field.default), _cell(metadata["off"])]
+        yield f"| {' | '.join([*cells, metadata['source']])} |"
+
+
+def _cell(value):
+    """A setting's value as the command line gives it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return spelled(value)
+
+
+if __name__ == "__main__":
+    print(*methods_table(), sep="\n")
+    sys.exit()

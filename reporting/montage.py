@@ -13,8 +13,8 @@ import torch
 import augment
 from engine import resident
 from engine.build import plans_of, prepare_pictures
-from engine.flags import add_config_flags, config_from_args
-from errors import Parser, run_command
+from engine.flags import SettingsParser, config_from_args
+from errors import run_command
 from plan import Plan, store_level
 
 
@@ -119,10 +119,11 @@ def show(config, count, output):
 
 
 def main(args=None):
-    parser = Parser(prog="plan.py", description="Prints the first batches of a training, and draws them.")
-    parser.add_argument("--show", type=int, default=3, metavar="N", help="batches of the first epoch (default 3)")
-    parser.add_argument("-o", "--output", default="plan.png", metavar="PNG", help="the drawing (default plan.png)")
-    add_config_flags(parser)
+    parser = SettingsParser("plan.py", "Prints the first batches of a training, and draws them.", "[--show N] ")
+    what = parser.add_argument_group("what to show")
+    what.add_argument("--show", type=int, default=3, metavar="N", help="batches of the first epoch (default 3)")
+    what.add_argument("-o", "--output", default="plan.png", metavar="PNG", help="the drawing (default plan.png)")
+    parser.add_settings()
     space = parser.parse_args(args)
     if space.show < 1:
         parser.error(f"--show takes a whole number from 1, not {space.show}")

@@ -5,14 +5,17 @@ import json
 
 import pytest
 
-from config import OFF, Config, flag_of, knob, read_recipe, validated
-from engine.flags import add_config_flags, config_from_args
-from errors import ConfigError, Parser
+import seeds
+import sweep
+from config import OFF, Config, flag_of, knob, read_recipe, spelled, validated
+from conftest import ROOT
+from engine.flags import SettingsParser, config_from_args, methods_table
+from errors import ConfigError
 
 
 def parse(line):
-    parser = Parser(prog="train.py")
-    add_config_flags(parser)
+    parser = SettingsParser("train.py", "")
+    parser.add_settings()
     return config_from_args(parser.parse_args(line.split()))
 
 
@@ -40,18 +43,44 @@ def test_choices(f):
         validated(f, f.metadata["choices"][0] + "x")
 
 
-def test_every_flag_is_in_help_with_its_range_and_default(capsys):
-    parser = Parser(prog="train.py")
-    add_config_flags(parser)
-    helps = {a.dest: a.help for a in parser._actions}
-    for f in dataclasses.fields(Config):
-        said = helps[f.name]
-        assert f.metadata["help"].split(" (")[0].replace("%", "%%") in said
-        assert f.default == "" or "default" in said
-        assert f.type not in (int, float) or f"from {f.metadata['low']} to {f.metadata['high']}" in said
+def page(capsys, *words):
     with pytest.raises(SystemExit) as stop:
-        parse("--help")
-    assert stop.value.code == 0 and "augmentation:" in capsys.readouterr().out
+        parse(" ".join(words))
+    assert stop.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_all_has_every_flag_with_its_range_and_default(capsys):
+    said = page(capsys, "--help-all")
+    for f in dataclasses.fields(Config):
+        assert f"{flag_of(f.name)} " in said or f"{flag_of(f.name)}," in said
+        assert f.metadata["help"] in said
+        assert f.type not in (int, float) or f"from {f.metadata['low']} to {f.metadata['high']}" in said
+    assert "settings: augmentation" in said
+
+
+def test_help_is_two_lines_of_usage_and_the_flags_of_every_day(capsys):
+    said = page(capsys, "--help")
+    daily = [f for f in dataclasses.fields(Config) if f.metadata["daily"]]
+    assert len(daily) + 1 == 20  # and --config
+    for f in dataclasses.fields(Config):
+        assert (f.metadata["help"] in said) == (f in daily)
+    for f in daily:
+        assert f.default == "" or f"default {'off' if f.default is False else spelled(f.default)}" in said
+    assert said.startswith("usage: train.py [-c RECIPE] [--SETTING VALUE ...] train.py --help | --help-all")
+
+
+def test_a_commands_own_flags_come_first(capsys):
+    for main in (sweep.main, seeds.main):
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        said = capsys.readouterr().out
+        assert said.index("--seeds" if main is sweep.main else "--compare") < said.index("settings of every day")
+
+
+def test_the_table_of_methods_is_that_of_the_settings():
+    """`python -m engine.flags` prints it."""
+    assert "\n".join(methods_table()) in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_aliases_pairs_and_negations():

@@ -1,0 +1,136 @@
+"""--init, --freeze and the loss of an epoch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import predict
+import train
+from config import Config
+from engine.build import Loss, init_key, prepare_pictures
+from errors import LongtailError
+
+
+def best(settings, name):
+    return torch.load(Path(settings["project"]) / name / "best.pt", weights_only=True)
+
+
+@pytest.fixture
+def first(settings):
+    train.train(Config(**settings, name="first", monitor="last"))
+    return str(Path(settings["project"]) / "first")
+
+
+def test_a_frozen_body_keeps_every_bit_and_the_head_moves(settings, first):
+    """Parameters and statistics of the body are those of the first run; cRT is this and a balanced sampler."""
+    settings |= dict(balance="sampler", ema=0.9, dropout=0.2, monitor="last")
+    train.train(Config(**settings, name="second", init=first, freeze="body"))
+    a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
+    moved = {k for k in a if not torch.equal(a[k], b[k])}
+    assert moved == {"fc.weight", "fc.bias"}
+
+
+def test_a_frozen_part_is_named_by_its_prefix(settings):
+    train.train(Config(**settings, name="part", freeze="conv1,layer1.0", monitor="last", until=1))
+    train.train(Config(**settings | dict(name="start", lr=1e-8, warmup=3.0, monitor="last", until=1)))
+    a, b = best(settings, "part")["weights"], best(settings, "start")["weights"]
+    same = {k for k in a if a[k].is_floating_point() and torch.allclose(a[k], b[k], atol=1e-6) and "running" not in k}
+    assert {"conv1.weight", "layer1.0.conv1.weight", "layer1.0.bn2.weight"} <= same
+    assert not {"layer1.1.conv1.weight", "layer2.0.conv1.weight", "fc.weight"} & same
+
+
+def test_a_run_that_begins_with_anothers_weights_resumes_to_the_same_bits(settings, first):
+    settings |= dict(init=first, freeze="layer1", ema=0.9, epochs=4)
+    train.train(Config(**settings, name="whole"))
+    train.train(Config(**settings, name="parts", until=2))
+    train.train(Config(**settings, name="parts", resume=True))
+    a, b = best(settings, "whole"), best(settings, "parts")
+    assert all(torch.equal(a["weights"][k], b["weights"][k]) for k in a["weights"])
+
+
+def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
+    moved = tmp_path / "elsewhere"
+    Path(first).rename(moved)
+    assert init_key(str(moved)) == init_key(str(moved / "best.pt")) != init_key("") == ""
+    one, other = Config(init=first), Config(init=str(moved))
+    assert one.key("data", "weights") == other.key("data", "weights") != one.key("data", "others")
+    settings |= dict(init=str(moved))
+    train.train(Config(**settings, until=1))
+    saved = torch.load(moved / "best.pt", weights_only=True)
+    saved["weights"]["fc.bias"] += 1
+    torch.save(saved, moved / "best.pt")
+    with pytest.raises(LongtailError, match="init_key"):
+        train.train(Config(**settings, resume=True))
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (dict(init="nowhere"), "--init nowhere: no best.pt there"),
+        (dict(freeze="layer9"), "--freeze layer9: no parameter begins so; the parts are conv1, bn1, layer1"),
+        (dict(freeze="body,fc"), "leaves nothing to train"),
+    ],
+)
+def test_what_cannot_be_begun_with_or_frozen_is_refused_by_name(settings, more, said):
+    with pytest.raises(LongtailError, match=said):
+        train.train(Config(**settings | more))
+
+
+def test_another_networks_weights_are_refused(settings, first):
+    with pytest.raises(LongtailError, match="another network"):
+        train.train(Config(**settings | dict(init=first, width=0.25, name="wide")))
+
+
+def test_other_classes_get_a_fresh_last_layer(settings, first, pictures, tmp_path):
+    """The body is taken, the head is the seed's own."""
+    few = tmp_path / "two classes"
+    few.mkdir()
+    for name in ("blue", "red"):
+        (few / name).symlink_to(pictures / "train" / name)
+    settings |= dict(data=str(few), monitor="last", lr=1e-8, warmup=3.0)
+    train.train(Config(**settings, name="two", init=first, freeze="body"))
+    train.train(Config(**settings, name="fresh", freeze="body"))
+    two, fresh, old = (best(settings, name)["weights"] for name in ("two", "fresh", "first"))
+    assert torch.equal(two["conv1.weight"], old["conv1.weight"])
+    assert torch.allclose(two["fc.weight"], fresh["fc.weight"], atol=1e-5) and len(two["fc.weight"]) == 2
+
+
+def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, capsys):
+    """A loss whose bias differs by epoch, and changes its stage before the third of eight."""
+    at = Loss.at
+
+    def shifted(self, epoch, signals=None):
+        table, bias = at(self, epoch, signals)
+        return table, bias + np.float32([epoch, 0, 0])
+
+    monkeypatch.setattr(Loss, "at", shifted)
+    monkeypatch.setattr("losses.stage", lambda objective, epoch, epochs: int(epoch >= 2))
+    rows = train.train(Config(**settings | dict(epochs=8)))
+    kept = best(settings, "run")
+    said = capsys.readouterr().err
+    assert "another loss from epoch 3 on" in said
+    assert kept["epoch"] in (1, 2, 8), "no best epoch within five of the change"
+    plain = at(Loss(Config(**settings), prepare_pictures(Config(**settings))), 0)[1]
+    assert kept["bias"] == pytest.approx(list(plain + np.float32([kept["epoch"] - 1, 0, 0])))
+    eligible = [row["macro_f1"] for row in rows if row["epoch"] in (1, 2, 8)]
+    assert kept["metrics"]["macro_f1"] == max(eligible)
+    assert predict.main(["--run", str(Path(settings["project"]) / "run")]) == 0
+
+
+def test_an_epoch_that_settles_is_no_reason_to_stop(settings, monkeypatch):
+    monkeypatch.setattr("losses.stage", lambda objective, epoch, epochs: int(epoch >= 1))
+    rows = train.train(Config(**settings | dict(epochs=7, patience=1, lr=1e-8, warmup=7.0)))
+    assert len(rows) == 7  # the first is the best; five settle; the seventh is stale
+
+
+def test_tables_are_copied_in_place(settings):
+    config = Config(**settings)
+    pictures = prepare_pictures(config)
+    from engine.build import build_stepper
+
+    stepper = build_stepper(config, pictures, torch.device("cpu"))[0]
+    place = stepper.table.data_ptr()
+    stepper.take_table(torch.full((5, 3), 0.5))
+    assert stepper.table.data_ptr() == place and (stepper.table == 0.5).all()
