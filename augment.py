@@ -53,8 +53,9 @@ def draw_geometry(
     """
     shape = crop_low.shape
     crop = draw_crop(rng, crop_low, views.crop_scale[1]) * frame.store_size
-    place = rng.random((*shape, 2))
+    place = rng.random((*shape, 2))  # of the window, from the corner at 0 to the one at 1
     if views.pad:
+        # At whole pixels, as the padded crops of the CIFAR papers.
         room = frame.store_size + 2 * views.pad - frame.shown
         side = np.full((*shape, 2), float(frame.shown))
         offset = np.floor(place * (room + 1)) - views.pad
@@ -70,13 +71,16 @@ def draw_geometry(
 
 def draw_crop(rng: np.random.Generator, low: np.ndarray, high: float) -> np.ndarray:
     """(width, height) [*,2] of random resized crops, as shares of the side; their area is from low [*] to high."""
-    area = rng.uniform(low[..., None], high, (*low.shape, TRIES))
-    ratio = np.exp(rng.uniform(*np.log(RATIO), (*low.shape, TRIES)))
-    sides = np.sqrt(np.stack([area * ratio, area / ratio], -1))
+    shape = (*low.shape, TRIES)
+    area = rng.uniform(low[..., None], high, shape)
+    ratio = np.exp(rng.uniform(*np.log(RATIO), shape))
+    width, height = np.sqrt(area * ratio), np.sqrt(area / ratio)
+    sides = np.stack([width, height], -1)
     fits = (sides <= 1).all(-1)
     first = fits.argmax(-1)[..., None, None]
     chosen = np.take_along_axis(sides, first, -2)[..., 0, :]
-    return np.where(fits.any(-1)[..., None], chosen, 1.0)
+    any_fits = fits.any(-1)[..., None]
+    return np.where(any_fits, chosen, 1.0)
 
 
 def affine(side: np.ndarray, offset: np.ndarray, mirror: np.ndarray, angle: np.ndarray, size: int) -> np.ndarray:
@@ -84,12 +88,16 @@ def affine(side: np.ndarray, offset: np.ndarray, mirror: np.ndarray, angle: np.n
 
     mirror [*]: -1 turns left to right. angle [*]: radians, about the window's centre.
     """
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     across = np.stack([mirror * cos, -mirror * sin], -1)
     down = np.stack([sin, cos], -1)
-    linear = np.stack([across, down], -2) * (side / size)[..., None]
-    shift = offset + side / 2 - linear.sum(-1) * size / 2  # the view's centre meets the window's
-    return np.concatenate([linear, shift[..., None]], -1).astype(np.float32)
+    scale = (side / size)[..., None]  # Store pixels by view pixel
+    linear = np.stack([across, down], -2) * scale
+    # The view's centre, (size / 2, size / 2), meets the window's.
+    shift = offset + side / 2 - linear.sum(-1) * size / 2
+    geo = np.concatenate([linear, shift[..., None]], -1)
+    return geo.astype(np.float32)
 
 
 def draw_colour(rng: np.random.Generator, means: np.ndarray, jitter: np.ndarray) -> np.ndarray:
@@ -101,9 +109,11 @@ def draw_colour(rng: np.random.Generator, means: np.ndarray, jitter: np.ndarray)
     shape = means.shape[:-1]
     factors = 1 + rng.uniform(-1, 1, (3, *shape)) * jitter
     bright, contrast, saturate = factors[..., None]
+    # Saturation goes from each channel's own value towards the pixel's grey.
     grey = (1 - saturate)[..., None] * GREY
     saturated = grey + saturate[..., None] * np.eye(3)
     matrix = (contrast * bright)[..., None] * saturated
+    # Contrast leaves the picture's mean grey where it is.
     mean_grey = (means @ GREY)[..., None]
     offset = (1 - contrast) * bright * mean_grey
     offset = np.broadcast_to(offset[..., None], (*shape, 3, 1))
@@ -120,7 +130,8 @@ def draw_erase(rng: np.random.Generator, shape: tuple[int, ...], size: int, eras
     ratio = np.exp(rng.uniform(*np.log(ERASED_RATIO), shape))
     shares = np.sqrt(np.stack([area * ratio, area / ratio], -1))
     sides = np.rint(np.minimum(shares, 1) * size)
-    corner = np.floor(rng.random((*shape, 2)) * (size - sides + 1))
+    room = size - sides + 1  # whole pixels that a corner may lie on
+    corner = np.floor(rng.random((*shape, 2)) * room)
     box = np.concatenate([corner, corner + sides], -1)
     return np.where(hit[..., None], box, 0).astype(np.int32)
 
@@ -169,7 +180,8 @@ def plain(pixels, row, *, size, mean, std, border="reflect"):
             boxed = filled(box)[:, None, None, None]
             share = torch.where(boxed, inside(box, size).float(), share)
         x[mixing] = x[mixing].lerp_(other, share.expand_as(other))
-    x = x.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
+    x.sub_(mean.view(1, 3, 1, 1))
+    x.div_(std.view(1, 3, 1, 1))
     erasing = filled(row.erase).nonzero()[:, 0]
     if len(erasing):
         x[erasing] = x[erasing].masked_fill_(inside(row.erase[erasing], size), 0)  # the mean, once normalised

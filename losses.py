@@ -7,6 +7,7 @@ own inputs.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -108,27 +109,34 @@ def posterior_bias(table: torch.Tensor, sampled: np.ndarray, counts: np.ndarray,
     return (bias - bias.mean()).float().numpy()
 
 
-def loss(logits, a, b, lam, table):
+def loss(
+    logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
     """Per-row losses, float32 [B]: lam * w_a * l(logits; a) + (1 - lam) * w_b * l(logits; b), where
 
         l(z; t) = - sum_k [(1 - eps_t) 1{k = t} + eps_t / C] (1 - p_k)^gamma_t log p_k,
         p = softmax(z + bias - margin_t e_t).
 
-    logits [B, C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to
-    their dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5, C]: see `loss_table`. Gradients
+    logits [B,C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to
+    their dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5,C]: see `loss_table`. Gradients
     reach the logits alone, and only once. A row with a logit that is not finite has a loss that is not finite. On a GPU
-    that takes them kernels/loss.py's two launches do it, up to 4096 classes, and a target that is no class gives
-    NaN."""
-    if kernels.usable(logits.device) and logits.dtype != torch.float64 and logits.shape[1] <= KERNEL_CLASSES:
+    that takes them kernels/loss.py's two launches do it, up to KERNEL_CLASSES, and a target that is no class gives NaN.
+    """
+    fits = logits.dtype != torch.float64 and logits.shape[1] <= KERNEL_CLASSES
+    if fits and kernels.usable(logits.device):
         from kernels import loss as kernel
 
         return kernel.loss(logits, a, b, lam, table)
     return plain(logits, a, b, lam, table)
 
 
-def plain(logits, a, b, lam, table):
+def plain(
+    logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
     """`loss` in plain PyTorch, on any device."""
-    return _Loss.apply(logits, torch.stack((a, b)).long(), torch.stack((lam, 1 - lam)), table)
+    targets = torch.stack((a, b)).long()
+    lams = torch.stack((lam, 1 - lam))
+    return _Loss.apply(logits, targets, lams, table)
 
 
 class _Loss(torch.autograd.Function):
@@ -137,61 +145,89 @@ class _Loss(torch.autograd.Function):
         dL/dz_j = c_j h_j (1 - p_j) - p_j sum_{k != j} c_k h_k,
         h = p f'(p) = (1 - p)^gamma (gamma p log(p) / (1 - p) - 1).
 
-    In this form no power is negative, so gamma < 1 needs no care as p -> 1, where p log(p) / (1 - p) -> -1."""
+    In this form no power is negative, so gamma < 1 needs no care as p -> 1, where p log(p) / (1 - p) -> -1.
+    """
 
     @staticmethod
     def forward(ctx, logits, targets, lams, table):
         ctx.save_for_backward(logits, targets, lams, table)
-        w, eps, gamma, hit = _settings(logits, targets, lams, table)
-        _, e, others, s, logp = _softmax(logits, targets, table)
-        f = -(others / s).pow(gamma) * logp
-        return (w * ((1 - eps) * f.gather(2, hit) + eps * f.mean(2, keepdim=True))).sum((0, 2))
+        row = _row_settings(logits, targets, lams, table)
+        soft = _softmax(logits, targets, table)
+        f = -(soft.others / soft.total).pow(row.gamma) * soft.log_p
+        own = f.gather(2, row.target)
+        smoothed = (1 - row.eps) * own + row.eps * f.mean(2, keepdim=True)
+        return (row.weight * smoothed).sum((0, 2))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
         logits, targets, lams, table = ctx.saved_tensors
-        w, eps, gamma, hit = _settings(logits, targets, lams, table)
-        top, e, others, s, logp = _softmax(logits, targets, table)
-        q = others / s
-        h = q.pow(gamma) * (gamma * e * logp / others.clamp_min(torch.finfo(e.dtype).tiny) - 1)
-        ch = (w * eps / e.shape[2] * h).scatter_add_(2, hit, w * (1 - eps) * h.gather(2, hit))
-        if len(e) == 1:
+        row = _row_settings(logits, targets, lams, table)
+        soft = _softmax(logits, targets, table)
+        n_classes = logits.shape[1]
+        q = soft.others / soft.total  # 1 - p
+        tiny = torch.finfo(q.dtype).tiny
+        h = q.pow(row.gamma) * (row.gamma * soft.exp * soft.log_p / soft.others.clamp_min(tiny) - 1)
+        own = row.weight * (1 - row.eps) * h.gather(2, row.target)
+        ch = (row.weight * row.eps / n_classes * h).scatter_add_(2, row.target, own)
+        if len(soft.exp) == 1:
             ch = ch.sum(0, keepdim=True)  # one softmax: both targets go through one Jacobian
-        grad = (ch * q - e / s * _sum_of_others(ch, top)).sum(0)
+        p = soft.exp / soft.total
+        grad = (ch * q - p * _sum_of_others(ch, soft.top)).sum(0)
         return (grad * upstream[:, None]).to(logits.dtype), None, None, None
 
 
-def _settings(logits, targets, lams, table):
-    """lam * weight, eps and gamma of both targets in the dtype of the arithmetic, and their index, each [2, B, 1]."""
+class _RowSettings(NamedTuple):
+    """Of both targets of every row, each [2,B,1]."""
+
+    weight: torch.Tensor  # lambda times the class's weight
+    eps: torch.Tensor
+    gamma: torch.Tensor
+    target: torch.Tensor  # its number, int64
+
+
+def _row_settings(logits, targets, lams, table):
     weight, eps, gamma = table.to(_wide(logits))[WEIGHT:MARGIN, targets, None]
-    return lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None]
+    return _RowSettings(lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None])
+
+
+class _Softmax(NamedTuple):
+    """n is 2 with margins, since then each target has a softmax of its own, else 1."""
+
+    top: torch.Tensor  # the arg-max, int64 [n,B,1]
+    exp: torch.Tensor  # exp(z - z_max) [n,B,C]
+    others: torch.Tensor  # the sum of the other classes' exp [n,B,C]
+    total: torch.Tensor  # the sum of exp [n,B,1]
+    log_p: torch.Tensor  # [n,B,C]
 
 
 def _softmax(logits, targets, table):
-    """The arg-max [n, B, 1]; e = exp(z - z_max) and the sum of the other e's [n, B, C]; s = sum e [n, B, 1]; log p.
-
-    n is 2 with margins, since then each target has a softmax of its own, else 1. On an accelerator it is always 2:
-    looking into the table would stop the device, and a captured graph would keep the answer."""
+    """On an accelerator n is always 2: looking into the table would stop the device, and a captured graph would keep
+    the answer."""
     table = table.to(_wide(logits))
-    z, shift = logits.to(table.dtype)[None], table[BIAS].expand(1, *logits.shape)
+    z = logits.to(table.dtype)[None]
+    shift = table[BIAS].expand(1, *logits.shape)
     if table.device.type != "cpu" or bool(table[MARGIN].any()):
-        z, shift = z.expand(2, -1, -1), shift.expand(2, -1, -1)
+        z = z.expand(2, -1, -1)
+        shift = shift.expand(2, -1, -1)
         shift = shift.scatter_add(2, targets[..., None], -table[MARGIN, targets, None])
     top = (z + shift).argmax(2, keepdim=True)
     # The difference first: at logits of 100, float32 rounds the sum of logit and bias by up to 4e-6.
-    d = (z - z.gather(2, top)) + (shift - shift.gather(2, top))
-    e = d.exp()
-    others = _sum_of_others(e, top)
-    rest = others.gather(2, top)
-    return top, e, others, rest + e.gather(2, top), d - rest.log1p()
+    below = (z - z.gather(2, top)) + (shift - shift.gather(2, top))
+    exp = below.exp()
+    others = _sum_of_others(exp, top)
+    rest = others.gather(2, top)  # of the arg-max
+    total = rest + exp.gather(2, top)
+    return _Softmax(top, exp, others, total, below - rest.log1p())
 
 
 def _sum_of_others(x, top):
-    """sum_{j != k} x_j [n, B, C]; at the arg-max without x_top, which would swamp the rest of a confident row."""
+    """sum_{j != k} x_j [n,B,C]; at the arg-max without x_top, which would swamp the rest of a confident row."""
     rest = x.scatter(2, top, 0.0).sum(2, keepdim=True)
-    return (rest + x.gather(2, top) - x).scatter_(2, top, rest)
+    others = rest + x.gather(2, top) - x
+    return others.scatter_(2, top, rest)
 
 
 def _wide(logits):
+    """The dtype of the arithmetic."""
     return torch.promote_types(logits.dtype, torch.float32)

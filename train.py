@@ -48,55 +48,43 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
     try:
         stepper, recipe = build_stepper(config, pictures, device, ranks)
         state = begin_or_resume(run, config, pictures, stepper, ranks)
+        keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = Loss(config, pictures)
         last_epoch = min(config.until or config.epochs, config.epochs)
-
-        def save():
-            if state.best:  # before last.pt, which says that all this is done
-                run.save("best.pt", recipe | state.best)
-            run.save("last.pt", vars(state) | dict(stepper=stepper.state()))
-
-        def pause():
-            number = ranks.any(stop.number)
-            if number:
-                save()
-                raise Stopped(number)
-
-        def pause_in_evaluation():
-            if ranks.world == 1:  # several ranks must stop at the same batch
-                pause()
-
-        saved = time.monotonic()
         next_plan = None
         with stop.deferred():
             while state.epoch < last_epoch and not out_of_patience(state, config.patience):
                 started = time.perf_counter()
+                # The epoch's tables: its plan and its loss.
                 plan = next_plan or draw(state.epoch, state.earlier_signals)
                 table, bias = loss.at(state.epoch, state.signals)
                 if loss.changes(state.epoch) and state.step == 0:
                     run.say(
                         f"another loss from epoch {state.epoch + 1} on: none of {SETTLING} epochs is taken as the best"
                     )
-                steps = len(plan.index)
-                first = state.step
+                steps, first = len(plan.index), state.step
                 stepper.take_table(table)
                 stepper.begin(plan, first)
+
+                # Its steps, each a row of the plan.
                 for t in progress(range(first, steps), f"epoch {state.epoch + 1}/{config.epochs}"):
                     stepper.train(t)
                     state.step = t + 1
-                    pause()
+                    keeper.pause()
                     if turn and (t + 1) % turn == 0:
                         yield
                         repeatable(config.deterministic)  # a trial that had its turn may have wanted otherwise
-                # Drawn while a GPU has steps to do, so it cannot know what this epoch tells.
-                next_plan = draw(state.epoch + 1, state.signals) if state.epoch + 1 < last_epoch else None
+                # The next plan is drawn while a GPU has steps to do: it cannot know what this epoch tells.
+                if state.epoch + 1 < last_epoch:
+                    next_plan = draw(state.epoch + 1, state.signals)
                 stepper.check(steps)
                 training = max(time.perf_counter() - started, 1e-9)
 
+                # What it came to.
                 logits = None
                 if evaluation:
-                    logits = stepper.logits(evaluation[0], len(pictures.val), pause_in_evaluation) + bias
+                    logits = stepper.logits(evaluation[0], len(pictures.val), keeper.pause_in_evaluation) + bias
                     if not np.isfinite(logits).all():
                         raise NonFinite(steps - 1)
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
@@ -106,19 +94,14 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
                     images_per_s=round((steps - first) * config.batch_size / training, 1),
                 )
                 if stepper.gather:
-                    before = state.signals or nothing_known(len(stepper.labels), len(pictures.counts))
-                    state.earlier_signals = state.signals
-                    state.signals = after_epoch(before, plan.index, pictures.listing.labels, stepper.rows_seen())
+                    learn(state, stepper, plan, pictures)
                 settling = loss.settling(state.epoch)
                 advance(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
-                row = state.rows[-1]
-                run.append(row)
-                run.say(epoch_line(row, config.epochs, state.stale))
+                run.append(state.rows[-1])
+                run.say(epoch_line(state.rows[-1], config.epochs, state.stale))
                 over = state.epoch == last_epoch or out_of_patience(state, config.patience)
-                if over or time.monotonic() - saved > run.PERIOD:
-                    save()
-                    saved = time.monotonic()
-                yield row
+                keeper.save_now_and_then(over)
+                yield state.rows[-1]
                 repeatable(config.deterministic)
         if ranks.rank == 0:
             finish(run, config, pictures, state)
@@ -133,13 +116,55 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
     finally:
         run.close()
         ranks.end()
-        stepper = None
+        stepper = keeper = None
         gc.collect()  # a step's graphs and memory hang in cycles, and the next trial of this process needs the room
 
 
 def train(config, stop=None):
     """Runs `config` to its end and returns the metrics of every epoch of this call, a list of dicts."""
     return list(trial(config, stop))
+
+
+class Keeper:
+    """Saves a run: now and then between epochs, and where a signal asks for its end."""
+
+    PERIOD = 20.0  # seconds between two last.pt at the least: one is 180 MB for ResNet-18 with AdamW and an average
+
+    def __init__(self, run, recipe, stepper, state, stop, ranks):
+        self.run, self.recipe = run, recipe
+        self.stepper, self.state = stepper, state
+        self.stop, self.ranks = stop, ranks
+        self.saved = time.monotonic()
+
+    def save(self):
+        if self.state.best:  # before last.pt, which says that all this is done
+            self.run.save("best.pt", self.recipe | self.state.best)
+        self.run.save("last.pt", vars(self.state) | dict(stepper=self.stepper.state()))
+        self.saved = time.monotonic()
+
+    def save_now_and_then(self, over):
+        """Saves if the last time was a while ago, or training is over."""
+        if over or time.monotonic() - self.saved > self.PERIOD:
+            self.save()
+
+    def pause(self):
+        """Between two steps: if a signal asked any rank for the end, saves and raises Stopped."""
+        number = self.ranks.any(self.stop.number)
+        if number:
+            self.save()
+            raise Stopped(number)
+
+    def pause_in_evaluation(self):
+        """Between two batches of an evaluation, of which ranks may have unlike numbers: one rank alone may stop."""
+        if self.ranks.world == 1:
+            self.pause()
+
+
+def learn(state, stepper, plan, pictures):
+    """Takes into `state` what the epoch tells of the training pictures."""
+    before = state.signals or nothing_known(len(pictures.listing.labels), len(pictures.counts))
+    state.earlier_signals = state.signals
+    state.signals = after_epoch(before, plan.index, pictures.listing.labels, stepper.rows_seen())
 
 
 def progress(steps, name):

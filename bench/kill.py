@@ -30,7 +30,7 @@ FLAGS = (
     "--dropout 0.3 --ls 0.1 --gamma 1 --balance sampler --mixup-p 0.4 --cutmix-p 0.2 --crop-scale 0.4:1 "
     "--rotate 10 --jitter 0.3 --erase 0.3 --tail-crops 12:2"
 ).split()
-SAVE = "import sys, train; from engine import run; run.Run.PERIOD = {}; sys.exit(train.main(sys.argv[1:]))"
+SAVE = "import sys, train; train.Keeper.PERIOD = {}; sys.exit(train.main(sys.argv[1:]))"
 MOMENTS = (
     "training",
     "last.pt",

@@ -58,8 +58,6 @@ def replacing(path):
 class Run:
     """A locked run folder."""
 
-    PERIOD = 20.0  # seconds between two last.pt at the least: one is 180 MB for ResNet-18 with AdamW and an average
-
     def __init__(self, project, name, resume, guard=lambda: None):
         """Makes project/name, or name-2, name-3, ... where that is taken; with `resume` continues in the first.
 
