@@ -5,6 +5,7 @@ draws nothing. Store pixels in, normalised float32 out; no picture file is ever 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +137,16 @@ def draw_erase(rng: np.random.Generator, shape: tuple[int, ...], size: int, eras
     return np.where(hit[..., None], box, 0).astype(np.int32)
 
 
-def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32):
+def batch(
+    pixels: torch.Tensor,
+    row: Any,
+    *,
+    size: int,
+    mean: torch.Tensor,
+    std: torch.Tensor,
+    border: str = "reflect",
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
     """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step of a plan as tensors.
 
     pixels: the Store, uint8 [N,S,S,3]. mean, std: tensors [3] of RGB in [0,1]. Each view is sampled bilinearly,
@@ -168,7 +178,9 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
     return plain(pixels, row, size=size, mean=mean, std=std, border=border).to(dtype)
 
 
-def plain(pixels, row, *, size, mean, std, border="reflect"):
+def plain(
+    pixels: torch.Tensor, row: Any, *, size: int, mean: torch.Tensor, std: torch.Tensor, border: str = "reflect"
+) -> torch.Tensor:
     """`batch` in float32 and plain PyTorch, on any device."""
     x = sampled(pixels, row.index, row.geo, row.col, size, border)
     mixing = ((row.blend < 1) | filled(row.box)).nonzero()[:, 0]  # only these rows need their partner's view
@@ -188,7 +200,9 @@ def plain(pixels, row, *, size, mean, std, border="reflect"):
     return x.to(memory_format=torch.channels_last)
 
 
-def sampled(pixels, index, geo, col, size, border):
+def sampled(
+    pixels: torch.Tensor, index: torch.Tensor, geo: torch.Tensor, col: torch.Tensor, size: int, border: str
+) -> torch.Tensor:
     """Float32 [B,3,size,size] in [0,1]: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
     pictures = pixels.index_select(0, index.to(pixels.device)).to(geo.device)
     pictures = pictures.permute(0, 3, 1, 2).contiguous().float()
@@ -209,13 +223,13 @@ def sampled(pixels, index, geo, col, size, border):
     return x.view(-1, 3, size, size)
 
 
-def filled(box):
+def filled(box: torch.Tensor) -> torch.Tensor:
     """Which boxes [B,4] have an inside: bool [B]."""
     y0, x0, y1, x1 = box.unbind(1)
     return (y1 > y0) & (x1 > x0)
 
 
-def inside(box, size):
+def inside(box: torch.Tensor, size: int) -> torch.Tensor:
     """Mask bool [B,1,size,size]: True inside each half-open box [B,4] of y0 x0 y1 x1."""
     at = torch.arange(size, device=box.device)
     y0, x0, y1, x1 = box[:, :, None].unbind(1)

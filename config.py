@@ -9,29 +9,33 @@ import difflib
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from errors import ConfigError
 
+T = TypeVar("T")
+
 
 def knob(
-    default,
-    group,
-    help,
+    default: Any,
+    group: str,
+    help: str,
     *,
-    low=-math.inf,
-    high=math.inf,
-    choices=(),
-    names=(),
-    parts=1,
-    auto=None,
-    off=None,
-    source="",
-    reads=False,
-    daily=False,
-    keyed=True,
-):
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
+    parts: int | tuple[int, ...] = 1,
+    auto: str | None = None,
+    off: Any = None,
+    source: str = "",
+    reads: bool = False,
+    daily: bool = False,
+    keyed: bool = True,
+) -> Any:
     """A field of Config.
 
     low, high, choices: what it accepts. names: other spellings of its flag. parts: how many values, joined by ':' on
@@ -339,23 +343,23 @@ class Config:
         if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"--name {self.name!r}: a plain folder name is needed (its parent is --project)")
 
-    def settings(self, group=None):
+    def settings(self, group: str | None = None) -> dict:
         """The fields that decide a run's result (of one group), as a JSON-ready dict."""
         fields = [f for f in dataclasses.fields(self) if f.metadata["keyed"]]
         return {f.name: getattr(self, f.name) for f in fields if group in (None, f.metadata["group"])}
 
-    def key(self, data_key, init_key=""):
+    def key(self, data_key: str, init_key: str = "") -> str:
         """16 hex digits: the hash of `settings()`, of the data's content, and of the weights that --init begins
         with."""
         settings = self.settings() | dict(init=init_key)
         text = json.dumps([settings, data_key], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def group(self, kind):
+    def group(self, kind: type[T]) -> T:
         """The settings that the dataclass `kind` names, as one: how plain arguments reach library files."""
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
-    def reads_signals(self):
+    def reads_signals(self) -> bool:
         """Whether a setting that is not off reads signals, which are then gathered."""
         return any(getattr(self, f.name) != f.metadata["off"] for f in dataclasses.fields(self) if f.metadata["reads"])
 
@@ -364,17 +368,17 @@ class Config:
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
 
 
-def flag_of(name):
+def flag_of(name: str) -> str:
     """'mixup_p' -> '--mixup-p'."""
     return "--" + name.replace("_", "-")
 
 
-def spelled(value):
+def spelled(value: object) -> str:
     """A value as the command line spells it."""
     return ":".join(map(spelled, value)) if isinstance(value, tuple) else str(value)
 
 
-def validated(f, value):
+def validated(f: dataclasses.Field, value: object) -> object:
     """`value` as field `f` holds it; ConfigError if its type, choice or bounds are wrong."""
     m, kind = f.metadata, f.type
     if kind is bool or kind is str:
@@ -404,7 +408,7 @@ def validated(f, value):
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def bounds_of(f):
+def bounds_of(f: dataclasses.Field) -> str:
     """What field `f` accepts, in words."""
     m = f.metadata
     word = {int: "a whole number", float: "a number"}[f.type] + f" from {m['low']} to {m['high']}"
@@ -414,13 +418,13 @@ def bounds_of(f):
     return word + (f", or {m['auto']}" if m["auto"] else "")
 
 
-def nearest(name, names):
+def nearest(name: str, names: Sequence[str]) -> str:
     """'a, b or c', the closest to `name` alone if one is close."""
     close = difflib.get_close_matches(str(name), names, n=1)
     return close[0] if close else ", ".join(names)
 
 
-def config_from(settings, source="settings", base=Config()):
+def config_from(settings: dict, source: str = "settings", base: Config = Config()) -> Config:
     """`base` with `settings` on top. Unknown names raise ConfigError with the nearest valid one."""
     known = [f.name for f in dataclasses.fields(Config)]
     for name in settings:
@@ -432,7 +436,7 @@ def config_from(settings, source="settings", base=Config()):
         raise ConfigError(f"{source}: {e}") from None
 
 
-def read_recipe(path, base=Config()):
+def read_recipe(path: str | Path, base: Config = Config()) -> Config:
     """The recipe (a JSON object of settings) at `path`, on top of `base`."""
     try:
         settings = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -38,7 +38,13 @@ def stage(objective: Objective, epoch: int, epochs: int) -> int:
 
 
 def schedule(
-    objective: Objective, counts: np.ndarray, epoch: int, epochs: int, *, logit_scale: float = 1.0, signals=None
+    objective: Objective,
+    counts: np.ndarray,
+    epoch: int,
+    epochs: int,
+    *,
+    logit_scale: float = 1.0,
+    signals: dict | None = None,
 ) -> torch.Tensor:
     """The table [5,C] of an epoch, counted from 0 of `epochs`.
 

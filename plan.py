@@ -77,7 +77,7 @@ def draw_plan(
     views: augment.Views,
     *,
     partner_balance: str | None = None,
-    signals=None,
+    signals: dict | None = None,
 ) -> Plan:
     """The Plan of one epoch, counted from 0.
 

@@ -6,20 +6,24 @@ Results go to a run's folder (docs/design.md, "Run") and to the caller; the test
 import gc
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 
+from config import Config
+from data import Pictures
 from engine.build import SETTLING, Loss, build_stepper, plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
-from engine.outcome import advance, epoch_line, epoch_scores, finish, out_of_patience
+from engine.outcome import State, advance, epoch_line, epoch_scores, finish, out_of_patience
 from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run
 from engine.signals import after_epoch, nothing_known
-from engine.step import NonFinite
+from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, run_command
+from plan import Plan
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
 
@@ -29,7 +33,9 @@ HELP = """Train one classifier. Everything about the run goes to a folder, runs/
 """
 
 
-def trial(config, stop=None, guard=lambda: None, turn=0):
+def trial(
+    config: Config, stop: StopRequest | None = None, guard: Callable = lambda: None, turn: int = 0
+) -> Iterator[dict | None]:
     """Runs `config` in its folder, from the start or, with config.resume, from where it stopped, and yields a dict of
     metrics after each epoch. When exhausted, the folder holds weights, validation predictions and tables
     (docs/design.md, "Run").
@@ -120,7 +126,7 @@ def trial(config, stop=None, guard=lambda: None, turn=0):
         gc.collect()  # a step's graphs and memory hang in cycles, and the next trial of this process needs the room
 
 
-def train(config, stop=None):
+def train(config: Config, stop: StopRequest | None = None) -> list[dict]:
     """Runs `config` to its end and returns the metrics of every epoch of this call, a list of dicts."""
     return list(trial(config, stop))
 
@@ -136,38 +142,38 @@ class Keeper:
         self.stop, self.ranks = stop, ranks
         self.saved = time.monotonic()
 
-    def save(self):
+    def save(self) -> None:
         if self.state.best:  # before last.pt, which says that all this is done
             self.run.save("best.pt", self.recipe | self.state.best)
         self.run.save("last.pt", vars(self.state) | dict(stepper=self.stepper.state()))
         self.saved = time.monotonic()
 
-    def save_now_and_then(self, over):
+    def save_now_and_then(self, over: bool) -> None:
         """Saves if the last time was a while ago, or training is over."""
         if over or time.monotonic() - self.saved > self.PERIOD:
             self.save()
 
-    def pause(self):
+    def pause(self) -> None:
         """Between two steps: if a signal asked any rank for the end, saves and raises Stopped."""
         number = self.ranks.any(self.stop.number)
         if number:
             self.save()
             raise Stopped(number)
 
-    def pause_in_evaluation(self):
+    def pause_in_evaluation(self) -> None:
         """Between two batches of an evaluation, of which ranks may have unlike numbers: one rank alone may stop."""
         if self.ranks.world == 1:
             self.pause()
 
 
-def learn(state, stepper, plan, pictures):
+def learn(state: State, stepper: Stepper, plan: Plan, pictures: Pictures) -> None:
     """Takes into `state` what the epoch tells of the training pictures."""
     before = state.signals or nothing_known(len(pictures.listing.labels), len(pictures.counts))
     state.earlier_signals = state.signals
     state.signals = after_epoch(before, plan.index, pictures.listing.labels, stepper.rows_seen())
 
 
-def progress(steps, name):
+def progress(steps: Iterable[int], name: str) -> Iterable[int]:
     """`steps` with a progress bar where stderr is a terminal."""
     if not sys.stderr.isatty():
         return steps
@@ -176,7 +182,7 @@ def progress(steps, name):
     return tqdm(steps, name, leave=False)
 
 
-def main(args=None):
+def main(args: list[str] | None = None) -> int:
     parser = SettingsParser("train.py", HELP)
     parser.add_settings()
     space = parser.parse_args(args)

@@ -1,14 +1,18 @@
 """What a run's settings ask for, made: pictures, network, loss, Stepper and plans. Writes nothing, trains nothing."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import data
 import kernels
 import losses
 from augment import Views
+from config import Config
+from data import Pictures
 from engine import resident
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
@@ -20,13 +24,13 @@ from errors import LongtailError
 from mixup import Mixing
 from model import build_model
 from pictures import synthetic
-from plan import Course, Material, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
+from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 SETTLING = 5  # epochs after a change of the loss in which no best epoch is taken
 
 
-def prepare_pictures(config, root=None):
+def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures:
     """The Pictures that `config` asks for, from `root` or config.data."""
     return data.prepare(
         root or synthetic.folder(config.data),
@@ -44,7 +48,9 @@ def prepare_pictures(config, root=None):
     )
 
 
-def build_stepper(config, pictures, device, ranks=None):
+def build_stepper(
+    config: Config, pictures: Pictures, device: torch.device, ranks: Ranks | None = None
+) -> tuple[Stepper, dict]:
     """The run's Stepper, and what a prediction needs beside the weights."""
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
@@ -97,28 +103,28 @@ def build_stepper(config, pictures, device, ranks=None):
 class Loss:
     """The loss of a run, epoch by epoch."""
 
-    def __init__(self, config, pictures):
+    def __init__(self, config: Config, pictures: Pictures):
         self.objective = config.group(losses.Objective)
         self.epochs = config.epochs
         self.counts = pictures.counts
         self.sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
 
-    def at(self, epoch, signals=None):
+    def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
         table = losses.schedule(self.objective, self.sampled, epoch, self.epochs, signals=signals)
         return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
 
-    def changes(self, epoch):
+    def changes(self, epoch: int) -> bool:
         """Whether another stage of the loss begins with this epoch."""
         before, now = (losses.stage(self.objective, e, self.epochs) for e in (epoch - 1, epoch))
         return epoch > 0 and before != now
 
-    def settling(self, epoch):
+    def settling(self, epoch: int) -> bool:
         """Whether the network still follows a change of the loss."""
         return any(self.changes(e) for e in range(max(1, epoch - SETTLING + 1), epoch + 1))
 
 
-def build_network(config, pictures):
+def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, dict]:
     """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
     ours = config.model == "resnet18"
     stem = config.stem
@@ -139,7 +145,7 @@ def build_network(config, pictures):
     return build_model(**shape, pretrained=config.pretrained), shape
 
 
-def begin_with(model, run, classes):
+def begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> None:
     """Loads the weights of another run into `model`; its last layer only where it knows the same classes, in order.
 
     Raises LongtailError where the run has no weights, or those of another network.
@@ -157,7 +163,7 @@ def begin_with(model, run, classes):
     model.load_state_dict(weights)
 
 
-def init_key(run):
+def init_key(run: str) -> str:
     """A digest of the weights of `run`, '' for no run: what a run's key has in place of a path."""
     if not run:
         return ""
@@ -180,7 +186,7 @@ def _weights_of(run):
     return saved
 
 
-def plans_of(config, pictures):
+def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], list[Plan]]:
     """The function (epoch, signals) -> Plan, and the plans that show the validation pictures (none, or one)."""
     side = pictures.store.pixels.shape[1]
     material = Material(

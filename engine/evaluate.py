@@ -1,19 +1,23 @@
 """Logits of a network over an evaluation plan: the same step again and again, captured once on CUDA."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 
 import augment
 from engine.numerics import autocast, input_dtype
 from engine.tables import Tables
+from plan import Plan
 
 
-def view(device, *, size, mean, std, border):
+def view(device: torch.device, *, size: int, mean: list[float], std: list[float], border: str) -> dict:
     """The arguments of augment.batch that stay the same through a run, on `device`."""
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
     return dict(size=size, mean=mean, std=std, border=border)
 
 
-def forward(model, x, dtype):
+def forward(model: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Logits, computed in `dtype`. Compiled, it is one function for every model: autocast is entered inside, so that
     no graph is cut there."""
     with autocast(x.device, dtype):
@@ -35,7 +39,7 @@ class Evaluation:
         self.call = record(self.step) if record else self.step
 
     @torch.inference_mode()
-    def run(self, plan, rows, pause=lambda: None):
+    def run(self, plan: Plan, rows: int, pause: Callable = lambda: None) -> np.ndarray:
         """Float32 NumPy array [rows,C]. `pause` is called between batches."""
         self.model.eval()
         self.tables.fill(plan)
@@ -44,7 +48,7 @@ class Evaluation:
             pause()
         return self.logits.flatten(0, 1)[:rows].cpu().numpy()
 
-    def step(self):
+    def step(self) -> None:
         row = self.tables.take()
         x = augment.batch(self.pixels, row, **self.view, dtype=input_dtype(self.device, self.dtype))
         found = self.forward(self.model, x, self.dtype).float()
@@ -54,6 +58,8 @@ class Evaluation:
         self.tables.at.add_(1)
 
 
-def logits(model, pixels, plan, rows, view, *, dtype):
+def logits(
+    model: torch.nn.Module, pixels: torch.Tensor, plan: Plan, rows: int, view: dict, *, dtype: torch.dtype
+) -> np.ndarray:
     """Float32 logits [rows,C], a NumPy array, of `model` over an evaluation plan, once and eagerly."""
     return Evaluation(model, pixels, plan, view, dtype=dtype).run(plan, rows)

@@ -112,7 +112,7 @@ def config_from_args(space: argparse.Namespace) -> Config:
     return asked
 
 
-def whole_number(flag: str, word, low: int, high: int = 10**6) -> int:
+def whole_number(flag: str, word: str | int, low: int, high: int = 10**6) -> int:
     """A whole number within bounds, from the command line's text; ConfigError names the flag."""
     if not str(word).isdecimal() or not low <= int(word) <= high:
         raise ConfigError(f"{flag} {word}: give a whole number from {low} to {high}")

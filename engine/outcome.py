@@ -2,11 +2,16 @@
 
 import csv
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 
 import metrics
+from config import Config
+from data import Pictures
+from engine.run import Run
+from engine.step import Stepper
 
 OVERFIT_GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 
@@ -24,7 +29,7 @@ class State:
     earlier_signals: dict | None = None  # what they told an epoch before
 
 
-def epoch_scores(epoch, stepper, logits, pictures, last_lr):
+def epoch_scores(epoch: int, stepper: Stepper, logits: np.ndarray | None, pictures: Pictures, last_lr: float) -> dict:
     """The scores of an epoch, a dict of floats: of training as it went, and of `logits` [V,C] of the validation
     pictures (None where there are none). last_lr: the learning rate of its last step."""
     scores = dict(
@@ -38,7 +43,16 @@ def epoch_scores(epoch, stepper, logits, pictures, last_lr):
     return scores
 
 
-def advance(state, scores, times, monitor, model, logits, bias, settling=False):
+def advance(
+    state: State,
+    scores: dict,
+    times: dict,
+    monitor: str,
+    model: torch.nn.Module,
+    logits: np.ndarray | None,
+    bias: np.ndarray,
+    settling: bool = False,
+) -> None:
     """Ends an epoch in `state`: adds its row, and keeps its weights, logits and bias where it is the best so far.
 
     settling: the network still follows a change of the loss; such an epoch is neither the best nor a reason to stop.
@@ -67,19 +81,19 @@ def _chooses(scores, monitor):
     return monitor != "last" and "nll" in scores
 
 
-def out_of_patience(state, patience):
+def out_of_patience(state: State, patience: int) -> bool:
     """Whether so many epochs brought nothing better that training ends (patience 0: never)."""
     return bool(patience) and state.stale >= patience
 
 
-def rating(scores, monitor):
+def rating(scores: dict, monitor: str) -> float:
     """What an epoch is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
     if not _chooses(scores, monitor):
         return scores["epoch"]
     return -scores["nll"] if monitor == "nll" else scores[monitor]
 
 
-def finish(run, config, pictures, state):
+def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
     following = f"python predict.py --run {run.folder} > submission.csv"
     if not len(pictures.val):
@@ -151,7 +165,7 @@ def _write_tables(run, pictures, logits, scores, confusion):
     )
 
 
-def validation_labels(folder):
+def validation_labels(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(targets [V], predicted [V], class names) of a finished run's validation pictures, from its folder."""
     classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
     number = {name: c for c, name in enumerate(classes)}
@@ -162,7 +176,7 @@ def validation_labels(folder):
     return targets, predicted, classes
 
 
-def epoch_line(row, epochs, stale):
+def epoch_line(row: dict, epochs: int, stale: int) -> str:
     """An epoch in a line."""
     said = f"epoch {row['epoch']:3d}/{epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
     if "nll" in row:

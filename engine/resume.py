@@ -1,11 +1,16 @@
 """How a run begins: its folder opened, its first files written or, at a resume, held against what is asked."""
 
+from collections.abc import Callable
+
 import torch
 
-from config import config_from, flag_of, spelled
+from config import Config, config_from, flag_of, spelled
+from data import Pictures
 from engine.build import init_key
 from engine.outcome import State
+from engine.ranks import Ranks
 from engine.run import FORMAT, FollowedRun, Run, check_format, environment, uncommitted, with_todays_names
+from engine.step import Stepper
 from errors import LongtailError
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -13,7 +18,7 @@ PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp1
 HELD = ("data_key", "init_key", "device", "threads", "precision", "ranks")
 
 
-def open_run(config, ranks, guard):
+def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
     """The run's folder: rank 0's to write, the others' to read."""
     if ranks.rank == 0:
         run = Run(config.project, config.name, config.resume or ranks.restarted, guard)
@@ -22,7 +27,7 @@ def open_run(config, ranks, guard):
     return FollowedRun(ranks.told(None))
 
 
-def begin_or_resume(run, config, pictures, stepper, ranks):
+def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepper, ranks: Ranks) -> State:
     """Writes what the folder says from its first moment, or checks it against what is asked and loads `stepper`.
 
     Returns the State to go on from. Raises LongtailError where settings, pictures, device, threads or precision are

@@ -14,8 +14,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,24 +28,24 @@ FORMAT = 2  # of what a run's folder and a study's rows hold; higher numbers are
 FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": "many", "tail": "few"}
 
 
-def with_todays_names(scores):
+def with_todays_names(scores: dict) -> dict:
     """`scores`, a dict of an epoch's scores from any version, with their names of today."""
     return {FORMAT_1_NAMES.get(name, name): value for name, value in scores.items()}
 
 
-def check_format(number, path):
+def check_format(number: int, path: Path) -> None:
     """Raises LongtailError where `path` was written in a later format than this program knows."""
     if number > FORMAT:
         raise LongtailError(f"{path} was written by a later version (format {number}, this one knows {FORMAT}): update")
 
 
-def scratch_path(path):
+def scratch_path(path: Path) -> Path:
     """A hidden path beside `path` of this process's own: hosts that share a file system often share process ids too."""
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     temporary = scratch_path(path)
     try:
@@ -58,7 +60,7 @@ def replacing(path):
 class Run:
     """A locked run folder."""
 
-    def __init__(self, project, name, resume, guard=lambda: None):
+    def __init__(self, project: str, name: str, resume: bool, guard: Callable = lambda: None):
         """Makes project/name, or name-2, name-3, ... where that is taken; with `resume` continues in the first.
 
         guard: called before every write, which does not happen where it raises.
@@ -84,10 +86,10 @@ class Run:
         if i > 1:
             self.say(f"{Path(project) / name} exists: this run is {self.folder} (--resume continues the old one)")
 
-    def close(self):
+    def close(self) -> None:
         self.lock.close()
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         """One line to stderr and to train.log."""
         self.guard()
         print(line, file=sys.stderr, flush=True)
@@ -95,33 +97,33 @@ class Run:
             print(line, file=f)
 
     @contextlib.contextmanager
-    def replacing(self, name):
+    def replacing(self, name: str) -> Iterator[Path]:
         with replacing(self.folder / name) as path:
             yield path
             self.guard()
 
-    def write_json(self, name, value):
+    def write_json(self, name: str, value: object) -> None:
         self.write_text(name, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
-    def write_text(self, name, text):
+    def write_text(self, name: str, text: str) -> None:
         with self.replacing(name) as path:
             path.write_text(text, encoding="utf-8")
 
-    def read_json(self, name):
+    def read_json(self, name: str) -> Any:
         """The value in file `name`, None if there is none."""
         path = self.folder / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def write_rows(self, name, header, rows):
+    def write_rows(self, name: str, header: list, rows: list) -> None:
         with self.replacing(name) as path, open(path, "w", newline="", encoding="utf-8") as f:
             csv.writer(f, lineterminator="\n").writerows([header, *rows])
 
-    def results(self, rows):
+    def results(self, rows: list[dict]) -> None:
         """Writes results.csv anew: one dict an epoch."""
         with self.replacing("results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
             csv.writer(f, lineterminator="\n").writerows([list(r) for r in rows[:1]] + [list(r.values()) for r in rows])
 
-    def append(self, row):
+    def append(self, row: dict) -> None:
         """Adds an epoch to results.csv, flushed; the header comes with the first."""
         self.guard()
         path = self.folder / "results.csv"
@@ -129,7 +131,7 @@ class Run:
             header = [list(row)] if f.tell() == 0 else []
             csv.writer(f, lineterminator="\n").writerows([*header, list(row.values())])
 
-    def save(self, name, value):
+    def save(self, name: str, value: dict) -> None:
         """torch.save of plain tensors and dicts, all or nothing."""
         try:
             with self.replacing(name) as path:
@@ -140,7 +142,7 @@ class Run:
                 "Make room, then --resume"
             ) from e
 
-    def load(self, name):
+    def load(self, name: str) -> dict | None:
         """What `save` wrote, on the CPU; None if there is none."""
         path = self.folder / name
         return load_checkpoint(path) if path.exists() else None
@@ -152,29 +154,29 @@ class FollowedRun(Run):
     def __init__(self, folder):
         self.folder = folder
 
-    def close(self):
+    def close(self) -> None:
         pass
 
-    def say(self, line):
+    def say(self, line: str) -> None:
         pass
 
-    def write_text(self, name, text):
+    def write_text(self, name: str, text: str) -> None:
         pass
 
-    def write_rows(self, name, header, rows):
+    def write_rows(self, name: str, header: list, rows: list) -> None:
         pass
 
-    def results(self, rows):
+    def results(self, rows: list[dict]) -> None:
         pass
 
-    def append(self, row):
+    def append(self, row: dict) -> None:
         pass
 
-    def save(self, name, value):
+    def save(self, name: str, value: dict) -> None:
         pass
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: Path) -> dict:
     """A checkpoint's dict, on the CPU, without running any code of it."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -184,7 +186,7 @@ def load_checkpoint(path):
         ) from e
 
 
-def environment(device):
+def environment(device: torch.device) -> dict:
     """What a result depends on beside its settings: versions, device, threads, the code's commit."""
     import numpy
     import PIL
@@ -207,7 +209,7 @@ def environment(device):
     )
 
 
-def uncommitted():
+def uncommitted() -> str:
     """What the code differs in from its last commit, as a patch, Python files that git does not track yet included.
 
     Empty for a clean tree and outside of a repository.

@@ -10,6 +10,7 @@ import copy
 import functools
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from engine.numerics import input_dtype
 from engine.signals import ROWS
 from engine.tables import Tables
 from engine.update import floating, lerp, optimizer, set_training
-from plan import store_level
+from plan import Plan, store_level
 
 CHECK_EVERY = 50  # steps on a GPU, after which the host waits for it and looks at the losses
 
@@ -35,7 +36,7 @@ class NonFinite(ArithmeticError):
 
 
 @functools.cache
-def compiled():
+def compiled() -> Callable:
     """`forward` by inductor. Compiling over and over is an error, not a slow run; the networks, batches and sizes of a
     study's trials that share a process are more than dynamo's 8."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -91,15 +92,15 @@ class Stepper:
         self.tables = None
         self.forget()
 
-    def forget(self):
+    def forget(self) -> None:
         """Drops what was recorded, after a change of the tensors that a step works on."""
         self.calls, self.evaluations, self.places = {}, {}, {}
 
-    def take_table(self, table):
+    def take_table(self, table: torch.Tensor) -> None:
         """Makes `table` [5,C] the loss table, in place: a recorded step reads it anew."""
         self.table.copy_(table)
 
-    def begin(self, plan, first=0):
+    def begin(self, plan: Plan, first: int = 0) -> None:
         """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them.
         RuntimeError if a tensor was exchanged behind a recorded step, which would go on with the old one."""
         self._refuse_moved()
@@ -126,7 +127,7 @@ class Stepper:
             self.losses.zero_()
             self.right.zero_()
 
-    def train(self, t):
+    def train(self, t: int) -> None:
         """Step t of the epoch, the one after the last."""
         self.calls[self.size]()
         if self.record and not self.places:
@@ -134,13 +135,13 @@ class Stepper:
         if self.device.type == "cpu" or (t + 1) % CHECK_EVERY == 0:
             self.check(t + 1)
 
-    def check(self, steps):
+    def check(self, steps: int) -> None:
         """Waits for the device; NonFinite if one of the epoch's first `steps` losses is not."""
         wrong = (~self.losses[:steps].isfinite()).nonzero()
         if len(wrong):
             raise NonFinite(int(wrong[0]))
 
-    def step(self):
+    def step(self) -> None:
         """Input, gradients, update, and a note of how it went: reads nothing of the host's that changes."""
         start = time.perf_counter()
         row = self.tables.take()
@@ -155,7 +156,9 @@ class Stepper:
         self.note(row, a, b, logits, row_losses)
         self.tables.at.add_(1)
 
-    def gradients(self, x, a, b, lam):
+    def gradients(
+        self, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward and backward: the gradients of the mean loss are then in the parameters. Returns logits [B,C] and
         losses [B]."""
         logits = self.forward(self.net, x, self.dtype)
@@ -164,7 +167,7 @@ class Stepper:
         self.scaler.scale(row_losses.mean()).backward()
         return logits.detach(), row_losses.detach()
 
-    def update(self, row):
+    def update(self, row: Plan) -> None:
         """The optimizer's step at the row's learning rate, then the average's."""
         self.lr.copy_(row.lr)
         self.scaler.step(self.optimizer)
@@ -173,7 +176,7 @@ class Stepper:
         if self.average is not None:
             lerp(floating(self.average), floating(self.model), row.ema_weight)
 
-    def note(self, row, a, b, logits, row_losses):
+    def note(self, row: Plan, a: torch.Tensor, b: torch.Tensor, logits: torch.Tensor, row_losses: torch.Tensor) -> None:
         """Keeps the step's mean loss and accuracy; for signals, its rows'."""
         loss = row_losses.mean()
         guess = logits.argmax(1)
@@ -189,11 +192,11 @@ class Stepper:
             values = torch.where(row.lam == 1, values, torch.nan)
             self.rows[name].index_copy_(0, self.tables.at, values[None])
 
-    def rows_seen(self):
+    def rows_seen(self) -> dict[str, np.ndarray]:
         """What the epoch's steps noted of their rows, by name [T,B], of all ranks; NumPy."""
         return {name: self.ranks.whole_batches(values.cpu().numpy()) for name, values in self.rows.items()}
 
-    def logits(self, plan, rows, pause=lambda: None):
+    def logits(self, plan: Plan, rows: int, pause: Callable = lambda: None) -> np.ndarray:
         """Float32 logits [rows,C], a NumPy array, of the evaluated model over an evaluation plan; `pause` is called
         between batches."""
         mine = self.ranks.batches(plan)
@@ -213,11 +216,11 @@ class Stepper:
         found = self.evaluations[shape].run(mine, mine.index.size, pause)
         return self.ranks.gathered(found, plan)[:rows]
 
-    def evaluated(self):
+    def evaluated(self) -> torch.nn.Module:
         """The model whose predictions count: the average if there is one."""
         return self.model if self.average is None else self.average
 
-    def state(self):
+    def state(self) -> dict:
         """All that a resume needs, as plain tensors and numbers."""
         return dict(
             model=self.model.state_dict(),
@@ -229,7 +232,7 @@ class Stepper:
             rows=self.rows,
         )
 
-    def load(self, state):
+    def load(self, state: dict) -> None:
         """Takes up what `state` gave."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:

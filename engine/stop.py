@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
 
 
 class StopRequest:
@@ -23,7 +24,7 @@ class StopRequest:
         return self
 
     @contextlib.contextmanager
-    def deferred(self):
+    def deferred(self) -> Iterator[None]:
         """A block that a signal does not interrupt. Blocks may overlap, as those of trials that take turns do."""
         self._deferring += 1
         try:

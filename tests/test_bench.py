@@ -164,7 +164,7 @@ def test_tables_of_a_gpu(bench):
     r = dict(
         kind="cuda", batch_size=128, images=1024, seconds={"as it is": [0.032], "fp32": [0.064]}, failed=dict(both="no")
     )
-    said = bench("variants").changes_table(r)
+    said = bench("changes").changes_table(r)
     assert "| fp32 | 8.00 (8.00 to 8.00) | 16000 | 2.000 (2.000 to 2.000) |" in said and "| both | no | | |" in said
 
 
@@ -269,15 +269,15 @@ def test_crops_of_the_best_practice_way(bench):
 
 
 def test_a_fourth_channel_changes_nothing(bench, monkeypatch):
-    variants = bench("variants")
+    changes = bench("changes")
     torch.manual_seed(0)
     plain = build_model(classes=5, width=0.125, stem="cifar").eval()
     torch.manual_seed(0)
     wide = build_model(classes=5, width=0.125, stem="cifar").eval()
-    variants.altered(wide, {}, variants.BASE | dict(channels=4))
+    changes.altered(wide, {}, changes.BASE | dict(channels=4))
     x, store = torch.rand(2, 3, 16, 16), torch.zeros(1, 16, 16, 4, dtype=torch.uint8)
     monkeypatch.setattr(augment, "plain", lambda pixels, row, **how: x)
-    four = variants.batch(store, None, size=16, mean=torch.zeros(3), std=None, channels=4)
+    four = changes.batch(store, None, size=16, mean=torch.zeros(3), std=None, channels=4)
     torch.testing.assert_close(wide(four), plain(x))
-    bare, _ = variants.altered(plain, {}, variants.BASE | dict(norm=False))
+    bare, _ = changes.altered(plain, {}, changes.BASE | dict(norm=False))
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in bare.modules())

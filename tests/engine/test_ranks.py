@@ -145,7 +145,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(settings):
     assert done.returncode and "--batch-size 7 over 2 ranks: give a multiple of 2" in done.stderr
 
 
-def test_columns_and_gathering():
+def test_columns_and_gathering(monkeypatch):
     shared = ("lr", "view_size", "ema_weight", "key")
     plan = Plan(**{name: np.arange(2) if name in shared else np.arange(12).reshape(2, 6) for name in Plan._fields})
     two = [object.__new__(ranks.Ranks) for _ in range(2)]
@@ -155,6 +155,8 @@ def test_columns_and_gathering():
     assert np.array_equal(np.stack([s.index for s in shares], 2).reshape(2, 6), plan.index)
     assert all(np.array_equal(s.lr, plan.lr) and np.array_equal(s.key, plan.key) for s in shares)
     noted = [np.array([[1, 3], [5, 7]]), np.array([[2, 4], [6, 8]])]
+    monkeypatch.setattr(ranks.dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), noted))
+    assert two[1].whole_batches(noted[1]).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
     alone = ranks.Ranks()
     assert alone.whole_batches(noted[0]) is noted[0]
     assert alone.columns(plan) is plan and alone.any(15) == 15 and alone.any(None) is None and alone.told(3) == 3
