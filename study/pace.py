@@ -135,7 +135,8 @@ def _time(settings, device, threads, pack):
     pictures = data.prepare(config.data, **config.pick(data.prepare))
     steppers = [build_stepper(config, pictures, device)[0] for _ in range(pack)]
     streams = [torch.cuda.Stream() if cuda else None for _ in steppers]
-    plan = plans_of(config, pictures)[0](0)
+    draw, _ = plans_of(config, pictures)
+    plan = draw(0)
     steps = len(plan.index)
 
     def turn(t):
