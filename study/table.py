@@ -204,6 +204,11 @@ def point_key(trial: dict) -> str:
     return json.dumps({name: value for name, value in sorted(trial.items()) if name not in SCHEME + REPEATS})
 
 
+def identity(config: Config) -> str:
+    """A trial's complete settings as one string: trials that are spelled otherwise but are the same share it."""
+    return json.dumps(config.settings())
+
+
 def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: int = 0) -> Study:
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
@@ -228,12 +233,10 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
             if not Path(spec["base"]["data"]).exists():  # the folder was moved: the pictures are the same
                 spec["base"]["data"] = str(root)
-        # Compared as complete settings: a trial that spells out a default is the one that leaves it out.
-        known = {_identity(config_from(trial, "study", base)) for trial in spec["trials"]}
+        known = {identity(config_from(trial, "study", base)) for trial in spec["trials"]}
         for trial, config in zip(trials, configs):
-            identity = _identity(config)
-            if identity not in known:
-                known.add(identity)
+            if identity(config) not in known:
+                known.add(identity(config))
                 spec["trials"].append(trial)
         write_spec(path, spec)
     return Study(folder)
@@ -251,10 +254,6 @@ def write_spec(path: Path, spec: dict) -> None:
     """Replaces study.json, all or nothing."""
     with replacing(path) as draft:
         draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-
-
-def _identity(config):
-    return json.dumps(config.settings())
 
 
 def _refuse_another(folder, old, new):
