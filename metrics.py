@@ -1,136 +1,169 @@
-"""How good a classifier is: numpy in float64, over the whole set at once, never averaged over batches.
+"""How good a classifier is: NumPy in float64, over the whole set at once, never averaged over batches.
 
-`targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]; scores are fractions, not per
-cent. Every score refuses an empty set. Nothing here chooses, fits or prints.
+`targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]. Scores are fractions, not per
+cent. Every score raises ValueError for an empty set, for shapes that do not fit and for labels that are no class.
+Nothing here chooses, fits or prints.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def softmax(logits):
-    """Probabilities float64 [N, C]."""
-    z = np.asarray(logits, np.float64)
-    e = np.exp(z - z.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+def softmax(logits: ArrayLike) -> np.ndarray:
+    """Probabilities float64 [N, C]: e^z_k / sum_j e^z_j, row by row."""
+    logits = np.asarray(logits, np.float64)
+    # Less the row's largest logit the ratio is the same, and no exponential overflows.
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
 
 
-def accuracy(targets, predicted):
+def accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
     """The fraction of rows that are right."""
-    targets, predicted = _labels(targets, predicted)
+    targets, predicted = _checked_labels(targets, predicted)
     return float((targets == predicted).mean())
 
 
-def confusion(targets, predicted, classes):
+def confusion(targets: ArrayLike, predicted: ArrayLike, classes: int) -> np.ndarray:
     """Counts int64 [classes, classes]: row = true, column = predicted."""
-    targets, predicted = _labels(targets, predicted, classes)
-    return np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    targets, predicted = _checked_labels(targets, predicted, classes)
+    cells = targets * classes + predicted  # one number a cell, so that one pass counts them all
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
-def per_class(targets, predicted, classes):
+def per_class(targets: ArrayLike, predicted: ArrayLike, classes: int) -> dict[str, np.ndarray]:
     """A dict of float64 [classes]: precision, recall, f1 (0 where undefined) and support (rows of the class)."""
-    targets, predicted = _labels(targets, predicted, classes)
-    counted = (targets[targets == predicted], targets, predicted)
-    hits, support, named = (np.bincount(labels, minlength=classes) for labels in counted)
+    targets, predicted = _checked_labels(targets, predicted, classes)
+    hits = np.bincount(targets[targets == predicted], minlength=classes)
+    support = np.bincount(targets, minlength=classes)
+    named = np.bincount(predicted, minlength=classes)
     return {
         "precision": _ratio(hits, named),
         "recall": _ratio(hits, support),
+        # The harmonic mean of the two, written so that it needs neither: 0, not undefined, without a hit.
         "f1": _ratio(2 * hits, support + named),
         "support": support.astype(np.float64),
     }
 
 
-def macro_f1(targets, predicted, classes):
+def macro_f1(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:
     """The mean of F1 over all `classes`; a class without a hit, even one absent from the set, counts as 0."""
-    return float(per_class(targets, predicted, classes)["f1"].mean())
+    scores = per_class(targets, predicted, classes)
+    return float(scores["f1"].mean())
 
 
-def worst(targets, predicted, classes):
+def worst(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:
     """The lowest recall among the classes present in `targets`."""
-    table = per_class(targets, predicted, classes)
-    return float(table["recall"][table["support"] > 0].min())
+    scores = per_class(targets, predicted, classes)
+    present = scores["support"] > 0  # an absent class has no recall; its 0 stands for undefined
+    return float(scores["recall"][present].min())
 
 
-def groups(targets, predicted, train_counts, many=100, few=20):
-    """Accuracy of the rows whose class has many training pictures (more than `many`), a medium number, or few
-    (fewer than `few`), the split of Liu et al. 2019 (OLTR). nan for a group that has no row."""
-    targets, predicted = _labels(targets, predicted, len(train_counts))
-    n = np.asarray(train_counts)[targets]
-    rows = {"many": n > many, "medium": (n >= few) & (n <= many), "few": n < few}
+def groups(
+    targets: ArrayLike, predicted: ArrayLike, train_counts: ArrayLike, many: int = 100, few: int = 20
+) -> dict[str, float]:
+    """Accuracy of the rows whose class has many, a medium number of, or few training pictures.
+
+    Many: more than `many`; few: fewer than `few`, the split of Liu et al. 2019 (OLTR). train_counts: training pictures
+    of each class [C]. nan for a group that has no row.
+    """
+    targets, predicted = _checked_labels(targets, predicted, len(train_counts))
+    pictures = np.asarray(train_counts)[targets]  # [N]: how many the row's class was trained on
+    rows_of = {
+        "many": pictures > many,
+        "medium": (pictures >= few) & (pictures <= many),
+        "few": pictures < few,
+    }
     right = targets == predicted
-    return {name: float(right[mask].mean()) if mask.any() else float("nan") for name, mask in rows.items()}
+    scores = {}
+    for name, rows in rows_of.items():
+        # nan, not 0: a group that nobody asked about is not one that was always wrong.
+        scores[name] = float(right[rows].mean()) if rows.any() else math.nan
+    return scores
 
 
-def nll(logits, targets):
+def nll(logits: ArrayLike, targets: ArrayLike) -> float:
     """Mean negative log-likelihood in nats, from logits: a confident mistake costs its true, finite price."""
-    z, targets = _rows(logits, targets)
-    z = z - z.max(1, keepdims=True)
-    return float((np.log(np.exp(z).sum(1)) - z[np.arange(len(z)), targets]).mean())
+    logits, targets = _checked_scores(logits, targets)
+    shifted = logits - logits.max(1, keepdims=True)
+    # log(sum) - z rather than -log(softmax): a probability that is 0 in float64 still has a logarithm.
+    log_normalizer = np.log(np.exp(shifted).sum(1))
+    return float((log_normalizer - _of_target(shifted, targets)).mean())
 
 
-def brier(probs, targets):
+def brier(probs: ArrayLike, targets: ArrayLike) -> float:
     """Mean squared distance from the one-hot target, summed over classes (Brier 1950): 0 best, 2 worst."""
-    probs, targets = _probs(probs, targets)
-    return float(((probs**2).sum(1) - 2 * probs[np.arange(len(probs)), targets] + 1).mean())
+    probs, targets = _checked_probs(probs, targets)
+    # sum_k (p_k - 1{k = t})^2 multiplied out: the one-hot matrix is never built.
+    squares = (probs**2).sum(1)
+    return float((squares - 2 * _of_target(probs, targets) + 1).mean())
 
 
-def ece(probs, targets, bins=15):
-    """Expected calibration error of the top class (Guo et al. 2017): `bins` equal-width bins, each closed on the left,
-    the last on both sides, so that confidence 1.0 lies in the last bin."""
-    confidence, hits = _top(probs, targets)
-    return _gap(np.minimum((confidence * bins).astype(np.int64), bins - 1), confidence, hits, bins)
+def ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error of the top class (Guo et al. 2017), over `bins` bins of equal width.
+
+    Each bin is closed on the left, the last on both sides: confidence 1.0 lies in the last bin.
+    """
+    confidence, hits = _top_class(probs, targets)
+    return _calibration_gap(_equal_width_bins(confidence, bins), confidence, hits, bins)
 
 
-def adaptive_ece(probs, targets, bins=15):
-    """ECE of the top class over `bins` bins of equally many rows, sizes differing by one at most (AdaECE, Mukhoti et
-    al. 2020; Nixon et al. 2019 apply the scheme to every class). Rows of equal confidence are parted in their order."""
-    confidence, hits = _top(probs, targets)
-    order = np.argsort(confidence, kind="stable")
+def adaptive_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
+    """ECE of the top class over `bins` bins of equally many rows, sizes differing by one at most.
+
+    AdaECE of Mukhoti et al. 2020; Nixon et al. 2019 apply the scheme to every class. Rows of equal confidence are
+    parted in their order.
+    """
+    confidence, hits = _top_class(probs, targets)
+    order = np.argsort(confidence, kind="stable")  # stable: a tie is parted alike on every machine
     bin_of = np.empty(len(order), np.int64)
     bin_of[order] = np.arange(len(order)) * bins // len(order)
-    return _gap(bin_of, confidence, hits, bins)
+    return _calibration_gap(bin_of, confidence, hits, bins)
 
 
-def classwise_ece(probs, targets, bins=15):
-    """Mean over classes of the ECE of "is it class c?" at p_c, with the bins of `ece`: class-wise ECE of Kull et al.
-    2019, which is the static calibration error of Nixon et al. 2019."""
-    probs, targets = _probs(probs, targets)
-    classes = probs.shape[1]
-    bin_of = np.minimum((probs * bins).astype(np.int64), bins - 1) + np.arange(classes) * bins
-    hits = targets[:, None] == np.arange(classes)
-    return _gap(bin_of.ravel(), probs.ravel(), hits.ravel(), bins * classes)
+def classwise_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
+    """Mean over classes of the ECE of "is it class c?" at p_c, with the bins of `ece`.
+
+    Class-wise ECE of Kull et al. 2019, which is the static calibration error of Nixon et al. 2019.
+    """
+    probs, targets = _checked_probs(probs, targets)
+    classes = np.arange(probs.shape[1])
+    # Every class has `bins` bins of its own, so that one call counts all of them.
+    bin_of = _equal_width_bins(probs, bins) + classes * bins
+    hits = targets[:, None] == classes
+    # Divided by N * C rows, the sum over the classes' bins is the mean over classes.
+    return _calibration_gap(bin_of.ravel(), probs.ravel(), hits.ravel(), bins * len(classes))
 
 
-def bootstrap(metric, targets, outputs, n=1000, seed=0, level=0.95):
+def bootstrap(
+    metric: Callable, targets: ArrayLike, outputs: ArrayLike, n: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
     """Percentile interval (low, high) of `metric(targets, outputs)` over `n` resamples of the rows (Efron 1979).
 
     outputs: predicted [N] or probs [N, C], whatever `metric` takes. The same seed draws the same rows, so two
-    classifiers' scores are resampled alike."""
+    classifiers' scores are resampled alike.
+    """
     scores = _resampled(metric, targets, outputs, n, seed)
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def standard_error(metric, targets, outputs, n=200, seed=0):
+def standard_error(metric: Callable, targets: ArrayLike, outputs: ArrayLike, n: int = 200, seed: int = 0) -> float:
     """The bootstrap's standard error of `metric(targets, outputs)`; arguments as for `bootstrap`."""
-    return float(np.std(_resampled(metric, targets, outputs, n, seed), ddof=1))
+    scores = _resampled(metric, targets, outputs, n, seed)
+    return float(np.std(scores, ddof=1))
 
 
-def _resampled(metric, targets, outputs, n, seed):
-    targets, outputs = np.asarray(targets), np.asarray(outputs)
-    if not len(targets) == len(outputs) > 0:
-        raise ValueError(f"{len(targets)} targets and {len(outputs)} outputs; must be equally many and more than none")
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(len(targets), size=len(targets)) for _ in range(n))
-    return [metric(targets[rows], outputs[rows]) for rows in draws]
-
-
-def evaluate(logits, targets, train_counts):
+def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> dict[str, float]:
     """Every scalar metric of logits [N, C] as a dict of floats; train_counts [C] say which classes are head or tail."""
-    logits, targets = _rows(logits, targets)
+    logits, targets = _checked_scores(logits, targets)
     classes = logits.shape[1]
     if len(train_counts) != classes:
         raise ValueError(f"train_counts has {len(train_counts)} numbers, but there are {classes} classes")
-    probs, predicted = softmax(logits), logits.argmax(1)
+    probs = softmax(logits)
+    predicted = logits.argmax(1)
     return {
         "acc": accuracy(targets, predicted),
         "macro_f1": macro_f1(targets, predicted, classes),
@@ -144,49 +177,85 @@ def evaluate(logits, targets, train_counts):
     }
 
 
-def _labels(targets, predicted, classes=None):
-    targets, predicted = np.asarray(targets), np.asarray(predicted)
-    if targets.shape != predicted.shape or targets.ndim != 1 or not targets.size:
-        raise ValueError(f"targets {targets.shape} and predicted {predicted.shape} must be [N] both, N above 0")
-    return _within(targets, classes), _within(predicted, classes)
+def _resampled(metric, targets, outputs, n, seed):
+    """`metric` of `n` resamples of the rows, a list."""
+    targets = np.asarray(targets)
+    outputs = np.asarray(outputs)
+    if not len(targets) == len(outputs) > 0:
+        raise ValueError(f"{len(targets)} targets and {len(outputs)} outputs; must be equally many and more than none")
+    generator = np.random.default_rng(seed)
+    scores = []
+    for _ in range(n):
+        # A target and its output are drawn together: their pairs are what a new set would bring.
+        rows = generator.integers(len(targets), size=len(targets))
+        scores.append(metric(targets[rows], outputs[rows]))
+    return scores
 
 
-def _rows(scores, targets):
-    """Scores float64 [N, C] and targets int64 [N], checked."""
-    scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
-    if scores.ndim != 2 or targets.shape != scores.shape[:1] or not scores.size:
-        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be [N, C] and [N], N and C above 0")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"scores are not finite in row {np.flatnonzero(~np.isfinite(scores).all(1))[0]}")
-    return scores, _within(targets, scores.shape[1])
-
-
-def _probs(probs, targets):
-    probs, targets = _rows(probs, targets)
-    if probs.min() < 0 or probs.max() > 1 + 1e-6:
-        raise ValueError(f"probabilities run from {probs.min():g} to {probs.max():g}; are these logits?")
-    return probs, targets
-
-
-def _within(labels, classes):
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers; got {labels.dtype}")
-    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
-    return labels.astype(np.int64)
-
-
-def _top(probs, targets):
-    probs, targets = _probs(probs, targets)
-    return probs.max(1), probs.argmax(1) == targets
-
-
-def _gap(bin_of, confidence, hits, bins):
+def _calibration_gap(bin_of, confidence, hits, bins):
     """Sum over bins of |sum of confidence - hits| over all N rows; an empty bin adds nothing."""
     confidence_sum = np.bincount(bin_of, confidence, bins)
     hit_sum = np.bincount(bin_of, hits, bins)
     return float(np.abs(confidence_sum - hit_sum).sum() / len(bin_of))
 
 
-def _ratio(a, b):
-    return np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
+def _equal_width_bins(confidence, bins):
+    """The bin of each confidence in [0, 1], int64 of its shape."""
+    bin_of = (confidence * bins).astype(np.int64)
+    return np.minimum(bin_of, bins - 1)  # confidence 1.0 would be in a bin of its own
+
+
+def _top_class(probs, targets):
+    """Of each row the largest probability, float64 [N], and whether its class is right, bool [N]."""
+    probs, targets = _checked_probs(probs, targets)
+    return probs.max(1), probs.argmax(1) == targets
+
+
+def _of_target(scores, targets):
+    """Of each row of `scores` [N, C] the target's, [N]."""
+    return scores[np.arange(len(scores)), targets]
+
+
+def _ratio(numerator, denominator):
+    """numerator / denominator, float64 [C], and 0 where nothing was counted."""
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+# Checks. NumPy takes a negative label as a position from the end, and stretches a wrong shape: both would score.
+
+
+def _checked_labels(targets, predicted, classes=None):
+    """Both int64 [N]. classes: what they must be below, if it is known."""
+    targets = np.asarray(targets)
+    predicted = np.asarray(predicted)
+    if targets.shape != predicted.shape or targets.ndim != 1 or not targets.size:
+        raise ValueError(f"targets {targets.shape} and predicted {predicted.shape} must be [N] both, N above 0")
+    return _whole_labels(targets, classes), _whole_labels(predicted, classes)
+
+
+def _checked_scores(scores, targets):
+    """Finite scores float64 [N, C] and targets int64 [N]."""
+    scores = np.asarray(scores, np.float64)
+    targets = np.asarray(targets)
+    if scores.ndim != 2 or targets.shape != scores.shape[:1] or not scores.size:
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} must be [N, C] and [N], N and C above 0")
+    finite = np.isfinite(scores).all(1)
+    if not finite.all():
+        raise ValueError(f"scores are not finite in row {np.flatnonzero(~finite)[0]}")
+    return scores, _whole_labels(targets, scores.shape[1])
+
+
+def _checked_probs(probs, targets):
+    """Probabilities float64 [N, C] and targets int64 [N]."""
+    probs, targets = _checked_scores(probs, targets)
+    if probs.min() < 0 or probs.max() > 1 + 1e-6:  # a float32 softmax may round to a little above 1
+        raise ValueError(f"probabilities run from {probs.min():g} to {probs.max():g}; are these logits?")
+    return probs, targets
+
+
+def _whole_labels(labels, classes):
+    if labels.dtype.kind not in "iu":  # signed and unsigned integers: a bool is no label
+        raise ValueError(f"labels must be integers; got {labels.dtype}")
+    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
+    return labels.astype(np.int64)

@@ -9,6 +9,8 @@ read.
 
 import csv
 import sys
+from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -28,60 +30,73 @@ from study import ranking
 from study.table import Study
 
 
-def probabilities(checkpoint, files, *, device, tta="none"):
+def probabilities(
+    checkpoint: dict, files: list[Path], *, device: torch.device, tta: str = "none"
+) -> tuple[np.ndarray, dict[int, str]]:
     """Posterior float64 [N,C] of the picture files under a best.pt's dict, and the bad files' rows and reasons.
 
     A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops',
     averaged.
     """
-    c = checkpoint
-    store = load_store(files, c["store_size"], c["resize"])
-    net = build_model(**c["model"])
-    net.load_state_dict(c["weights"])
+    size = checkpoint["size"]
+    store_size = checkpoint["store_size"]
+    store = load_store(files, store_size, checkpoint["resize"])
+    net = build_model(**checkpoint["model"])
+    net.load_state_dict(checkpoint["weights"])
     net = net.to(device, memory_format=torch.channels_last)
-    shown = view(device, size=c["size"], mean=c["mean"], std=c["std"], border="reflect")
-    shape = dict(size=c["size"], store_size=c["store_size"])
-    dtype = precision(device, c["config"]["amp"])
-    views = evaluation_plans(np.arange(len(files)), views="centre" if tta == "none" else tta, **shape)
-    pixels = resident.levels(store, device)[store.pixels.shape[1]]
-    probs = np.mean(
-        [metrics.softmax(logits(net, pixels, v, len(files), shown, dtype=dtype) + np.array(c["bias"])) for v in views],
-        0,
+    show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
+    dtype = precision(device, checkpoint["config"]["amp"])
+    plans = evaluation_plans(
+        np.arange(len(files)), views="centre" if tta == "none" else tta, size=size, store_size=store_size
     )
-    prior = np.ones(len(c["classes"])) if c["config"]["prior"] == "uniform" else np.array(c["counts"], float)
+    pixels = resident.levels(store, device)[store.pixels.shape[1]]
+    bias = np.array(checkpoint["bias"])  # turns logits into posteriors under the prior that was asked for
+    by_view = []
+    for plan in plans:
+        scores = logits(net, pixels, plan, len(files), show, dtype=dtype)
+        by_view.append(metrics.softmax(scores + bias))
+    probs = np.mean(by_view, 0)
+    if checkpoint["config"]["prior"] == "uniform":
+        prior = np.ones(len(checkpoint["classes"]))
+    else:
+        prior = np.array(checkpoint["counts"], float)
     probs[list(store.bad)] = prior / prior.sum()
     return probs, store.bad
 
 
-def choose(project):
-    """(run folders, what they are) when none is named: the seeds of a finished study `final`; else the winner's runs of
-    the study whose
-    best.json is the newest; else the newest run. Studies and runs are never ranked against each other."""
+def choose(project: Path | str) -> tuple[list[Path], str]:
+    """(run folders, what they are) when none is named. Raises LongtailError where there is no run.
+
+    The seeds of a finished study `final`; else the winner's runs of the study whose best.json is the newest; else the
+    newest run. Studies and runs are never ranked against each other.
+    """
     project = Path(project)
     if (project / "final" / "study.json").exists():
         study = Study(project / "final")
-        if not study.jobs():
-            good = [i for i, row in study.latest().items() if row["status"] == "ok"]
-            if good:
-                return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
-    won = sorted(project.glob("*/best.json"), key=lambda p: (p.stat().st_mtime_ns, p))
-    if won:
-        study = Study(won[-1].parent)
-        point = ranking.choose(study)[1]
-        return [study.run(i) for i in point.trials], f"the {len(point.trials)} runs of {won[-1]}"
-    found = sorted(project.glob("*/best.pt"), key=lambda p: (p.stat().st_mtime_ns, p))
-    if not found:
+        good = [i for i, row in study.latest().items() if row["status"] == "ok"]
+        if good and not study.jobs():
+            return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
+    recipe = _newest(project.glob("*/best.json"))
+    if recipe is not None:
+        study = Study(recipe.parent)
+        trials = ranking.choose(study).point.trials
+        return [study.run(i) for i in trials], f"the {len(trials)} runs of {recipe}"
+    weights = _newest(project.glob("*/best.pt"))
+    if weights is None:
         raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
-    return [found[-1].parent], f"{found[-1].parent}, the newest run"
+    return [weights.parent], f"{weights.parent}, the newest run"
 
 
-def table(sample, ids, header=("id", "label")):
-    """What to write: (header, ids in order). `sample`: a sample submission to take them from, or None."""
+def table(sample: Path | str | None, ids: list[str], header=("id", "label")) -> tuple[list[str], list[str]]:
+    """What to write: (header, ids in order). `sample`: a sample submission to take them from, or None.
+
+    Raises LongtailError where the sample asks for a picture that is not there, or for one twice.
+    """
     if sample is None:
         return header, ids
     with open(sample, newline="", encoding="utf-8-sig") as f:
-        head, *rows = [r for r in csv.reader(f) if r]
-    wanted = [r[0] for r in rows]
+        header, *rows = [row for row in csv.reader(f) if row]
+    wanted = [row[0] for row in rows]
     known = set(ids)
     for line, name in enumerate(wanted, 2):
         if name not in known:
@@ -90,53 +105,47 @@ def table(sample, ids, header=("id", "label")):
         raise LongtailError(f"{sample}: an id stands twice")
     if len(wanted) < len(ids):
         print(f"{sample} lists {len(wanted)} of {len(ids)} test pictures: only those are written", file=sys.stderr)
-    return head, wanted
+    return header, wanted
 
 
-def predict(args):
+def predict(args: Namespace) -> None:
+    """The command, from its parsed arguments."""
     device = pick_device(args.device)
-    folders, which = ([Path(r) for r in args.run], ", ".join(args.run)) if args.run else choose(args.project)
-    checkpoints = []
-    for folder in folders:
-        path = folder if folder.is_file() else folder / "best.pt"
-        if not path.exists():
-            raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
-        checkpoint = load_checkpoint(path)
-        check_format(checkpoint.get("format", 1), path)
-        checkpoints.append(checkpoint)
-    first = checkpoints[0]
-    for folder, c in zip(folders, checkpoints):
-        if c["classes"] != first["classes"]:
-            raise LongtailError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
-    root = Path(args.data or first["data"])
-    print(f"predicting with {which}{', a plain average' * (len(folders) > 1)}, on {args.test or root}", file=sys.stderr)
+    if args.run:
+        folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
+    else:
+        folders, which = choose(args.project)
+    checkpoints = _checkpoints(folders)
+    root = Path(args.data or checkpoints[0]["data"])
+    averaged = ", a plain average" if len(folders) > 1 else ""
+    print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
     listing = data.test_listing(root, args.test)
-    sample = args.sample_submission or next((p for p in [root / "sample_submission.csv"] if p.exists()), None)
-    head, wanted = table(sample, listing.ids)
+    sample = args.sample_submission or root / "sample_submission.csv"
+    if not args.sample_submission and not sample.exists():
+        sample = None
+    header, wanted = table(sample, listing.ids)
 
     probs, bad = 0, {}
-    for c in checkpoints:
-        p, wrong = probabilities(c, listing.files, device=device, tta=args.tta)
-        probs, bad = probs + p / len(checkpoints), bad | wrong
+    for checkpoint in checkpoints:
+        own_probs, own_bad = probabilities(checkpoint, listing.files, device=device, tta=args.tta)
+        probs = probs + own_probs / len(checkpoints)
+        bad |= own_bad
     for row, reason in bad.items():
         print(f"warning: {listing.paths[row]}: {reason}: its row is the class prior's answer", file=sys.stderr)
 
-    at = {name: i for i, name in enumerate(listing.ids)}
-    order = [at[name] for name in wanted]
+    classes = checkpoints[0]["classes"]
+    row_of = {name: row for row, name in enumerate(listing.ids)}
+    rows = []
+    for name in wanted:
+        p = probs[row_of[name]]
+        answer = [f"{value:.6g}" for value in p] if args.probs else [classes[p.argmax()]]
+        rows.append([name, *answer])
     if args.probs:
-        head = [head[0], *first["classes"]]
-        rows = [[listing.ids[i], *(f"{v:.6g}" for v in probs[i])] for i in order]
-    else:
-        rows = [[listing.ids[i], first["classes"][probs[i].argmax()]] for i in order]
-    if args.output:
-        with replacing(Path(args.output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([head[: len(rows[0])] if rows else head, *rows])
-    else:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([head, *rows])
-        sys.stdout.flush()
+        header = [header[0], *classes]
+    _write(args.output, header, rows)
 
 
-def main(args=None):
+def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="predict.py", description=__doc__)
     parser.add_argument(
         "--run",
@@ -167,6 +176,37 @@ def main(args=None):
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     space = parser.parse_args(args)
     return run_command("predict.py", lambda: predict(space))
+
+
+def _newest(paths: Iterable[Path]) -> Path | None:
+    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
+
+
+def _checkpoints(folders):
+    """The best.pt of each run, all of the same classes. LongtailError otherwise."""
+    checkpoints = []
+    for folder in folders:
+        path = folder if folder.is_file() else folder / "best.pt"
+        if not path.exists():
+            raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
+        checkpoint = load_checkpoint(path)
+        check_format(checkpoint.get("format", 1), path)
+        checkpoints.append(checkpoint)
+    for folder, checkpoint in zip(folders, checkpoints):
+        if checkpoint["classes"] != checkpoints[0]["classes"]:
+            raise LongtailError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
+    return checkpoints
+
+
+def _write(output, header, rows):
+    """The CSV, to the file `output`, all or nothing, or to stdout."""
+    if output:
+        columns = len(rows[0]) if rows else len(header)  # a sample's further columns stay empty: they go
+        with replacing(Path(output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
+            csv.writer(f, lineterminator="\n").writerows([header[:columns], *rows])
+    else:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

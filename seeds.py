@@ -16,7 +16,10 @@ import itertools
 import json
 import math
 import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,43 +32,59 @@ from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, run_command
 from study import stats
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import SCHEME, begin_study
+from study.table import SCHEME, Study, begin_study, identity
 
 SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 
 
-def other(space, base):
-    """The Config of --compare, a recipe or a run's folder, on the data of `base` and with the flags given on top."""
-    shared = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.metadata["group"] == "data"}
-    given = {k: v for k, v in vars(space).items() if k in shared or k in Config.__dataclass_fields__}
+class ClassRow(NamedTuple):
+    """What the seeds of a recipe say of a class; a line of per_class.csv after the recipe's name."""
+
+    name: str
+    pictures: int  # for validation
+    f1_mean: float
+    f1_sd: float  # nan for one seed
+    f1_min: float
+    f1_max: float
+
+
+def other(space: Namespace, base: Config) -> Config:
+    """The Config of --compare, a recipe or a run's folder, on the data of `base` and with the flags given on top.
+
+    Raises ConfigError where it would be scored on other pictures.
+    """
+    fields = dataclasses.fields(Config)
+    shared = {field.name: getattr(base, field.name) for field in fields if field.metadata["group"] == "data"}
+    given = {field.name: getattr(space, field.name) for field in fields if hasattr(space, field.name)}
     path = Path(space.compare)
-    found = read_recipe(path / "args.json" if path.is_dir() else path, dataclasses.replace(Config(), **shared))
-    found = dataclasses.replace(found, **{k: v for k, v in given.items() if k != "config"})
-    for k in (*SCHEME, "fold"):
-        if getattr(found, k) != getattr(base, k):
+    if path.is_dir():
+        path = path / "args.json"
+    config = read_recipe(path, dataclasses.replace(Config(), **shared))
+    config = dataclasses.replace(config, **given)
+    for name in (*SCHEME, "fold"):
+        if getattr(config, name) != getattr(base, name):
             raise ConfigError(
-                f"{space.compare} validates on other pictures ({k} {getattr(found, k)}, "
-                f"not {getattr(base, k)}): give {flag_of(k)}, which then holds for both"
+                f"{space.compare} validates on other pictures ({name} {getattr(config, name)}, "
+                f"not {getattr(base, name)}): give {flag_of(name)}, which then holds for both"
             )
-    return dataclasses.replace(found, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
+    return dataclasses.replace(config, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
-def newest(project):
+def newest(project: Path | str) -> Path | None:
     """The newest best.json of the studies in `project`, None if there is none."""
-    found = sorted(Path(project).glob("*/best.json"), key=lambda p: (p.stat().st_mtime_ns, p))
-    return found[-1] if found else None
+    found = Path(project).glob("*/best.json")
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
 
 
-def outputs(study, i):
+def outputs(study: Study, i: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(targets [N], logits [N,C], class names) of trial i's validation pictures, at the epoch it kept."""
     folder = study.run(i)
     targets, _, classes = validation_labels(folder)
     return targets, np.load(folder / "val_logits.npy"), classes
 
 
-def summary(study, trials):
-    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes (rows of name, support, F1's
-    mean, sd, min, max).
+def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
+    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes.
 
     scores: name -> values by seed, mean, sd, half width of the 95% t interval. ensemble: scores of the seeds' mean
     posterior. agreement: share of pictures that two seeds label alike, mean over pairs. bootstrap: 95% interval, over
@@ -76,111 +95,100 @@ def summary(study, trials):
     for name in SCORES:
         values = [rows[i][name] for i in trials]
         mean, half = stats.interval(values)
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-        scores[name] = dict(values=values, mean=mean, half=half, sd=sd)
+        scores[name] = dict(values=values, mean=mean, half=half, sd=_sd(values))
     found = [outputs(study, i) for i in trials]
-    targets, classes = found[0][0], found[0][2]
-    predicted = np.stack([logits.argmax(1) for _, logits, _ in found], 1)
-    mixture = np.log(np.mean([metrics.softmax(logits) for _, logits, _ in found], 0))
-    ensemble = metrics.evaluate(mixture, targets, np.ones(len(classes)))
+    targets, _, classes = found[0]  # those of every seed: the split is one
+    logits = [logits_of_seed for _, logits_of_seed, _ in found]
+    predicted = np.stack([each.argmax(1) for each in logits], 1)  # [N, seeds]
+    posterior = np.mean([metrics.softmax(each) for each in logits], 0)
+    # evaluate takes logits: a posterior's logarithm is one. Who is head or tail is not asked for, so all counts are 1.
+    ensemble = metrics.evaluate(np.log(posterior), targets, np.ones(len(classes)))
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
-    def mean_f1(t, p):
-        return float(np.mean([metrics.macro_f1(t, column, len(classes)) for column in p.T]))
+    def mean_f1(targets, predicted):
+        return float(np.mean([metrics.macro_f1(targets, column, len(classes)) for column in predicted.T]))
 
-    f1 = np.stack([metrics.per_class(targets, column, len(classes))["f1"] for column in predicted.T])
-    support = np.bincount(targets, minlength=len(classes))
-    table = [
-        [c, int(n), *map(float, (v.mean(), v.std(ddof=1) if len(v) > 1 else math.nan, v.min(), v.max()))]
-        for c, n, v in zip(classes, support, f1.T)
-    ]
     return dict(
         n=len(trials),
         pictures=len(targets),
         scores=scores,
-        ensemble={k: ensemble[k] for k in SCORES},
+        ensemble={name: ensemble[name] for name in SCORES},
         agreement=float(np.mean(agreement)) if agreement else math.nan,
         bootstrap=metrics.bootstrap(mean_f1, targets, predicted, n=500),
-    ), table
+    ), _class_rows(targets, predicted, classes)
 
 
-def lines(name, s, table):
+def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     """A summary as Markdown."""
-    yield f"**{name}**, {s['n']} seeds, {s['pictures']} validation pictures, {s['epoch']}:\n"
+    n = result["n"]
+    scores = [result["scores"][name] for name in SCORES]
+    yield f"**{title}**, {n} seeds, {result['pictures']} validation pictures, {result['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
-    for k in range(s["n"]):
-        yield f"| {s['seeds'][k]} | " + " | ".join(f"{s['scores'][m]['values'][k]:.4f}" for m in SCORES) + " |"
-    scores = [s["scores"][m] for m in SCORES]
-    yield "| mean ± sd | " + " | ".join(f"{v['mean']:.4f} ± {v['sd']:.4f}" for v in scores) + " |"
-    yield "| 95% t interval of the mean | " + " | ".join(f"± {v['half']:.4f}" for v in scores) + " |"
-    yield f"| ensemble of the {s['n']} | " + " | ".join(f"{s['ensemble'][m]:.4f}" for m in SCORES) + " |\n"
-    if s["n"] > 1:
-        loose = [
-            f"{c} (F1 {low:.2f} to {high:.2f} on {n} pictures)"
-            for c, n, _, _, low, high in sorted(table, key=lambda row: -row[3])[:3]
-        ]
-        yield f"Two seeds label {s['agreement']:.1%} of the pictures alike. Least stable: {', '.join(loose)}."
-    low, high = s["bootstrap"]
+    for k, seed in enumerate(result["seeds"]):
+        yield _table_line(seed, [f"{score['values'][k]:.4f}" for score in scores])
+    yield _table_line("mean ± sd", [f"{score['mean']:.4f} ± {score['sd']:.4f}" for score in scores])
+    yield _table_line("95% t interval of the mean", [f"± {score['half']:.4f}" for score in scores])
+    yield _table_line(f"ensemble of the {n}", [f"{result['ensemble'][name]:.4f}" for name in SCORES]) + "\n"
+    if n > 1:
+        loose = sorted(table, key=lambda row: -row.f1_sd)[:3]
+        named = [f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {row.pictures} pictures)" for row in loose]
+        yield f"Two seeds label {result['agreement']:.1%} of the pictures alike. Least stable: {', '.join(named)}."
+    low, high = result["bootstrap"]
     yield (
         f"Over other validation pictures the mean macro F1 may lie in {low:.4f} to {high:.4f} (95%, bootstrap over "
         "pictures)."
     )
 
 
-def against(a, b):
-    """Differences a - b by seed of two summaries, as Markdown."""
-    d = np.subtract(a["scores"]["macro_f1"]["values"], b["scores"]["macro_f1"]["values"])
-    mean, half = stats.interval(d)
+def against(first: dict, second: dict) -> Iterator[str]:
+    """Differences first - second by seed of two summaries, as Markdown."""
+    differences = np.subtract(first["scores"]["macro_f1"]["values"], second["scores"]["macro_f1"]["values"])
+    mean, half = stats.interval(differences)
     yield (
-        f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in d)}; mean {mean:+.4f}, "
-        f"95% t interval {mean - half:+.4f} to {mean + half:+.4f} (n {len(d)})"
+        f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in differences)}; "
+        f"mean {mean:+.4f}, 95% t interval {mean - half:+.4f} to {mean + half:+.4f} (n {len(differences)})"
     )
     try:
-        yield f"exact sign-flip test: p = {stats.sign_flip(d):.4f}"
+        yield f"exact sign-flip test: p = {stats.sign_flip(differences):.4f}"
     except ValueError as e:
         yield f"no p: {e}"
 
 
-def run(space, stop):
+def run(space: Namespace, stop: StopRequest) -> int:
+    """The command, from its parsed arguments; returns the exit code."""
     count = whole_number("--n", space.n, 1, 1000)
     project = getattr(space, "project", Config().project)
     if space.run and space.config:
         raise ConfigError("--run and --config both bring settings: give one")
-    space.config = (Path(space.run) / "args.json") if space.run else space.config or newest(project)
+    if space.run:
+        space.config = Path(space.run) / "args.json"
+    elif not space.config:
+        space.config = newest(project)
     base = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
-    recipes = [(str(space.config or "default settings"), base)]
+    titles, trials = [str(space.config or "default settings")], [_trials(base, base, count)]
     if space.compare:
-        recipes.append((space.compare, other(space, base)))
-    changed = [{k: v for k, v in c.settings().items() if v != getattr(base, k)} for _, c in recipes]
-    trials = [[dict(c, seed=base.seed + k) for k in range(count)] for c in changed]
+        titles.append(space.compare)
+        trials.append(_trials(other(space, base), base, count))
     check_worker_flags(space, base)
-    name = getattr(space, "name", f"seeds-{base.key('')[:8]}")
-    folder = Path(project) / name
-    study = begin_study(folder, base, [t for pair in zip(*trials) for t in pair])
+    folder = Path(project) / getattr(space, "name", f"seeds-{base.key('')[:8]}")
+    seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
+    study = begin_study(folder, base, seed_by_seed)
     if not execute(study, space, base, stop):
         print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not", file=sys.stderr)
         return 0
-    known = {json.dumps(study.config(i).settings()): i for i in range(len(study.trials))}
-    rows, found, classes = study.latest(), [], []
-    for (title, _), wanted in zip(recipes, trials):
-        indices = [known[json.dumps(config_from(t, "seeds", study.base).settings())] for t in wanted]
-        for i in indices:
-            if rows[i]["status"] != "ok":
-                raise LongtailError(f"{folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
-            if "macro_f1" not in rows[i]:
-                raise LongtailError(
-                    f"{folder}: there are no validation pictures to score on: give --val-split or --folds"
-                )
-        s, table = summary(study, indices)
-        s = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **s)
-        print(*lines(title, s, table), sep="\n")
-        found.append(s)
+    results, classes = [], []
+    for title, wanted in zip(titles, trials):
+        indices = _scored(study, wanted)
+        result, table = summary(study, indices)
+        result = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **result)
+        print(*lines(title, result, table), sep="\n")
+        results.append(result)
         classes += [[title, *row] for row in table]
     if space.compare:
-        print(*against(*found), sep="\n")
-    write(folder, found, classes)
+        print(*against(*results), sep="\n")
+    write(folder, results, classes)
     print(
         f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final "
         f"-c {space.config or 'RECIPE'} --folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv",
@@ -189,24 +197,22 @@ def run(space, stop):
     return 0
 
 
-def write(folder, found, classes):
-    with replacing(folder / "seeds.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows(
-            [["recipe", "seed", *SCORES]]
-            + [
-                [s["recipe"], seed, *(s["scores"][m]["values"][k] for m in SCORES)]
-                for s in found
-                for k, seed in enumerate(s["seeds"])
-            ]
-        )
-    with replacing(folder / "per_class.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
-        header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
-        csv.writer(f, lineterminator="\n").writerows([header, *classes])
+def write(folder: Path, results: list[dict], classes: list[list]) -> None:
+    """seeds.csv and summary.json of the summaries `results`; per_class.csv of the lines `classes`."""
+    seeds = [["recipe", "seed", *SCORES]]
+    for result in results:
+        for k, seed in enumerate(result["seeds"]):
+            seeds.append([result["recipe"], seed, *(result["scores"][name]["values"][k] for name in SCORES)])
+    _write_csv(folder / "seeds.csv", seeds)
+    _write_csv(
+        folder / "per_class.csv",
+        [["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"], *classes],
+    )
     with replacing(folder / "summary.json") as path:
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def main(args=None):
+def main(args: list[str] | None = None) -> int:
     parser = SettingsParser("seeds.py", __doc__, "[--n N] [--compare OTHER] ")
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
@@ -218,6 +224,52 @@ def main(args=None):
     parser.add_settings()
     space = parser.parse_args(args)
     return run_command("seeds.py", lambda: run(space, StopRequest().listen()), continue_with="the same command")
+
+
+def _trials(config, base, count):
+    """`count` seeds of `config`, as dicts of what differs from `base`."""
+    changed = {name: value for name, value in config.settings().items() if value != getattr(base, name)}
+    return [dict(changed, seed=base.seed + k) for k in range(count)]
+
+
+def _scored(study, wanted):
+    """The numbers of the trials `wanted`. LongtailError where one has no score."""
+    number_of = {identity(study.config(i)): i for i in range(len(study.trials))}
+    rows = study.latest()
+    numbers = [number_of[identity(config_from(trial, "seeds", study.base))] for trial in wanted]
+    for i in numbers:
+        if rows[i]["status"] != "ok":
+            raise LongtailError(f"{study.folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
+        if "macro_f1" not in rows[i]:
+            raise LongtailError(
+                f"{study.folder}: there are no validation pictures to score on: give --val-split or --folds"
+            )
+    return numbers
+
+
+def _class_rows(targets, predicted, classes):
+    """A ClassRow for each of `classes`, from targets [N] and predicted [N, seeds]."""
+    f1 = np.stack([metrics.per_class(targets, column, len(classes))["f1"] for column in predicted.T])  # [seeds, C]
+    support = np.bincount(targets, minlength=len(classes))
+    rows = []
+    for name, pictures, values in zip(classes, support, f1.T):
+        rows.append(
+            ClassRow(name, int(pictures), float(values.mean()), _sd(values), float(values.min()), float(values.max()))
+        )
+    return rows
+
+
+def _sd(values):
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _table_line(name, cells):
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _write_csv(path, rows):
+    with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
+        csv.writer(f, lineterminator="\n").writerows(rows)
 
 
 if __name__ == "__main__":

@@ -1,131 +1,188 @@
 """What a study found, for people: its ranking and what moves the score, as Markdown, and the effects as a picture."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from config import spelled
 from engine.run import replacing
 from study import ranking, stats
+from study.effects import Difference, against_base, factors
+from study.ranking import Point
+from study.table import REPEATS, SCHEME, Study
 
 SHOWN = 12  # points in the table
 
 
-def report(study):
-    """The ranking and the effects, line by line."""
+class Bar(NamedTuple):
+    """A line of the picture."""
+
+    name: str
+    middle: float
+    half_width: float
+
+
+def report(study: Study) -> Iterator[str]:
+    """The ranking and the effects, as lines of Markdown."""
     for row in study.latest().values():
         if row["status"] != "ok":
             yield f"trial {row['trial']} failed: {row['reason']}"
-    found, groups = ranking.choose(study), ranking.points(study)
-    if found is None:
-        yield f"{study.folder}: no point to rank: {next(iter(groups.values()))[0].wanting}"
+    groups = ranking.points(study)
+    choice = ranking.choose(study)
+    if choice is None:
+        first_group = next(iter(groups.values()))
+        yield f"{study.folder}: no point to rank: {first_group[0].wanting}"
         return
-    scheme, won, reason = found
-    group = ranking.ranked(groups[scheme])
-    yield (
-        f"{len(group)} point{'s' * (len(group) > 1)} under {scheme}, macro F1 on validation pictures at the "
-        f"{study.epoch()} ± the point's own standard error, {won.alone()}:\n"
-    )
-    yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
-    for p in group[:SHOWN]:
-        mark = "**" if p.trials == won.trials else ""
-        yield (
-            f"| {mark}{p.label()}{mark} | {p.mean:.4f} ± {p.se:.4f} | {len(p.rows)} | {p.average('acc'):.4f} | "
-            f"{p.average('nll'):.3f} | {p.average('ece'):.4f} |"
-        )
-    if len(group) > SHOWN:
-        yield f"\n{len(group) - SHOWN} more in results.csv"
-    yield f"\nwinner: {won.label()}: {reason}."
-    if out := [p for p in groups[scheme] if p.wanting]:
-        yield f"Not ranked: {len(out)}; {out[0].label()}, for one: {out[0].wanting}."
+    group = groups[choice.scheme]
+    ranked = ranking.ranked(group)
+    yield from _ranking_table(study, choice, ranked)
+    yield f"\nwinner: {choice.point.label()}: {choice.reason}."
+    wanting = [point for point in group if point.wanting]
+    if wanting:
+        yield f"Not ranked: {len(wanting)}; {wanting[0].label()}, for one: {wanting[0].wanting}."
     if len(groups) > 1:
-        yield f"\nHow to validate (rank agreement: Spearman's, with {scheme}):\n"
+        yield f"\nHow to validate (rank agreement: Spearman's, with {choice.scheme}):\n"
         yield "| scheme | validation pictures a point | standard error | rank agreement |\n| --- | --- | --- | --- |"
-        for name, pictures, se, how, agree in ranking.schemes(study):
-            yield f"| {name} | {pictures} | {se:.4f}, {how} | {agree:.2f} |"
-    if table := changes(study, group) or effects(study, group):
+        for line in ranking.schemes(study):
+            yield f"| {line.name} | {line.pictures} | {line.error:.4f}, {line.source} | {line.agreement:.2f} |"
+    table = changes(study, ranked) or effects(study, ranked)
+    if table:
         yield "\n" + "\n".join(table)
 
 
-def changes(study, group):
+def changes(study: Study, group: list[Point]) -> list[str]:
     """One setting at a time against the base, largest first; nothing where points differ in more than one."""
-    found = sorted(ranking.against_base(study, group), key=lambda f: -abs(f[1])) if len(group) > 2 else []
-    if not found or any(len(_changed(study, p)) > 1 for p, *_ in found):
+    found = _one_change_each(study, group)
+    # With two points their difference says no more than the ranking does.
+    if len(group) < 3 or not found:
         return []
     lines = [
         "What one change does to macro F1, paired by fold and seed, 95% t interval with pooled noise:\n",
         "| change | difference | n | |",
         "| --- | --- | --- | --- |",
     ]
-    for p, mean, half, n in found:
-        interval = "" if math.isnan(half) else f" ± {half:.4f}"
-        beyond = "beyond noise" if abs(mean) > half else ""
-        lines.append(f"| {_only(study, p)} | {mean:+.4f}{interval} | {n} | {beyond} |")
+    for change in sorted(found, key=lambda change: -abs(change.mean)):
+        name = _change_in_words(study, change.point)
+        interval = "" if math.isnan(change.half_width) else f" ± {change.half_width:.4f}"
+        beyond = "beyond noise" if abs(change.mean) > change.half_width else ""
+        lines.append(f"| {name} | {change.mean:+.4f}{interval} | {change.pairs} | {beyond} |")
     return lines
 
 
-def _changed(study, point):
-    """The settings in which a point differs from the base."""
-    return [k for k in study.trials[point.trials[0]] if k not in ranking.SCHEME + ranking.REPEATS]
-
-
-def _only(study, point):
-    """The one setting in which a point differs from the base, with its value."""
-    c = study.config(point.trials[0])
-    return ", ".join(f"{k} {spelled(getattr(c, k))}" for k in _changed(study, point))
-
-
-def effects(study, group):
-    """Main effects of an additive model, and the strongest interactions."""
-    scores, blocks, levels = ranking.factors(study, group)
+def effects(study: Study, group: list[Point]) -> list[str]:
+    """Main effects of an additive model, and the strongest interactions; nothing where no setting varies."""
+    scores, blocks, levels = factors(study, group)
     if not levels:
         return []
-    found, residuals, sd = stats.additive(scores, blocks, levels)
+    model = stats.additive(scores, blocks, levels)
     lines = [
         "Main effects on macro F1 (additive model with folds and seeds as blocks; ± one standard error):\n",
         "| setting | value | against the mean value |",
         "| --- | --- | --- |",
     ]
-    for k, table in found.items():
-        lines += [f"| {k} | {level} | {effect:+.4f} ± {se:.4f} |" for level, (effect, se) in table.items()]
-    pairs = [
-        f"{a} × {b} {size:.4f} (noise alone: {noise:.4f})"
-        for size, noise, a, b in stats.interactions(residuals, sd, levels)[:3]
-    ]
-    if pairs and not math.isnan(sd):
+    for name, table in model.effects.items():
+        for level, effect in table.items():
+            lines.append(f"| {name} | {level} | {effect.value:+.4f} ± {effect.error:.4f} |")
+    pairs = []
+    for pair in stats.interactions(model.residuals, model.sd, levels)[:3]:
+        pairs.append(f"{pair.first} × {pair.second} {pair.size:.4f} (noise alone: {pair.noise:.4f})")
+    # Without a degree of freedom the residuals are 0: they would deny an interaction that nobody could see.
+    if pairs and not math.isnan(model.sd):
         lines.append("\nStrongest interactions, root mean square: " + "; ".join(pairs) + ".")
     return lines
 
 
-def draw(study, path):
-    """Differences from the base, or main effects, with their intervals, as a picture. False if there are none."""
+def draw(study: Study, path: Path) -> bool:
+    """Differences from the base, or main effects, with their intervals, as a PNG. False if there are none."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    scheme = ranking.choose(study)[0]
-    group = [p for p in ranking.points(study)[scheme] if not p.wanting]
-    if changes(study, group):
-        bars = [(_only(study, p), mean, half) for p, mean, half, _ in ranking.against_base(study, group)]
+    group = ranking.points(study)[ranking.choose(study).scheme]
+    able = [point for point in group if not point.wanting]
+    if changes(study, able):
         title = "one change at a time: difference of macro F1, 95% t interval"
+        bars = _change_bars(study, able)
     else:
-        scores, blocks, levels = ranking.factors(study, group)
-        if not levels:
-            return False
-        found = stats.additive(scores, blocks, levels)[0]
-        bars = [(f"{k} {level}", effect, 2 * se) for k, table in found.items() for level, (effect, se) in table.items()]
         title = "main effects on macro F1, ± 2 standard errors"
-    names, middle, half = zip(*bars[::-1])
+        bars = _effect_bars(study, able)
+    if not bars:
+        return False
+    bars.reverse()  # the axis counts upwards, and people read downwards
     figure, axes = pyplot.subplots(figsize=(7, 1 + 0.3 * len(bars)), layout="constrained")
     axes.errorbar(
-        middle, range(len(bars)), xerr=np.nan_to_num(half), fmt="o", color="#0969da", ecolor="#8c959f", capsize=3
+        [bar.middle for bar in bars],
+        range(len(bars)),
+        xerr=np.nan_to_num([bar.half_width for bar in bars]),
+        fmt="o",
+        color="#0969da",
+        ecolor="#8c959f",
+        capsize=3,
     )
     axes.axvline(0, color="#d0d7de", zorder=0)
-    axes.set_yticks(range(len(bars)), names)
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=120)
     pyplot.close(figure)
     return True
+
+
+def _ranking_table(study, choice, ranked):
+    """The best points, the chosen one in bold."""
+    yield (
+        f"{len(ranked)} point{'s' * (len(ranked) > 1)} under {choice.scheme}, macro F1 on validation pictures at the "
+        f"{study.epoch()} ± the point's own standard error, {choice.point.alone()}:\n"
+    )
+    yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
+    for point in ranked[:SHOWN]:
+        mark = "**" if point.trials == choice.point.trials else ""
+        yield (
+            f"| {mark}{point.label()}{mark} | {point.mean:.4f} ± {point.se:.4f} | {len(point.rows)} | "
+            f"{point.average('acc'):.4f} | {point.average('nll'):.3f} | {point.average('ece'):.4f} |"
+        )
+    if len(ranked) > SHOWN:
+        yield f"\n{len(ranked) - SHOWN} more in results.csv"
+
+
+def _one_change_each(study, group) -> list[Difference]:
+    """The differences from the base; empty where a point differs from it in more than one setting."""
+    found = against_base(study, group)
+    if any(len(_changed(study, change.point)) > 1 for change in found):
+        return []
+    return found
+
+
+def _changed(study, point):
+    """The settings in which a point differs from the base."""
+    return [name for name in study.trials[point.trials[0]] if name not in SCHEME + REPEATS]
+
+
+def _change_in_words(study, point):
+    """The settings in which a point differs from the base, with their values."""
+    config = study.config(point.trials[0])
+    return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, point))
+
+
+def _change_bars(study, group):
+    """A Bar for each point but the base."""
+    bars = []
+    for change in against_base(study, group):
+        bars.append(Bar(_change_in_words(study, change.point), change.mean, change.half_width))
+    return bars
+
+
+def _effect_bars(study, group):
+    """A Bar for each level of each setting that varies."""
+    scores, blocks, levels = factors(study, group)
+    if not levels:
+        return []
+    bars = []
+    for name, table in stats.additive(scores, blocks, levels).effects.items():
+        bars += [Bar(f"{name} {level}", effect.value, 2 * effect.error) for level, effect in table.items()]
+    return bars

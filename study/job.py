@@ -6,7 +6,6 @@ A trial that fails is a row with its reason; its neighbours do not notice. One w
 import contextlib
 import csv
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -14,21 +13,26 @@ import metrics
 import train
 from engine import outcome
 from engine.numerics import pick_device
+from engine.stop import StopRequest
 from errors import LongtailError, Stopped
-from study.lease import LeaseLost
+from study.lease import Lease, LeaseLost
+from study.table import Study
 
 TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice
+NOT_KEPT = ("seconds", "data_wait", "images_per_s")  # columns of results.csv that are no scores of the kept epoch
 
 
 class Job:
     """A trial in progress under a lease."""
 
-    def __init__(self, study, lease, device, stop):
-        self.study, self.lease = study, lease
+    def __init__(self, study: Study, lease: Lease, device: str, stop: StopRequest):
+        self.study = study
+        self.lease = lease
+        self.folder = study.run(lease.i)
         self.config = replace(
             study.config(lease.i),
-            project=str(study.folder / "trials"),
-            name=f"{lease.i:04d}",
+            project=str(self.folder.parent),
+            name=self.folder.name,
             resume=True,
             until=lease.until,
             threads=study.spec["threads"],
@@ -37,51 +41,67 @@ class Job:
         self.stream = torch.cuda.Stream() if pick_device(device).type == "cuda" else None
         self.epochs = train.trial(self.config, stop, lease.check, TURN)
 
-    def advance(self):
+    def advance(self) -> bool:
         """Goes on for a turn, at most an epoch. True when the trial is over: finished, failed or lost."""
         try:
             with torch.cuda.stream(self.stream):
                 next(self.epochs)
             return False
         except StopIteration:
-            outcome = dict(status="ok", reason="")
+            status, reason = "ok", ""
         except (LeaseLost, Stopped):
             return True
-        except Exception as e:  # whatever it is, it is this trial's alone, and its row says it
-            if isinstance(e, RuntimeError) and "CUDA error" in str(e):
+        except Exception as error:  # whatever it is, it is this trial's alone, and its row says it
+            if isinstance(error, RuntimeError) and "CUDA error" in str(error):
                 raise  # the device itself is gone for this process; a new worker goes on
-            outcome = dict(status="failed", reason=_reason(e))
-        with contextlib.suppress(LeaseLost):
-            row = dict(trial=self.lease.i, until=self.lease.until, fold=self.config.fold, seed=self.config.seed)
-            self.study.publish(self.lease, row | outcome | _scores(self.config))
-            if self.study.over(row | outcome):
-                (Path(self.config.project) / self.config.name / "last.pt").unlink(missing_ok=True)
+            status, reason = "failed", _in_a_line(error)
+        self._end(status, reason)
         return True
 
+    def _end(self, status, reason):
+        """Publishes the trial's row, unless its lease is lost."""
+        row = dict(
+            trial=self.lease.i,
+            until=self.lease.until,
+            fold=self.config.fold,
+            seed=self.config.seed,
+            status=status,
+            reason=reason,
+        )
+        with contextlib.suppress(LeaseLost):
+            self.study.publish(self.lease, row | _scores(self.folder, self.config.monitor))
+            if self.study.over(row):
+                (self.folder / "last.pt").unlink(missing_ok=True)
 
-def _reason(e):
-    """An exception in a line."""
-    lines = str(e).strip().splitlines() or [""]
-    if isinstance(e, MemoryError):
+
+def _in_a_line(error):
+    """An exception as the reason of a row."""
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, MemoryError):
         return f"out of memory: {lines[0]}"
-    return lines[0] if isinstance(e, LongtailError) else f"{type(e).__name__}: {lines[0]}"
+    if isinstance(error, LongtailError):  # its message is for people as it is
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
-def _scores(config):
+def _scores(folder, monitor):
     """The metrics of the epoch that a run kept, its seconds altogether, the standard error of its macro F1."""
-    folder = Path(config.project) / config.name
     if not (folder / "results.csv").exists():
         return {}
     with open(folder / "results.csv", newline="", encoding="utf-8") as f:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(f)]
-    if not rows:
+        epochs = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(f)]
+    if not epochs:
         return {}
-    aside = ("seconds", "data_wait", "images_per_s")
-    kept = max(rows, key=lambda row: outcome.rating(row, config.monitor))
-    scores = {k: v for k, v in kept.items() if k not in aside}
-    scores |= dict(epoch=int(scores["epoch"]), seconds=round(sum(r["seconds"] for r in rows), 3))
+    kept = max(epochs, key=lambda scores: outcome.rating(scores, monitor))
+    scores = {name: value for name, value in kept.items() if name not in NOT_KEPT}
+    scores["epoch"] = int(scores["epoch"])
+    scores["seconds"] = round(sum(epoch["seconds"] for epoch in epochs), 3)
     if (folder / "val_predictions.csv").exists():
         targets, predicted, classes = outcome.validation_labels(folder)
-        se = metrics.standard_error(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
-        scores |= dict(macro_f1_se=se, val_pictures=len(targets))
+
+        def macro_f1(true, named):
+            return metrics.macro_f1(true, named, len(classes))
+
+        scores["macro_f1_se"] = metrics.standard_error(macro_f1, targets, predicted)
+        scores["val_pictures"] = len(targets)
     return scores

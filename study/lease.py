@@ -32,20 +32,26 @@ class Lease:
     if sys.platform == "linux":
         HOST += "/" + Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
-    def __init__(self, study, i, until, generation):
-        self.study, self.i, self.until, self.generation = study, i, until, generation
+    def __init__(self, study, i: int, until: int, generation: int):
+        """Names the lease of trial `i` to epoch `until`; `take` makes one. study: a Study of table.py."""
+        self.study = study
+        self.i = i
+        self.until = until
+        self.generation = generation
         self.job = f"{i:04d}-{until}"
         self.path = study.folder / "leases" / f"{self.job}.{generation}"
         self.next = study.folder / "leases" / f"{self.job}.{generation + 1}"
 
     @classmethod
-    def take(cls, study, i, until):
+    def take(cls, study, i: int, until: int) -> "Lease | None":
         """A Lease of (i, until), or None where another holds it or has finished."""
-        folder, job = study.folder / "leases", f"{i:04d}-{until}"
-        held = max((int(p.name.rsplit(".", 1)[1]) for p in folder.glob(f"{job}.*")), default=0)
+        job = f"{i:04d}-{until}"
+        paths = (study.folder / "leases").glob(f"{job}.*")
+        held = max((int(path.suffix[1:]) for path in paths), default=0)  # the highest generation
         if held and not cls(study, i, until, held).dead():
             return None
         lease = cls(study, i, until, held + 1)
+        # Written and locked under another name first: nobody ever sees a lease without a holder.
         draft = scratch_path(lease.path)
         lease.file = open(draft, "w")
         fcntl.flock(lease.file, fcntl.LOCK_EX)
@@ -65,13 +71,13 @@ class Lease:
             (study.run(i) / ".lock").unlink(missing_ok=True)  # a stopped process may hold the old one
         return lease
 
-    def dead(self):
+    def dead(self) -> bool:
         """Whether the holder of this lease, another process, is gone."""
         try:
             with open(self.path, "r+") as f:
                 if json.load(f)["host"] == self.HOST:
                     fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return True
+                    return True  # nobody held the lock
         except BlockingIOError:
             pass  # alive, or stopped: then it is silent too
         except FileNotFoundError:
@@ -82,6 +88,27 @@ class Lease:
             return self._now() - self.path.stat().st_mtime > self.TTL
         return False
 
+    def check(self) -> None:
+        """Raises LeaseLost once another worker has taken over."""
+        mine = False
+        with contextlib.suppress(FileNotFoundError):  # in this order: who takes over makes `next`, then removes `path`
+            mine = not self.next.exists() and os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
+        if not mine:
+            raise LeaseLost(self.job)
+
+    def touch(self) -> None:
+        """Says that the holder is alive."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path)
+
+    def release(self) -> None:
+        """Gives the trial back, unless it was lost."""
+        with contextlib.suppress(LeaseLost):
+            self.check()
+            for generation in range(1, self.generation + 1):  # the own one last: until then nobody else takes the trial
+                self.path.with_suffix(f".{generation}").unlink(missing_ok=True)
+        self.file.close()
+
     def _now(self):
         """The clock of the file system, which all machines see alike."""
         probe = scratch_path(self.path.with_name("clock"))
@@ -90,23 +117,3 @@ class Lease:
             return probe.stat().st_mtime
         finally:
             probe.unlink()
-
-    def check(self):
-        """Raises LeaseLost once another worker has taken over."""
-        mine = False
-        with contextlib.suppress(FileNotFoundError):  # in this order: who takes over makes `next`, then removes `path`
-            mine = not self.next.exists() and os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
-        if not mine:
-            raise LeaseLost(self.job)
-
-    def touch(self):
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.path)
-
-    def release(self):
-        """Gives the trial back, unless it was lost."""
-        with contextlib.suppress(LeaseLost):
-            self.check()
-            for generation in range(1, self.generation + 1):  # the own one last: until then nobody else takes the trial
-                self.path.with_suffix(f".{generation}").unlink(missing_ok=True)
-        self.file.close()

@@ -9,61 +9,71 @@ import os
 import sys
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
-from config import config_from
+from config import Config, config_from
 from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.capture import Captured
 from engine.numerics import THREADS, pick_device
 from errors import LongtailError
 from pictures.children import piped_child
-from study.table import locked, write_spec
+from study.table import Study, locked, write_spec
 
 EVALUATION_COST = 0.3  # of a validation picture, in training pictures
 TIMED = 1.0  # seconds that a number of trials at a time is tried for
+TIMED_STEPS = 3  # that are timed at the least, however slow
 
 
-def measure(study, device, pack="auto", threads=0):
+class Shape(NamedTuple):
+    """A way to run trials at the same time."""
+
+    workers: int  # processes
+    threads: int  # of each; 0 on CUDA, where their number does not matter
+    pack: int  # trials that take turns in each
+
+
+def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 0) -> tuple[int, int, float]:
     """(workers, trials interleaved in each, images/s of all), found by timing a few steps of trial 0.
 
     CPU: `pack` processes that share the cores; the study keeps their number of threads, on which results depend in the
     last bits. CUDA: one process in which `pack` trials take turns. 'auto': 1, 2, 4 ... as long as it gets faster.
     """
-    cores, cuda = THREADS, pick_device(device).type == "cuda"
-    threads = study.spec["threads"] or threads
-    if cuda:
-        shapes = [(1, 0, k) for k in ((1, 2, 4) if pack == "auto" else (pack,))]
-    elif threads:
-        shapes = [(max(1, cores // threads) if pack == "auto" else pack, threads, 1)]
-    else:
-        packs = [2**n for n in range(cores.bit_length())] if pack == "auto" else [pack]
-        shapes = [(k, max(1, cores // k), 1) for k in packs]
-    config, tried = replace(study.config(0), data=study.spec["base"]["data"]), {}
+    cuda = pick_device(device).type == "cuda"
+    shapes = _shapes(cuda, pack, study.spec["threads"] or threads)
+    config = replace(study.config(0), data=study.spec["base"]["data"])
+    rates = {}
     for shape in shapes:
-        tried[shape] = rate(config, device, *shape)
-        if tried[shape] < max(tried.values()):
-            break
-    workers, threads, interleaved = max(tried, key=tried.get)
+        rates[shape] = rate(config, device, *shape)
+        if rates[shape] < max(rates.values()):
+            break  # more at a time only crowd the device further
+    fastest = max(rates, key=rates.get)
     with locked(study.folder):
         study.refresh()
         if study.spec["threads"] is None:
-            write_spec(study.folder / "study.json", dict(study.spec, threads=threads))
+            write_spec(study.folder / "study.json", dict(study.spec, threads=fastest.threads))
             study.refresh()
-    if not cuda and study.spec["threads"] not in (0, threads):  # a process that started with this one chose them first
-        return measure(study, device, pack)
-    return workers, interleaved, max(tried.values())
+    if not cuda and study.spec["threads"] not in (0, fastest.threads):
+        return measure(study, device, pack)  # a process that started with this one chose them first
+    return fastest.workers, fastest.pack, rates[fastest]
 
 
-def rate(config, device, workers, threads, pack):
-    """Images a second of `workers` processes that train together for a moment, `pack` trials in each."""
+def rate(config: Config, device: str, workers: int, threads: int, pack: int) -> float:
+    """Images a second of `workers` processes that train together for a moment, `pack` trials in each.
+
+    Raises LongtailError where they cannot; their own words are on stderr.
+    """
     settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
-    arguments = settings, device, threads, pack
-    children = [piped_child("study.pace", *arguments, own_session=True) for _ in range(workers)]
+    children = []
+    for _ in range(workers):
+        children.append(piped_child("study.pace", settings, device, threads, pack, own_session=True))
     try:
+        # Nobody starts before all are ready: else the first are timed with the device to themselves.
         ready = [child.stdout.readline() for child in children]
-        for child in children if all(ready) else []:
-            print(file=child.stdin, flush=True)
+        if all(ready):
+            for child in children:
+                print(file=child.stdin, flush=True)
         rates = [child.communicate()[0] for child in children]
     finally:
         for child in children:
@@ -73,51 +83,18 @@ def rate(config, device, workers, threads, pack):
     return sum(map(float, rates))
 
 
-def minutes(study, rate):
+def minutes(study: Study, rate: float) -> float:
     """About how long the trials that are left take, from images a second."""
     pictures = prepare_pictures(study.config(0), study.spec["base"]["data"])
-    done, eta, left = study.latest(), study.spec["halving"], 0.0
+    done = study.latest()
+    epochs = 0.0
     for i in range(len(study.trials)):
-        rungs = study.rungs(i)
-        shares = [(end - start) / eta**k if eta else end for k, (start, end) in enumerate(zip([0, *rungs], rungs))]
-        left += 0 if i in done else sum(shares)
-    return left * (len(pictures.train) + EVALUATION_COST * len(pictures.val)) / rate / 60
+        if i not in done:
+            epochs += _expected_epochs(study.rungs(i), study.spec["halving"])
+    return epochs * (len(pictures.train) + EVALUATION_COST * len(pictures.val)) / rate / 60
 
 
-def _time(settings, device, threads, pack):
-    """A child of `rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
-    config = config_from(settings)
-    device = pick_device(device)
-    torch.set_num_threads(threads or THREADS)
-    pictures = prepare_pictures(config)
-    steppers = [build_stepper(config, pictures, device)[0] for _ in range(pack)]
-    streams = [torch.cuda.Stream() if device.type == "cuda" else None for _ in steppers]
-    plan = plans_of(config, pictures)[0](0)
-
-    def turn(t):
-        for stepper, stream in zip(steppers, streams):
-            with torch.cuda.stream(stream):
-                if t % len(plan.index) == 0:
-                    stepper.begin(plan)
-                stepper.train(t % len(plan.index))
-
-    for t in range(Captured.WARM + 1 if device.type == "cuda" else 1):  # all is compiled and captured
-        turn(t)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    print("ready", flush=True)
-    if not sys.stdin.readline():
-        return  # nobody waits for the answer
-    start, first = time.perf_counter(), t
-    while time.perf_counter() - start < TIMED or t < first + 3:
-        t += 1
-        turn(t)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    print((t - first) * pack * config.batch_size / (time.perf_counter() - start))
-
-
-def main():
+def main() -> int:
     """What `rate` starts: not a command for people."""
     settings, device, threads, pack = sys.argv[1:]
     try:
@@ -125,6 +102,65 @@ def main():
     except BrokenPipeError:  # who asked was stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _shapes(cuda, pack, threads):
+    """The shapes to try, the fewest trials at a time first. pack: 'auto' or a number; threads: 0 if still open."""
+    if cuda:
+        packs = (1, 2, 4) if pack == "auto" else (pack,)
+        return [Shape(1, 0, many) for many in packs]
+    if threads:
+        return [Shape(max(1, THREADS // threads) if pack == "auto" else pack, threads, 1)]
+    packs = [2**power for power in range(THREADS.bit_length())] if pack == "auto" else [pack]
+    return [Shape(many, max(1, THREADS // many), 1) for many in packs]
+
+
+def _expected_epochs(rungs, eta):
+    """Epochs of a trial, a mean over trials: with halving by `eta` (0: none) one of eta goes on at each rung."""
+    if not eta:
+        return sum(rungs)
+    expected = []
+    for rung, (start, end) in enumerate(zip([0, *rungs], rungs)):
+        expected.append((end - start) / eta**rung)
+    return sum(expected)
+
+
+def _time(settings, device, threads, pack):
+    """A child of `rate`: builds `pack` trials, says so, waits for a line, trains in turns, prints images a second."""
+    config = config_from(settings)
+    device = pick_device(device)
+    cuda = device.type == "cuda"
+    torch.set_num_threads(threads or THREADS)
+    pictures = prepare_pictures(config)
+    steppers = [build_stepper(config, pictures, device)[0] for _ in range(pack)]
+    streams = [torch.cuda.Stream() if cuda else None for _ in steppers]
+    draw, _ = plans_of(config, pictures)
+    plan = draw(0)
+    steps = len(plan.index)
+
+    def turn(t):
+        for stepper, stream in zip(steppers, streams):
+            with torch.cuda.stream(stream):
+                if t % steps == 0:
+                    stepper.begin(plan)
+                stepper.train(t % steps)
+
+    warm_up = Captured.WARM + 1 if cuda else 1  # turns until all is compiled and captured
+    for t in range(warm_up):
+        turn(t)
+    if cuda:
+        torch.cuda.synchronize()
+    print("ready", flush=True)
+    if not sys.stdin.readline():
+        return  # nobody waits for the answer
+    start = time.perf_counter()
+    timed = 0
+    while time.perf_counter() - start < TIMED or timed < TIMED_STEPS:
+        turn(warm_up + timed)
+        timed += 1
+    if cuda:
+        torch.cuda.synchronize()  # steps are queued, and count once they are done
+    print(timed * pack * config.batch_size / (time.perf_counter() - start))
 
 
 if __name__ == "__main__":

@@ -2,116 +2,184 @@
 
 import itertools
 import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def t_quantile(p, df):
+class Effect(NamedTuple):
+    """What a level of a factor adds to a score."""
+
+    value: float  # its difference from the factor's mean level
+    error: float  # the standard error of that
+
+
+class Additive(NamedTuple):
+    """A fitted additive model."""
+
+    effects: dict[str, dict[str, Effect]]  # by factor, then by level
+    residuals: np.ndarray  # [N]
+    sd: float  # the residuals' standard deviation, nan where no degree of freedom is left
+
+
+class Interaction(NamedTuple):
+    """What an additive model missed of two factors together, in the units of the score."""
+
+    size: float  # root mean square of the cells' mean residuals
+    noise: float  # the size that noise alone would have
+    first: str
+    second: str
+
+
+def t_quantile(p: float, df: int) -> float:
     """The p-quantile of Student's t with df = 1, 2, ... degrees of freedom, by bisection of its distribution."""
+    # t is symmetric: the quantile of the upper side is found, and gets its sign at the end.
+    upper_p = max(p, 1 - p)
     low, high = 0.0, 1.0
-    q = max(p, 1 - p)
-    while _t_below(high, df) < q:
+    while _t_below(high, df) < upper_p:
         high *= 2
-    for _ in range(200):
+    for _ in range(200):  # more halvings than float64 has digits
         middle = (low + high) / 2
-        low, high = (middle, high) if _t_below(middle, df) < q else (low, middle)
+        if _t_below(middle, df) < upper_p:
+            low = middle
+        else:
+            high = middle
     return math.copysign(high, p - 0.5)
 
 
-def _t_below(t, df):
-    """P(T <= t) for t >= 0 and whole df: the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(df))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    term = total = 1.0 if df % 2 == 0 else math.cos(angle)
-    for k in range(1 + df % 2, df - 2, 2):
-        term *= k / (k + 1) * square
-        total += term
-    if df % 2 == 0:
-        return 0.5 + 0.5 * sine * total
-    return 0.5 + (angle + (sine * total if df > 1 else 0.0)) / math.pi
-
-
-def interval(values, level=0.95):
+def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """(mean, half width) of the Student-t interval of a mean; the half width is nan for one value."""
     values = np.asarray(values, np.float64)
     n = len(values)
+    mean = float(values.mean())
     if n < 2:
-        return float(values.mean()), math.nan
-    return float(values.mean()), t_quantile((1 + level) / 2, n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+        return mean, math.nan
+    sd = float(values.std(ddof=1))
+    return mean, t_quantile((1 + level) / 2, n - 1) * sd / math.sqrt(n)
 
 
-def sign_flip(differences):
+def sign_flip(differences: ArrayLike) -> float:
     """Two-sided p of the mean of paired differences under random signs (Fisher 1935), over all 2^n of them.
 
-    n is from 6 to 20. Below 6 no p can pass 0.05: its least value is 2 / 2^n. Raises ValueError."""
-    d = np.asarray(differences, np.float64)
-    if not 6 <= len(d) <= 20:
-        why = f"no p can fall below {2 / 2 ** len(d):.3f}" if len(d) < 6 else "there are too many signs to try"
-        raise ValueError(f"an exact sign-flip test takes 6 to 20 pairs, not {len(d)}: {why}")
+    n is from 6 to 20. Below 6 no p can pass 0.05: its least value is 2 / 2^n. Raises ValueError.
+    """
+    differences = np.asarray(differences, np.float64)
+    n = len(differences)
+    if not 6 <= n <= 20:
+        why = f"no p can fall below {2 / 2**n:.3f}" if n < 6 else "there are too many signs to try"
+        raise ValueError(f"an exact sign-flip test takes 6 to 20 pairs, not {n}: {why}")
+    sizes = np.abs(differences)
     sums = np.zeros(1)
-    for value in np.abs(d):  # signs of |d| run over the same sums
-        sums = np.concatenate([sums + value, sums - value])
-    return float((np.abs(sums) >= abs(d.sum()) - 1e-12 * np.abs(d).sum()).mean())
+    for size in sizes:  # the signs of |d| run over the same sums as those of d
+        sums = np.concatenate([sums + size, sums - size])
+    # Sums that are equal on paper differ by rounding: a tie must still count as one.
+    tolerance = 1e-12 * sizes.sum()
+    extreme = np.abs(sums) >= abs(differences.sum()) - tolerance
+    return float(extreme.mean())
 
 
-def spearman(a, b):
-    """Rank correlation, ties at their mean rank; nan where one of the two does not vary."""
-    a, b = (_ranks(np.asarray(v, np.float64)) for v in (a, b))
-    a, b = a - a.mean(), b - b.mean()
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Rank correlation of a [N] and b [N], ties at their mean rank; nan where one of the two does not vary."""
+    a = _centred_ranks(a)
+    b = _centred_ranks(b)
     scale = math.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale else math.nan
 
 
-def _ranks(values):
-    return (values[:, None] > values).sum(1) + ((values[:, None] == values).sum(1) - 1) / 2
+def blocked(scores: ArrayLike) -> float:
+    """Standard error of a row's mean beside the other rows' means, in randomized blocks (Fisher 1935).
+
+    scores: [P, B], P and B above 1, whose columns are blocks (folds) that all rows share. What a column adds to all
+    rows is taken out. The variance that row + column leave, on (P - 1)(B - 1) degrees of freedom, is pooled. The
+    difference of two means has sqrt(2) times this error.
+    """
+    scores = np.asarray(scores, np.float64)
+    rows, blocks = scores.shape
+    residuals = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
+    variance = (residuals**2).sum() / ((rows - 1) * (blocks - 1))
+    return math.sqrt(variance / blocks)
 
 
-def blocked(scores):
-    """Standard error of a row's mean beside the other rows' means, for scores [P,B], P and B above 1, whose columns are
-    blocks (folds) that all rows share: what a column adds to all rows is taken out, and the variance that row + column
-    leave, on (P - 1)(B - 1) degrees of freedom, is pooled (randomized blocks, Fisher 1935). The difference of two means
-    has sqrt(2) times it."""
-    y = np.asarray(scores, np.float64)
-    residuals = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
-    return math.sqrt((residuals**2).sum() / ((len(y) - 1) * (y.shape[1] - 1)) / y.shape[1])
+def additive(y: ArrayLike, blocks: Sequence, factors: dict[str, Sequence]) -> Additive:
+    """Least squares of y [N] on blocks [N] (fold and seed, say) and on `factors`, without interactions.
 
-
-def additive(y, blocks, factors):
-    """Least squares of y [N] on blocks [N] (fold and seed, say) and on `factors`, name -> the level of each row [N],
-    without interactions. Returns (effects, residuals [N], sd): effects[name][level] = (difference from the mean level,
-    its standard error); sd: the residuals' standard deviation, nan where no degree of freedom is left."""
+    factors: name -> the level of each row [N]. An effect is a level's difference from its factor's mean level.
+    """
     y = np.asarray(y, np.float64)
-    columns, spans = [np.equal(blocks, b) for b in dict.fromkeys(blocks)], {}
+    columns = _indicators(blocks)
+    columns_of = {}
     for name, levels in factors.items():
-        named = list(dict.fromkeys(levels))
-        spans[name] = (len(columns), named)
-        columns += [np.array([v == level for v in levels]) for level in named]
+        own = _indicators(levels)
+        columns_of[name] = slice(len(columns), len(columns) + len(own))
+        columns += own
     x = np.stack(columns, 1).astype(np.float64)
+    # A column a level is one too many a factor. Only contrasts of levels are asked for, and those the pseudo-inverse
+    # gives as any full-rank coding would.
     inverse = np.linalg.pinv(x.T @ x)
-    fitted = inverse @ (x.T @ y)
-    residuals = y - x @ fitted
+    coefficients = inverse @ (x.T @ y)
+    residuals = y - x @ coefficients
     free = len(y) - np.linalg.matrix_rank(x)
     sd = math.sqrt(residuals @ residuals / free) if free > 0 else math.nan
     effects = {}
-    for name, (start, named) in spans.items():
+    for name, levels in factors.items():
+        at = columns_of[name]
         effects[name] = {}
-        for k, level in enumerate(named):
+        for column, level in enumerate(dict.fromkeys(levels), at.start):
+            # The level less the mean of all levels, as weights of the coefficients.
             contrast = np.zeros(x.shape[1])
-            contrast[start : start + len(named)] = -1 / len(named)
-            contrast[start + k] += 1
-            effects[name][level] = float(contrast @ fitted), sd * math.sqrt(max(contrast @ inverse @ contrast, 0.0))
-    return effects, residuals, sd
+            contrast[at] = -1 / (at.stop - at.start)
+            contrast[column] += 1
+            variance = max(contrast @ inverse @ contrast, 0.0)  # in units of sd^2; rounding can take it below 0
+            effects[name][level] = Effect(float(contrast @ coefficients), sd * math.sqrt(variance))
+    return Additive(effects, residuals, sd)
 
 
-def interactions(residuals, sd, factors):
-    """What an additive model missed, pair by pair of factors, the largest first: [(size, size by noise alone, a, b)],
-    root mean squares of the cells' mean residuals."""
+def interactions(residuals: ArrayLike, sd: float, factors: dict[str, Sequence]) -> list[Interaction]:
+    """What an additive model missed, pair by pair of factors, the largest first; `residuals` [N] and `sd` are its."""
     found = []
-    for a, b in itertools.combinations(factors, 2):
-        cells = {}
-        for r, *cell in zip(residuals, factors[a], factors[b]):
-            cells.setdefault(tuple(cell), []).append(r)
-        left = (len(set(factors[a])) - 1) * (len(set(factors[b])) - 1)
-        size = math.sqrt(sum(len(c) * np.mean(c) ** 2 for c in cells.values()) / len(residuals))
-        found.append((size, sd * math.sqrt(left / len(residuals)), a, b))
+    for first, second in itertools.combinations(factors, 2):
+        cells = defaultdict(list)
+        for residual, *cell in zip(residuals, factors[first], factors[second]):
+            cells[tuple(cell)].append(residual)
+        squares = sum(len(cell) * np.mean(cell) ** 2 for cell in cells.values())
+        # Main effects are out already: this many ways are left for the cell means to differ.
+        free = (len(set(factors[first])) - 1) * (len(set(factors[second])) - 1)
+        size = math.sqrt(squares / len(residuals))
+        noise = sd * math.sqrt(free / len(residuals))
+        found.append(Interaction(size, noise, first, second))
     return sorted(found, reverse=True)
+
+
+def _t_below(t, df):
+    """P(T <= t) for t >= 0 and whole df: the finite sums of Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    angle = math.atan(t / math.sqrt(df))
+    sine = math.sin(angle)
+    cosine = math.cos(angle)
+    even = df % 2 == 0
+    term = 1.0 if even else cosine
+    total = term
+    for k in range(1 + df % 2, df - 2, 2):
+        term *= k / (k + 1) * cosine**2
+        total += term
+    if even:
+        return 0.5 + 0.5 * sine * total
+    if df == 1:  # the sum is empty
+        return 0.5 + angle / math.pi
+    return 0.5 + (angle + sine * total) / math.pi
+
+
+def _centred_ranks(values):
+    """The rank of each value, from 0, less the mean rank; equal values share the mean of their ranks."""
+    values = np.asarray(values, np.float64)
+    below = (values[:, None] > values).sum(1)
+    equals = (values[:, None] == values).sum(1) - 1  # other than itself
+    ranks = below + equals / 2
+    return ranks - ranks.mean()
+
+
+def _indicators(levels):
+    """A bool column [N] for each level, in the order in which the levels first appear."""
+    return [np.array([one == level for one in levels]) for level in dict.fromkeys(levels)]

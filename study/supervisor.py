@@ -11,15 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
 
-from config import spelled
+from config import Config, spelled
 from engine.flags import whole_number
 from engine.numerics import pick_device
-from errors import ConfigError, LongtailError, Stopped
+from engine.stop import StopRequest
+from errors import ConfigError, LongtailError, Parser, Stopped
 from pictures.children import child_command, child_environment
 from study import pace, ranking
 from study.lease import Lease, LeaseLost
+from study.table import Study
 
 DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
 LONG = 60  # minutes from which a study is told how to become smaller
@@ -27,7 +31,7 @@ LOOK = 0.2  # seconds between two looks at the table
 RESULTS = 5.0  # seconds between two writings of results.csv: of a thousand trials it takes a fifth of one
 
 
-def add_worker_flags(parser):
+def add_worker_flags(parser: Parser) -> None:
     """What every command that fills a study takes."""
     how = parser.add_argument_group("how")
     how.add_argument("--pack", default="auto", help="trials at a time on a device; auto: measured (default auto)")
@@ -38,26 +42,26 @@ def add_worker_flags(parser):
     how.add_argument("--retry-failed", action="store_true", help="run failed trials again")
 
 
-def check_worker_flags(space, base):
+def check_worker_flags(space: Namespace, base: Config) -> None:
     """Turns the words of `add_worker_flags` into values, before anything is written. Raises ConfigError."""
     if space.pack != "auto":
         space.pack = whole_number("--pack", space.pack, 1, 256)
-    shard, slash, of = space.shard.partition("/")
-    if not (slash and shard.isdecimal() and of.isdecimal() and int(shard) < int(of)):
+    index, _, count = space.shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
-    space.shard = int(shard), int(of)
-    space.devices = [whole_number("--devices", word, 0) for word in space.devices.split(",")] if space.devices else []
+    space.shard = int(index), int(count)
+    words = space.devices.split(",") if space.devices else []
+    space.devices = [whole_number("--devices", word, 0) for word in words]
     if pick_device(base.device).type != "cuda" and space.devices:
         raise ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
 
 
-def execute(study, space, base, stop):
+def execute(study: Study, space: Namespace, base: Config, stop: StopRequest) -> bool:
     """Runs what is left of a study (of its shard), with a line a trial and a bar on terminals.
 
-    space: the parsed and checked `add_worker_flags`. True if every trial of the study then has its row.
+    space: the parsed and checked `add_worker_flags`. True if every trial of the study then has its row. Raises Stopped
+    after a signal, LongtailError where no worker can start.
     """
-    from tqdm import tqdm
-
     if space.retry_failed:
         print(f"{study.retry()} failed trials forgotten", file=sys.stderr)
     for i, row in study.latest().items():
@@ -68,22 +72,7 @@ def execute(study, space, base, stop):
         return True
     workers, interleaved, rate = pace.measure(study, base.device, space.pack, base.threads)
     _say_how_long(study, space, workers, interleaved, rate)
-    best, best_said, written = -1.0, "", 0.0
-    with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
-
-        def seen(row):
-            nonlocal best, best_said, written
-            done = len(study.latest())
-            tqdm.write(_trial_line(study, row, done), file=sys.stderr)
-            if row["status"] == "ok" and row.get("macro_f1", -1) > best:
-                best = row["macro_f1"]
-                best_said = f"best so far {best:.4f}, trial {row['trial']}"
-            bar.n = done
-            bar.set_postfix_str(best_said)
-            if time.monotonic() - written > RESULTS:
-                study.write_results()
-                written = time.monotonic()
-
+    with _progress(study) as seen:
         fill(
             study,
             workers=workers,
@@ -98,12 +87,56 @@ def execute(study, space, base, stop):
     return not study.jobs()
 
 
+def fill(
+    study: Study,
+    *,
+    workers: int,
+    device: str,
+    pack: int,
+    shard: tuple[int, int],
+    devices: list[int],
+    stop: StopRequest,
+    seen: Callable[[dict], None],
+) -> None:
+    """Runs worker processes until every trial (of the shard) has its row; `seen(row)` is called once for each new one.
+
+    workers: on each of the `devices`, or altogether where none is named. A worker that dies is replaced, and its trial
+    resumed; after DEATHS in a row the trial is a failed row. Raises Stopped after the workers have saved.
+    """
+    command = child_command("study.workers", study.folder, device, pack, *shard, os.getpid())
+    environments = [child_environment(CUDA_VISIBLE_DEVICES=str(number)) for number in devices] or [child_environment()]
+
+    def start(number):
+        environment = environments[number % len(environments)]
+        with open(study.folder / "workers.log", "a") as log:
+            return subprocess.Popen(
+                command,
+                env=dict(environment, PYTHONUNBUFFERED="1"),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a terminal's Ctrl-C is passed on to them once, by this process
+            )
+
+    with stop.deferred():  # a signal is passed on to the workers, which save
+        children = [start(number) for number in range(workers * len(environments))]
+        known = set(study.rows())
+        try:
+            _watch(study, children, start, known, shard, stop, seen)
+        finally:
+            _end(children)
+    for key, row in study.rows().items():
+        if key not in known:
+            seen(row)
+
+
 def _say_how_long(study, space, workers, interleaved, rate):
     """Says how the trials that are left are run, and about how long it takes; of a long study, how to shorten it."""
     shape = f"{workers} at a time, {study.spec['threads']} threads each"
     if interleaved > 1:
         shape = f"{interleaved} in turns"
-    minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / space.shard[1]
+    _, shards = space.shard
+    minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / shards
     print(
         f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: "
         f"about {minutes:.0f} minutes",
@@ -117,16 +150,41 @@ def _say_how_long(study, space, workers, interleaved, rate):
         )
 
 
+@contextlib.contextmanager
+def _progress(study):
+    """A bar of the study's trials. The function that it gives takes each new row, says it, and keeps results.csv."""
+    from tqdm import tqdm
+
+    best_score, best_said = -1.0, ""
+    written = 0.0  # when results.csv was, by the monotonic clock
+    with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
+
+        def seen(row):
+            nonlocal best_score, best_said, written
+            done = len(study.latest())
+            tqdm.write(_trial_line(study, row, done), file=sys.stderr)
+            if row["status"] == "ok" and row.get("macro_f1", -1) > best_score:
+                best_score = row["macro_f1"]
+                best_said = f"best so far {best_score:.4f}, trial {row['trial']}"
+            bar.n = done
+            bar.set_postfix_str(best_said)
+            if time.monotonic() - written > RESULTS:
+                study.write_results()
+                written = time.monotonic()
+
+        yield seen
+
+
 def _trial_line(study, row, done):
     """A finished trial in a line."""
     config = study.config(row["trial"])
-    what = [f"{name} {spelled(getattr(config, name))}" for name in ranking.varied(study)]
-    if len(what) > 5:
-        what = [*what[:4], f"{len(what) - 4} more"]
+    settings = [f"{name} {spelled(getattr(config, name))}" for name in ranking.varied(study)]
+    if len(settings) > 5:
+        settings = [*settings[:4], f"{len(settings) - 4} more"]
     if config.folds:
-        what.append(f"fold {config.fold}")
-    what.append(f"seed {config.seed}")
-    said = f"{done:4d}  trial {row['trial']} ({', '.join(what)}): "
+        settings.append(f"fold {config.fold}")
+    settings.append(f"seed {config.seed}")
+    said = f"{done:4d}  trial {row['trial']} ({', '.join(settings)}): "
     if row["status"] != "ok":
         return f"{said}failed: {row['reason']}"
     if "macro_f1" in row:
@@ -134,38 +192,6 @@ def _trial_line(study, row, done):
     else:
         said += f"train loss {row['train_loss']:.4f}"
     return f"{said}, epoch {row['epoch']}, {row['seconds']:.0f} s"
-
-
-def fill(study, *, workers, device, pack, shard, devices, stop, seen):
-    """Runs worker processes until every trial (of the shard) has its row; `seen(row)` is called once for each new one.
-
-    A worker that dies is replaced, and its trial resumed; after DEATHS in a row the trial is a failed row. Raises
-    Stopped after the workers have saved.
-    """
-    command = child_command("study.workers", study.folder, device, pack, *shard, os.getpid())
-    places = [child_environment(CUDA_VISIBLE_DEVICES=str(d)) for d in devices] or [child_environment()]
-
-    def start(n):
-        with open(study.folder / "workers.log", "a") as log:
-            return subprocess.Popen(
-                command,
-                env=dict(places[n % len(places)], PYTHONUNBUFFERED="1"),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-
-    with stop.deferred():  # a signal is passed on to the workers, which save
-        children = [start(n) for n in range(workers * len(places))]
-        known = set(study.rows())
-        try:
-            _watch(study, children, start, known, shard, stop, seen)
-        finally:
-            _end(children)
-    for key, row in study.rows().items():
-        if key not in known:
-            seen(row)
 
 
 def _watch(study, children, start, known, shard, stop, seen):
@@ -189,16 +215,17 @@ def _watch(study, children, start, known, shard, stop, seen):
         codes = [child.poll() for child in children]
         if all(code == 0 for code in codes) or time.monotonic() > give_up_at:
             return
-        for n, code in enumerate(codes):
-            if code is None or code == 0:
+        for number, code in enumerate(codes):
+            if code is None or code == 0:  # it works, or found nothing left to do
                 continue
-            held = _trials_held_by(study, children[n].pid)
+            held = _trials_held_by(study, children[number].pid)
+            if not held:
+                deaths_at_start += 1
             deaths_by_trial.update(i for i, _ in held)
-            deaths_at_start += not held
             for i, until in held:
                 if deaths_by_trial[i] >= DEATHS:
                     _give_trial_up(study, i, until, code)
-            children[n] = start(n)
+            children[number] = start(number)
         if deaths_at_start >= DEATHS:
             raise LongtailError(f"workers die as soon as they start: {study.folder / 'workers.log'} says why")
 
@@ -210,7 +237,7 @@ def _trials_held_by(study, pid):
         with contextlib.suppress(FileNotFoundError, ValueError):
             holder = json.loads(path.read_text())
             if (holder["host"], holder["pid"]) == (Lease.HOST, pid):
-                trial, until = path.name.split(".")[0].split("-")
+                trial, until = path.stem.split("-")
                 held.append((int(trial), int(until)))
     return held
 

@@ -16,24 +16,30 @@ from pathlib import Path
 
 import torch
 
-from config import config_from, flag_of, spelled
+from config import Config, config_from, flag_of, spelled
 from engine.build import build_network, init_key, prepare_pictures
 from engine.run import replacing, scratch_path, with_todays_names
 from errors import LongtailError
 from pictures import synthetic
 from study.lease import Lease, LeaseLost
 
+SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
+REPEATS = ("fold", "seed")
+NOT_SCORES = ("trial", "until", "fold", "seed", "status", "reason", "seconds")  # the other keys of a row
+
 
 class Study:
     """The folder: study.json, trials/0007/ (a run), rows/0007-30.json (trial 7 to epoch 30), leases/, results.csv."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path | str):
         """Reads the study in `folder`; LongtailError if there is none."""
-        self.folder, self._rows, self._text = Path(folder), {}, None
+        self.folder = Path(folder)
+        self._text = None  # of study.json when it was last read
+        self._rows = {}  # by file name: a published row never changes, so it is read once
         self.refresh()
 
-    def refresh(self):
-        """Takes in what other processes added to study.json."""
+    def refresh(self) -> None:
+        """Takes in what other processes added to study.json. LongtailError if it is damaged."""
         path = self.folder / "study.json"
         try:
             text = path.read_text(encoding="utf-8")
@@ -47,84 +53,86 @@ class Study:
             raise LongtailError(f"{path}: damaged ({e})") from None
         self._text, self.spec, self.trials = text, spec, trials
         self.base = config_from(base, str(path))
-        self._configs = [config_from(t, f"{path}, trial {i}", self.base) for i, t in enumerate(self.trials)]
+        self._configs = [config_from(trial, f"{path}, trial {i}", self.base) for i, trial in enumerate(trials)]
 
-    def config(self, i):
+    def config(self, i: int) -> Config:
         """Trial i's settings, to its last epoch."""
         return self._configs[i]
 
-    def run(self, i):
+    def run(self, i: int) -> Path:
         """Trial i's run folder."""
         return self.folder / "trials" / f"{i:04d}"
 
-    def rungs(self, i):
+    def rungs(self, i: int) -> list[int]:
         """The epochs at which trial i is looked at: with halving by eta a ninth (for 3), a third and all of them."""
-        epochs, eta = self.config(i).epochs, self.spec["halving"]
+        epochs = self.config(i).epochs
+        eta = self.spec["halving"]
         return sorted({math.ceil(epochs / eta**k) for k in range(3)}) if eta else [epochs]
 
-    def epoch(self):
+    def epoch(self) -> str:
         """The epoch that the rows score, in words: the one whose weights each trial keeps."""
-        monitors = sorted({c.monitor for c in self._configs})
+        monitors = sorted({config.monitor for config in self._configs})
         if monitors == ["last"]:
             return "last epoch"
         return f"best epoch by validation {' or '.join(monitors)} (chosen on these pictures, so it flatters)"
 
-    def rows(self):
-        """Every published row: (trial, epoch) -> dict, in order."""
+    def rows(self) -> dict[tuple[int, int], dict]:
+        """Every published row: (trial, epoch) -> dict, in order. LongtailError if one is damaged."""
         for entry in os.scandir(self.folder / "rows"):
             if entry.name.endswith(".json") and entry.name not in self._rows:
                 try:
                     self._rows[entry.name] = with_todays_names(json.loads(Path(entry.path).read_text(encoding="utf-8")))
                 except ValueError as e:
                     raise LongtailError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
-        found = {(row["trial"], int(name[:-5].split("-")[1])): row for name, row in self._rows.items()}
+        found = {}
+        for name, row in self._rows.items():
+            until = name.removesuffix(".json").split("-")[1]
+            found[row["trial"], int(until)] = row
         return dict(sorted(found.items()))
 
-    def latest(self):
+    def latest(self) -> dict[int, dict]:
         """The last row of each trial that has one: trial -> dict."""
-        return {i: row for (i, _), row in self.rows().items()}
+        return {trial: row for (trial, _), row in self.rows().items()}
 
-    def jobs(self):
-        """(trial, epoch) pairs that may be worked on now. Rungs are barriers: a trial goes on when all of the rung
-        below are known."""
-        rows, width = self.rows(), max(len(self.rungs(i)) for i in range(len(self.trials)))
-        alive = list(range(len(self.trials)))
-        for rung in range(width):
-            wanted = {i: self.rungs(i)[min(rung, len(self.rungs(i)) - 1)] for i in alive}
-            waiting = [(i, until) for i, until in wanted.items() if (i, until) not in rows]
+    def jobs(self) -> list[tuple[int, int]]:
+        """(trial, epoch) pairs that may be worked on now.
+
+        Rungs are barriers: a trial goes on when all of the rung below are known.
+        """
+        rows = self.rows()
+        alive = range(len(self.trials))
+        last_rung = max(len(self.rungs(i)) for i in alive) - 1
+        for rung in range(last_rung + 1):
+            wanted = []
+            for i in alive:
+                rungs = self.rungs(i)
+                wanted.append((i, rungs[min(rung, len(rungs) - 1)]))  # few epochs have fewer rungs
+            waiting = [job for job in wanted if job not in rows]
             if waiting:
                 return waiting
-            if rung < width - 1:
-                alive = self._survivors({i: rows[i, until] for i, until in wanted.items()})
+            if rung < last_rung:
+                alive = self._survivors([rows[job] for job in wanted])
         return []
 
-    def _survivors(self, rows):
-        """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out."""
-        points = {}
-        for i, row in rows.items():
-            points.setdefault(point_key(self.trials[i]), []).append((i, row))
-        scored = [
-            (-sum(r["macro_f1"] for _, r in runs) / len(runs), min(i for i, _ in runs), runs)
-            for runs in points.values()
-            if all(r["status"] == "ok" for _, r in runs)
-        ]
-        keep = math.ceil(len(scored) / self.spec["halving"])
-        return sorted(i for _, _, runs in sorted(scored, key=lambda s: s[:2])[:keep] for i, _ in runs)
-
-    def left(self, shard=(0, 1)):
+    def left(self, shard: tuple[int, int] = (0, 1)) -> bool:
         """Whether this shard has trials to wait for. With halving the others' too: the next rung needs them."""
-        return any(self.spec["halving"] or i % shard[1] == shard[0] for i, _ in self.jobs())
+        jobs = self.jobs()
+        if self.spec["halving"]:
+            return bool(jobs)
+        index, count = shard
+        return any(i % count == index for i, _ in jobs)
 
-    def claim(self, shard=(0, 1)):
+    def claim(self, shard: tuple[int, int] = (0, 1)) -> Lease | None:
         """A Lease of the first trial of this shard that nobody works on, or None."""
+        index, count = shard
         for i, until in self.jobs():
-            if i % shard[1] == shard[0]:
+            if i % count == index:
                 lease = Lease.take(self, i, until)
                 if lease:
                     return lease
         return None
 
-    def publish(self, lease, row):
+    def publish(self, lease: Lease, row: dict) -> None:
         """Makes `row` the result of the lease's trial, unless there is one. Raises LeaseLost."""
         path = self.folder / "rows" / f"{lease.job}.json"
         draft = scratch_path(path)
@@ -139,7 +147,7 @@ class Study:
         finally:
             draft.unlink(missing_ok=True)
 
-    def retry(self):
+    def retry(self) -> int:
         """Forgets the failed trials, so that they run again from their start. Returns how many."""
         with locked(self.folder):  # of several processes that are told to, one does it
             self._rows.clear()
@@ -151,90 +159,114 @@ class Study:
             self._rows.clear()
         return len(failed)
 
-    def over(self, row):
+    def over(self, row: dict) -> bool:
         """Whether no later row of its trial can follow."""
         return row["status"] != "ok" or row["until"] == self.rungs(row["trial"])[-1]
 
-    def write_results(self):
-        """results.csv: a line a trial; what varies first, then scores, then the settings that all share."""
-        settings = [self.config(i).settings() for i in range(len(self.trials))]
-        varied = [k for k in settings[0] if any(s[k] != settings[0][k] for s in settings)]
-        known = ("trial", "until", "fold", "seed", "status", "reason", "seconds")
+    def write_results(self) -> None:
+        """Writes results.csv, a line a trial: what varies first, then scores, then the settings that all share."""
+        settings = [config.settings() for config in self._configs]
+        first = settings[0]
+        varied = [name for name in first if any(each[name] != first[name] for each in settings)]
+        shared = [name for name in first if name not in varied]
         with locked(self.folder):  # else a process that read fewer rows could replace a fuller table
             latest = self.latest()
-            scores = list(dict.fromkeys(k for row in latest.values() for k in row if k not in known))
-            shared = [k for k in settings[0] if k not in varied]
+            scores = dict.fromkeys(name for row in latest.values() for name in row if name not in NOT_SCORES)
             header = ["trial", "status", "reason", "seconds", *varied, *scores, *shared]
-            lines = [
-                [spelled((dict(status="to do", trial=i) | s | latest.get(i, {})).get(k, "")) for k in header]
-                for i, s in enumerate(settings)
-            ]
+            lines = []
+            for i, own in enumerate(settings):
+                cells = dict(status="to do", trial=i) | own | latest.get(i, {})
+                lines.append([spelled(cells.get(name, "")) for name in header])
             path = self.folder / "results.csv"
             with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
                 csv.writer(f, lineterminator="\n").writerows([header, *lines])
 
+    def _survivors(self, rows):
+        """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out."""
+        points = {}
+        for row in rows:
+            points.setdefault(point_key(self.trials[row["trial"]]), []).append(row)
+        scored = [point for point in points.values() if all(row["status"] == "ok" for row in point)]
 
-SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
-REPEATS = ("fold", "seed")
+        def place(point):
+            mean = sum(row["macro_f1"] for row in point) / len(point)
+            return -mean, min(row["trial"] for row in point)  # of equals the first
+
+        keep = math.ceil(len(scored) / self.spec["halving"])
+        best = sorted(scored, key=place)[:keep]
+        return sorted(row["trial"] for point in best for row in point)
 
 
-def point_key(trial):
+def point_key(trial: dict) -> str:
     """What a trial tries, as one string: its settings without split, fold and seed."""
-    return json.dumps({k: v for k, v in sorted(trial.items()) if k not in SCHEME + REPEATS})
+    return json.dumps({name: value for name, value in sorted(trial.items()) if name not in SCHEME + REPEATS})
 
 
-def begin_study(folder, base, trials, halving=0):
+def identity(config: Config) -> str:
+    """A trial's complete settings as one string: trials that are spelled otherwise but are the same share it."""
+    return json.dumps(config.settings())
+
+
+def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: int = 0) -> Study:
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
-    A trial keeps its number for ever. Raises LongtailError for settings that cannot be, before anything is
-    written, and LongtailError where the folder holds a run, or a study of another base, of other pictures or of another
-    halving.
+    A trial keeps its number for ever. Raises LongtailError for settings that cannot be, before anything is written. So
+    it does where the folder holds a run, or a study of another base, of other pictures or of another halving.
     """
-    folder, root = Path(folder), synthetic.folder(base.data).resolve()
-    checked = [config_from(t, "study", base) for t in trials]
-    key = _check(root, checked, halving)
+    folder = Path(folder)
+    root = synthetic.folder(base.data).resolve()
+    configs = [config_from(trial, "study", base) for trial in trials]
+    data_key = _check(root, configs, halving)
     if (folder / "args.json").exists():
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     init = str(Path(base.init).resolve()) if base.init else ""
     settings = dict(base.settings(), init=init, data=str(root), compile=base.compile)
-    spec = dict(base=settings, data_key=key, halving=halving, threads=None, trials=[])
+    spec = dict(base=settings, data_key=data_key, halving=halving, threads=None, trials=[])
     path = folder / "study.json"
     with locked(folder):
         if path.exists():
-            old = Study(folder).spec
-            changed = [
-                f"{flag_of(k)} {spelled(v)}, not {spelled(settings[k])}"
-                for k, v in old["base"].items()
-                if k not in ("data", "compile") and json.dumps(v) != json.dumps(settings[k])
-            ]
-            named = dict(data_key="the pictures", halving="--halving")
-            changed += [f"{what} {old[k]}, not {spec[k]}" for k, what in named.items() if old[k] != spec[k]]
-            if changed:
-                raise LongtailError(
-                    f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it"
-                )
-            spec = old
+            wanted, spec = spec, Study(folder).spec
+            _refuse_another(folder, spec, wanted)
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
-            if not Path(old["base"]["data"]).exists():  # the folder was moved: the pictures are the same
+            if not Path(spec["base"]["data"]).exists():  # the folder was moved: the pictures are the same
                 spec["base"]["data"] = str(root)
-        known = {json.dumps(config_from(t, "study", base).settings()) for t in spec["trials"]}
-        for trial, c in zip(trials, checked):
-            settled = json.dumps(c.settings())
-            if settled not in known:
-                known.add(settled)
+        known = {identity(config_from(trial, "study", base)) for trial in spec["trials"]}
+        for trial, config in zip(trials, configs):
+            if identity(config) not in known:
+                known.add(identity(config))
                 spec["trials"].append(trial)
         write_spec(path, spec)
     return Study(folder)
 
 
 @contextlib.contextmanager
-def locked(folder):
+def locked(folder: Path):
     """Holds the lock of study.json."""
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def write_spec(path: Path, spec: dict) -> None:
+    """Replaces study.json, all or nothing."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+
+
+def _refuse_another(folder, old, new):
+    """Raises LongtailError where the study in `folder`, of spec `old`, is not the one that `new` describes."""
+    changed = []
+    for name, value in old["base"].items():
+        wanted = new["base"][name]
+        if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
+            changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
+    for name, what in dict(data_key="the pictures", halving="--halving").items():
+        if old[name] != new[name]:
+            changed.append(f"{what} {old[name]}, not {new[name]}")
+    if changed:
+        raise LongtailError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
 
 
 def _check(root, checked, halving):
@@ -254,8 +286,3 @@ def _check(root, checked, halving):
             "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"
         )
     return next(iter(pictures.values())).store.key
-
-
-def write_spec(path, spec):
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")

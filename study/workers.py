@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from engine.stop import StopRequest
 from errors import Stopped
@@ -16,18 +17,22 @@ from study.table import Study
 WAIT = 0.3  # seconds between two looks for a trial, where others have all of them
 
 
-def work(folder, device, pack, shard, parent, stop):
+def work(folder: Path | str, device: str, pack: int, shard: tuple[int, int], parent: int, stop: StopRequest) -> None:
     """Takes trials of the study in `folder` one after another, `pack` of them in turns, until none is left.
 
     CPU: pack is 1 and there are several workers. CUDA: each of the packed trials has its own stream. `parent`: the
-    process whose end ends this one too.
+    process whose end ends this one too. Raises Stopped once a signal's wish is met.
     """
-    study, running = Study(folder), []
+    study = Study(folder)
+    running = []  # the Jobs in hand; the thread below reads it too
     threading.Thread(target=_keep_alive, args=(running, parent), daemon=True).start()
     with stop.deferred():  # a signal waits for the next batch's end
         while not stop.number:
             study.refresh()
-            while len(running) < pack and (lease := study.claim(shard)):
+            while len(running) < pack:
+                lease = study.claim(shard)
+                if lease is None:
+                    break
                 running.append(Job(study, lease, device, stop))
             if not running:
                 if not study.left(shard):
@@ -40,7 +45,7 @@ def work(folder, device, pack, shard, parent, stop):
 
 def _advance(running):
     """A turn for every job; those that are over give their trial back."""
-    for job in list(running):
+    for job in list(running):  # a copy: jobs leave the list on the way
         if job.advance():
             running.remove(job)
             job.lease.release()
@@ -60,16 +65,16 @@ def _keep_alive(running, parent):
                 job.lease.touch()
 
 
-def main():
+def main() -> int:
     """What the supervisor starts: not a command for people."""
-    folder, device, pack, shard, of, parent = sys.argv[1:]
+    folder, device, pack, shard_index, shard_count, parent = sys.argv[1:]
     gc.freeze()  # what was imported stays: so that a trial's end looks through what it leaves alone
     # Slurm signals a whole task, and the supervisor passes its own signal on: this one may get two, and saves once.
     stop = StopRequest(insistent=False).listen()
     try:
-        work(folder, device, int(pack), (int(shard), int(of)), int(parent), stop)
-    except Stopped as e:
-        return e.code
+        work(folder, device, int(pack), (int(shard_index), int(shard_count)), int(parent), stop)
+    except Stopped as stopped:
+        return stopped.code
     return 0
 
 

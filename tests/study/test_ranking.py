@@ -9,11 +9,10 @@ import pytest
 
 import seeds
 import sweep
-from config import Config, flag_of, read_recipe, spelled
+from config import OFF, Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
-from engine.flags import add_config_flags, config_from_args
-from errors import Parser
-from study import pace, ranking
+from engine.flags import SettingsParser, config_from_args
+from study import effects, pace, ranking, stats
 from study.table import Study, begin_study
 from test_train import made
 
@@ -137,7 +136,7 @@ def point(mean, se=0.05, wanting="", **settings):
     return ranking.Point([0], settings, [], wanting, dict(enumerate(np.atleast_1d(mean).tolist())), se)
 
 
-OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
+NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
 
 
 @pytest.mark.parametrize(
@@ -158,10 +157,10 @@ OFF = dict(ls=0.0, mixup_p=0.0, balance="none")
         ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
         (
             [
-                point(0.78, **OFF | dict(ls=0.1)),
-                point(0.79, **OFF | dict(ls=0.1, mixup_p=0.2)),
-                point(0.77, **OFF | dict(balance="sampler")),
-                point(0.80, **OFF | dict(ls=0.1, mixup_p=0.4)),
+                point(0.78, **NONE | dict(ls=0.1)),
+                point(0.79, **NONE | dict(ls=0.1, mixup_p=0.2)),
+                point(0.77, **NONE | dict(balance="sampler")),
+                point(0.80, **NONE | dict(ls=0.1, mixup_p=0.4)),
             ],
             0,
             "of 4 points",
@@ -249,10 +248,10 @@ def test_no_winner_where_nothing_is_ranked():
 
 def test_off_is_what_config_calls_off():
     """Every method that can be left out, at a value that Config takes; with all of them off no point uses a method."""
-    off = Config(**ranking.OFF)
-    assert ranking.methods(point(0, **{k: getattr(off, k) for k in ranking.OFF})) == 0
-    on = {k: getattr(Config(), k) for k in ranking.OFF}
-    assert ranking.methods(point(0, **on)) == sum(on[k] != v for k, v in ranking.OFF.items()) > 5
+    off = Config(**OFF)
+    assert ranking.methods(point(0, **{k: getattr(off, k) for k in OFF})) == 0
+    on = {k: getattr(Config(), k) for k in OFF}
+    assert ranking.methods(point(0, **on)) == sum(on[k] != v for k, v in OFF.items()) > 5
 
 
 def test_schemes_are_compared_never_ranked(settings):
@@ -290,19 +289,19 @@ def test_main_effects_of_a_study(settings):
     effect = dict(none=0.0, sampler=0.06)
     study = begun(settings, [dict(ls=v, balance=b) for v in (0.0, 0.1, 0.2) for b in effect], n=2, folds=2)
     fill(study, lambda c: 0.5 + c.ls + effect[c.balance] + 0.1 * c.fold - 0.03 * c.seed)
-    scores, blocks, levels = ranking.factors(study, only_group(study))
+    scores, blocks, levels = effects.factors(study, only_group(study))
     assert len(scores) == 24 and sorted(set(blocks)) == ["0/0", "0/1", "1/0", "1/1"]
     assert {k: set(v) for k, v in levels.items()} == {"ls": {"0.0", "0.1", "0.2"}, "balance": {"none", "sampler"}}
-    effects, _, sd = ranking.stats.additive(scores, blocks, levels)
-    assert {k: v for k, (v, _) in effects["ls"].items()} == pytest.approx({"0.0": -0.1, "0.1": 0.0, "0.2": 0.1})
-    assert {k: v for k, (v, _) in effects["balance"].items()} == pytest.approx({"none": -0.03, "sampler": 0.03})
+    effect_of, _, sd = stats.additive(scores, blocks, levels)
+    assert {k: v for k, (v, _) in effect_of["ls"].items()} == pytest.approx({"0.0": -0.1, "0.1": 0.0, "0.2": 0.1})
+    assert {k: v for k, (v, _) in effect_of["balance"].items()} == pytest.approx({"none": -0.03, "sampler": 0.03})
     assert sd < 1e-9
 
 
 def test_a_setting_of_many_values_is_cut_in_thirds(settings):
     values = [0.001 * 2**k for k in range(9)]
     study = fill(begun(settings, [dict(lr=v) for v in values]), lambda c: 0.5)
-    _, _, levels = ranking.factors(study, only_group(study))
+    _, _, levels = effects.factors(study, only_group(study))
     assert [levels["lr"].count(x) for x in dict.fromkeys(levels["lr"])] == [3, 3, 3]
     assert list(dict.fromkeys(levels["lr"])) == ["0.001 to 0.008", "0.008 to 0.064", "0.064 to 0.256"]
 
@@ -312,7 +311,7 @@ def test_against_base_pairs_by_fold_and_seed(settings):
     noise = {(0, 0): 0.0, (0, 1): 0.2, (1, 0): -0.1, (1, 1): 0.3}  # of the fold and seed: pairing takes it out
     gain = {(0, 0): 0.01, (0, 1): 0.02, (1, 0): 0.03, (1, 1): 0.04}
     fill(study, lambda c: 0.5 + noise[c.fold, c.seed] + (gain[c.fold, c.seed] if c.ls else 0) - 0.05 * bool(c.gamma))
-    found = {p.label(): rest for p, *rest in ranking.against_base(study, only_group(study))}
+    found = {p.label(): rest for p, *rest in effects.against_base(study, only_group(study))}
     y = np.array([[noise[k] for k in noise], [noise[k] + gain[k] for k in noise], [noise[k] - 0.05 for k in noise]])
     dummies = np.concatenate([np.kron(np.eye(3), np.ones((4, 1))), np.tile(np.eye(4), (3, 1))], 1)
     left = y.ravel() - dummies @ np.linalg.lstsq(dummies, y.ravel(), rcond=None)[0]
@@ -320,7 +319,7 @@ def test_against_base_pairs_by_fold_and_seed(settings):
     assert found["ls 0.1, gamma 0.0"] == [pytest.approx(0.025), pytest.approx(half, rel=1e-5), 4]
     assert found["ls 0.0, gamma 1.0"] == [pytest.approx(-0.05), pytest.approx(half, rel=1e-5), 4]
     (next((study.folder / "rows").glob("0000-*.json"))).unlink()
-    assert ranking.against_base(Study(study.folder), only_group(Study(study.folder))) == []
+    assert effects.against_base(Study(study.folder), only_group(Study(study.folder))) == []
 
 
 # what the command makes of it -----------------------------------------------------------------------------------------
@@ -346,8 +345,8 @@ def test_the_same_command_on_a_finished_study_only_concludes(settings, capsys, m
     best = read_recipe(study.folder / "best.json")
     assert (best.ls, best.seed, best.fold, best.data) == (0.1, 0, 0, str(Path(settings["data"]).resolve()))
     line = next(x for x in said.err.splitlines() if "python train.py" in x).split("train.py ")[1].split()
-    space = Parser()
-    add_config_flags(space)
+    space = SettingsParser("train.py", "")
+    space.add_settings()
     assert config_from_args(space.parse_args(line)).settings() == best.settings()
 
 
@@ -472,7 +471,7 @@ def test_one_at_a_time_and_ablations():
         dict(batch_size=16),
         dict(opt="sgd"),
     ]
-    assert sweep.ablations(base) == [{}, dict(ls=0.0), dict(weight_decay=0.0), dict(schedule="constant")]
+    assert sweep.ablations(base) == [{}, dict(weight_decay=0.0), dict(schedule="constant"), dict(ls=0.0)]
 
 
 def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():

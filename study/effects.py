@@ -1,0 +1,102 @@
+"""What moves a study's score: its trials as the additive model takes them, and each point beside the base point.
+
+Only points that can be ranked count. Runs and writes nothing.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from config import spelled
+from study import stats
+from study.ranking import Point, settings_key, varied
+from study.table import Study
+
+
+class Difference(NamedTuple):
+    """A point against the base point."""
+
+    point: Point
+    mean: float  # of macro F1, over pairs
+    half_width: float  # of its 95% t interval; nan for one pair
+    pairs: int
+
+
+class Factors(NamedTuple):
+    """The ranked points' trials, as the additive model takes them."""
+
+    scores: list[float]  # [N]
+    blocks: list[str]  # [N], fold/seed
+    levels: dict[str, list[str]]  # knob -> [N]; those of one level are left out
+
+
+def factors(study: Study, group: list[Point]) -> Factors:
+    """Scores, blocks and levels of the ranked points' trials; a knob of many values in thirds."""
+    scores, blocks, settings = [], [], []
+    for point in group:
+        if point.wanting:
+            continue
+        for row in point.rows:
+            config = study.config(row["trial"])
+            scores.append(row["macro_f1"])
+            blocks.append(f"{config.fold}/{config.seed}")
+            settings.append(point.settings)
+    levels = {}
+    for knob in varied(study):
+        levels_of_knob = _levels([each[knob] for each in settings])
+        if len(set(levels_of_knob)) > 1:
+            levels[knob] = levels_of_knob
+    return Factors(scores, blocks, levels)
+
+
+def against_base(study: Study, group: list[Point]) -> list[Difference]:
+    """What each point changes of the base point, paired by fold and seed; nothing where that cannot be ranked.
+
+    Two or three pairs say little of one difference's noise: over the folds and seeds that all points have it is pooled
+    (`stats.blocked`), as in `yardstick`. Where there is one of them the half width is nan.
+    """
+    points = [point for point in group if not point.wanting]
+    base = next((point for point in points if settings_key(study, point) == "{}"), None)
+    if base is None or len(points) == 1:
+        return []
+    scores = [_scores_by_cell(study, point) for point in points]
+    cells = sorted(set.intersection(*map(set, scores)))  # the folds and seeds that all points have
+    if not cells:
+        return []
+    table = np.array([[by_cell[cell] for cell in cells] for by_cell in scores])
+    half_width = math.nan
+    if len(cells) > 1:
+        free = (len(points) - 1) * (len(cells) - 1)
+        # A difference of two means has the noise of both: sqrt(2) times that of one.
+        half_width = stats.t_quantile(0.975, free) * math.sqrt(2) * stats.blocked(table)
+    base_scores = table[points.index(base)]
+    found = []
+    for point, point_scores in zip(points, table):
+        if point is not base:
+            found.append(Difference(point, float((point_scores - base_scores).mean()), half_width, len(cells)))
+    return found
+
+
+def _levels(values):
+    """Values of a knob as the levels of a factor: as they are spelled, or more than six numbers in thirds."""
+    distinct = set(values)
+    numeric = all(isinstance(value, (int, float)) for value in values)
+    if not numeric or len(distinct) <= 6:
+        return [spelled(value) for value in values]
+    ordered = sorted(distinct)
+    edges = [ordered[0], ordered[len(ordered) // 3], ordered[len(ordered) * 2 // 3], ordered[-1]]
+    levels = []
+    for value in values:
+        third = (value >= edges[1]) + (value >= edges[2])
+        levels.append(f"{edges[third]:.3g} to {edges[third + 1]:.3g}")
+    return levels
+
+
+def _scores_by_cell(study, point):
+    """Macro F1 of a point by (fold, seed)."""
+    scores = {}
+    for row in point.rows:
+        config = study.config(row["trial"])
+        scores[config.fold, config.seed] = row["macro_f1"]
+    return scores
