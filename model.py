@@ -8,18 +8,32 @@ import difflib
 import hashlib
 import math
 import textwrap
+from collections import namedtuple
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from errors import LongtailError
 
+Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
+LAYOUTS = {
+    "resnet18": Layout(channels=(64, 128, 256, 512), depth=2),
+    "resnet32": Layout(channels=(16, 32, 64), depth=5),
+}
+
 
 def build_model(
-    name="resnet18", classes=1000, *, width=1.0, stem="imagenet", stem_kernel=None, dropout=0.0, pretrained=False
-):
+    name: str = "resnet18",
+    classes: int = 1000,
+    *,
+    width: float = 1.0,
+    stem: str = "imagenet",
+    stem_kernel: int | None = None,
+    dropout: float = 0.0,
+    pretrained: bool = False,
+) -> nn.Module:
     """A network that maps float [B, 3, H, W] to logits [B, classes], on the CPU, in train mode, freshly initialised.
 
     name: resnet18 (He et al. 2016), resnet32 (the 16-32-64 network for CIFAR, ibid. section 4.2) or any classification
@@ -33,14 +47,16 @@ def build_model(
         raise LongtailError(f"classes must be at least 1; got {classes}")
     if not 0 <= dropout < 1:
         raise LongtailError(f"dropout must be at least 0 and below 1; got {dropout}")
-    if name in ("resnet18", "resnet32"):
-        model = _ours(name, classes, width, stem, stem_kernel, dropout, pretrained)
-    else:
-        model = _torchvision(name, classes, width, stem, stem_kernel, dropout, pretrained)
-    model.first, model.apart = 0, 1  # row i of a batch is hashed as row first + i * apart: a rank's share of it
+    build = _resnet if name in LAYOUTS else _torchvision_model
+    model = build(name, classes, width, stem, stem_kernel, dropout, pretrained)
     model.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
-    for layer, module in enumerate(m for m in model.modules() if isinstance(m, Dropout)):
-        module.layer, module.owner = layer, (model,)  # in a tuple, so that the owner is no submodule of its own part
+    # Row i of a batch is hashed as row_start + i * row_stride: with several ranks, its place in the whole batch.
+    model.row_start = 0
+    model.row_stride = 1
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+    for layer, module in enumerate(dropouts):
+        module.layer = layer
+        module.owner = (model,)  # in a tuple, so that the owner is no submodule of its own part
     return model
 
 
@@ -49,67 +65,50 @@ class Dropout(nn.Module):
 
     A unit of row i stays when a hash of (key, layer, i, unit), read as a fraction of 2^32, is at least p. `share` says
     what falls together: "unit", "row" (all units of a row: stochastic depth, Huang et al. 2016) or "batch"
-    (everything). `build` sets `layer` and `owner`, the model whose `key` is read: a buffer here would become a copy at
-    `.to(device)`."""
+    (everything). `build_model` sets `layer` and `owner`, the model whose `key` is read: a buffer here would become a
+    copy at `.to(device)`."""
 
-    def __init__(self, p, share="unit"):
+    def __init__(self, p: float, share: str = "unit"):
         super().__init__()
-        self.p, self.share = p, share
+        self.p = p
+        self.share = share
 
     @property
-    def p(self):
+    def p(self) -> float:
         return self._p
 
     @p.setter
-    def p(self, p):
+    def p(self, p: float) -> None:
         """Keeps what a forward needs as tensors: networks that differ in p alone then share what is compiled. They stay
         on the CPU and are no buffers: kernels take them as numbers, and no move of the model loses them."""
-        self._p, self.idle = p, p == 0
-        self.held = torch.tensor(round(p * 2**32)), torch.tensor(1 / (1 - p) if p < 1 else 0.0)
+        self._p = p
+        self.idle = p == 0
+        bound = torch.tensor(round(p * 2**32))
+        scale = torch.tensor(1 / (1 - p) if p < 1 else 0.0)  # at p = 1 nothing is left to scale
+        self.held = (bound, scale)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.idle:
             return x
         ones = [1] * (x.ndim - 1)
-        shape = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}[self.share]
+        shapes = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}
+        rows, *units = shapes[self.share]
         model = self.owner[0]
-        bits = _hash(model.key, self.layer, shape[0], math.prod(shape[1:]), model.first, model.apart).view(shape)
+        bits = _hash(model.key, self.layer, rows, math.prod(units), model.row_start, model.row_stride)
         bound, scale = self.held
-        return x * (bits >= bound) * scale
+        return x * (bits.view(rows, *units) >= bound) * scale
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"p={self.p}, share={self.share}"
-
-
-def _hash(key, layer, rows, units, first=0, apart=1):
-    """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
-    mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
-    state = _mix(_mix(key) + layer)
-    state = _mix(state + torch.arange(rows, device=key.device) * apart + first)
-    state = _mix(state[:, None] + torch.arange(units, device=key.device))
-    return _shift(state, 32)
-
-
-def _mix(x):
-    """SplitMix64's step; its constants are written as the int64 of the same bits."""
-    x = x + (0x9E3779B97F4A7C15 - 2**64)
-    x = (x ^ _shift(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    x = (x ^ _shift(x, 27)) * (0x94D049BB133111EB - 2**64)
-    return x ^ _shift(x, 31)
-
-
-def _shift(x, n):
-    """x >> n without the sign, which int64 would copy down."""
-    return (x >> n) & (2 ** (64 - n) - 1)
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: projected (option B) or, with `pad`, cut and zero-padded (option A)."""
 
-    def __init__(self, inputs, outputs, stride, pad):
+    def __init__(self, inputs: int, outputs: int, stride: int, pad: bool):
         super().__init__()
         change = stride > 1 or inputs != outputs
-        self.pad = (stride, outputs - inputs) if change and pad else None
+        self.pad = (stride, outputs - inputs) if change and pad else None  # option A has no weights
         project = None
         if change and not pad:
             project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -119,109 +118,149 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = project  # drawn first, registered last, as in torchvision: one seed gives equal weights
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         if self.downsample is not None:
             x = self.downsample(x)
         elif self.pad is not None:
-            stride, more = self.pad
-            x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, more // 2, more - more // 2))
+            stride, added = self.pad
+            x = F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, added // 2, added - added // 2))  # channels, both sides
         return F.relu(y + x, inplace=True)
 
 
 class ResNet(nn.Module):
-    """A stem, stages of `depth` basic blocks each (the first at stride 1), mean, dropout, linear head."""
+    """A stem, a stage of `depth` basic blocks for each of `channels`, mean, dropout, linear head.
 
-    def __init__(self, classes, channels, depth, kernel, *, reduce, pad, dropout):
+    kernel: of the stem's convolution. reduce: the stem quarters height and width. pad: of the blocks' shortcuts."""
+
+    def __init__(
+        self, classes: int, channels: list[int], depth: int, kernel: int, *, reduce: bool, pad: bool, dropout: float
+    ):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, channels[0], kernel, 2 if reduce else 1, kernel // 2, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels[0])
+        inputs = channels[0]
+        self.conv1 = nn.Conv2d(3, inputs, kernel, 2 if reduce else 1, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if reduce else nn.Identity()
-        self.stages = [f"layer{i + 1}" for i in range(len(channels))]
-        for i, (stage, inputs, outputs) in enumerate(zip(self.stages, (channels[0], *channels), channels)):
-            blocks = [BasicBlock(inputs, outputs, 1 if i == 0 else 2, pad)]
-            blocks += [BasicBlock(outputs, outputs, 1, pad) for _ in range(depth - 1)]
+        self.stages = [f"layer{number}" for number in range(1, len(channels) + 1)]
+        for stage, outputs in zip(self.stages, channels):
+            stride = 1 if stage == "layer1" else 2
+            blocks = [BasicBlock(inputs, outputs, stride, pad)]
+            for _ in range(depth - 1):
+                blocks.append(BasicBlock(outputs, outputs, 1, pad))
             self.add_module(stage, nn.Sequential(*blocks))
+            inputs = outputs
         self.dropout = Dropout(dropout)
-        self.fc = nn.Linear(channels[-1], classes)
-        for module in self.modules():
+        self.fc = nn.Linear(inputs, classes)
+        for module in self.modules():  # after all else, so that one seed gives torchvision's weights
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         for stage in self.stages:
             x = getattr(self, stage)(x)
-        return self.fc(self.dropout(x.mean((2, 3))))
+        x = x.mean((2, 3))
+        return self.fc(self.dropout(x))
 
 
-def _ours(name, classes, width, stem, stem_kernel, dropout, pretrained):
+def _hash(key, layer, rows, units, row_start=0, row_stride=1):
+    """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
+    mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
+    row = torch.arange(rows, device=key.device) * row_stride
+    unit = torch.arange(units, device=key.device)
+    state = _mix(_mix(key) + layer)
+    state = _mix(state + row + row_start)
+    state = _mix(state[:, None] + unit)
+    return _shift_right(state, 32)
+
+
+def _mix(x):
+    """SplitMix64's step; its constants are written as the int64 of the same bits."""
+    x = x + (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x, n):
+    """x >> n without the sign, which int64 would copy down."""
+    return (x >> n) & (2 ** (64 - n) - 1)
+
+
+def _resnet(name, classes, width, stem, stem_kernel, dropout, pretrained):
     if stem not in ("imagenet", "cifar"):
         raise LongtailError(f"stem must be imagenet or cifar; got {stem!r}")
     if not 0 < width < math.inf:
         raise LongtailError(f"width must be above 0 and finite; got {width}")
     reduce = stem == "imagenet" and name == "resnet18"
-    kernels = (3, 5, 7) if reduce else (3,)
+    kernels = (3, 5, 7) if reduce else (3,)  # no CIFAR network of the papers has another
     kernel = kernels[-1] if stem_kernel is None else stem_kernel
     if kernel not in kernels:
         where = f"the {stem} stem" if name == "resnet18" else "resnet32"
         raise LongtailError(f"{where} takes stem_kernel {' or '.join(map(str, kernels))}; got {stem_kernel}")
-    channels, depth = ((64, 128, 256, 512), 2) if name == "resnet18" else ((16, 32, 64), 5)
-    channels = [max(8, round(c * width / 8) * 8) for c in channels]
-    model = ResNet(classes, channels, depth, kernel, reduce=reduce, pad=name == "resnet32", dropout=dropout)
+    layout = LAYOUTS[name]
+    channels = [max(8, round(full * width / 8) * 8) for full in layout.channels]  # tensor cores take multiples of 8
+    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=name == "resnet32", dropout=dropout)
     if pretrained:
         if name != "resnet18" or width != 1 or kernel != 7:
             raise LongtailError(
                 "pretrained weights fit resnet18 with width 1, the imagenet stem and stem_kernel 7, not "
                 f"{name} with width {width}, the {stem} stem and stem_kernel {kernel}"
             )
-        path = _cached(name, _import_torchvision(name).models)
-        _adopt(model, torch.load(path, map_location="cpu", weights_only=True))
+        path = _cached_weights(name, _import_torchvision(name).models)
+        _load_pretrained(model, torch.load(path, map_location="cpu", weights_only=True))
     return model
 
 
-def _torchvision(name, classes, width, stem, stem_kernel, dropout, pretrained):
+def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, pretrained):
     torchvision = _import_torchvision(name)
     models = torchvision.models
-    names = models.list_models(module=models)
+    names = models.list_models(module=models)  # classification alone: detectors and the like have modules of their own
     if name not in names:
         near = difflib.get_close_matches(name, ["resnet32", *names], 3, 0)
         raise LongtailError(f"there is no model {name!r}; the nearest names are {', '.join(near)}")
-    asked = {"width": width != 1, "stem": stem != "imagenet", "stem_kernel": stem_kernel is not None}
-    for option in asked:
-        if asked[option]:
+    changed = {"width": width != 1, "stem": stem != "imagenet", "stem_kernel": stem_kernel is not None}
+    for option, given in changed.items():
+        if given:
             raise LongtailError(f"{option} is for resnet18 and resnet32; {name} is torchvision's own and has none")
     # The second heads of these two would make the training output a tuple.
-    single = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model = models.get_model(name, num_classes=classes, **single)
+    one_head = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    model = models.get_model(name, num_classes=classes, **one_head)
     if pretrained:
-        _cached(name, models)
+        _cached_weights(name, models)  # what is missing or damaged raises here, before torchvision would download it
         source = models.get_model(name, weights="DEFAULT")
-        if single:
-            source.AuxLogits, model.transform_input = None, source.transform_input
-        _adopt(model, source.state_dict())
-    for parent in list(model.modules()):
-        for child, module in parent.named_children():
-            if isinstance(module, nn.Dropout):
-                parent.add_module(child, Dropout(module.p))
-            elif isinstance(module, torchvision.ops.StochasticDepth):
-                parent.add_module(child, Dropout(module.p, module.mode))
+        if one_head:
+            source.AuxLogits = None
+            model.transform_input = source.transform_input
+        _load_pretrained(model, source.state_dict())
+    _replace_dropouts(model, torchvision.ops.StochasticDepth)
     if dropout:
-        head = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
+        head = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
         head.add_module("dropout", Dropout(dropout))
         head.register_forward_pre_hook(_drop_input)
     return model
 
 
+def _replace_dropouts(model, stochastic_depth):
+    """Puts our Dropout in the place of torch's and of torchvision's, which draw from the global generator."""
+    for parent in list(model.modules()):
+        for child, module in parent.named_children():
+            if isinstance(module, nn.Dropout):
+                parent.add_module(child, Dropout(module.p))
+            elif isinstance(module, stochastic_depth):
+                parent.add_module(child, Dropout(module.p, module.mode))
+
+
 def _drop_input(module, inputs):
+    """A hook before the head's forward: a module in front of it would change the state dict's names."""
     return (module.dropout(*inputs),)
 
 
 def _import_torchvision(name):
     try:
         import torchvision
-    except (ImportError, RuntimeError, OSError) as error:
+    except (ImportError, RuntimeError, OSError) as error:  # the last two: a build for another torch
         raise LongtailError(
             f"{name} needs torchvision, which does not import here ({textwrap.shorten(str(error), 300)}); "
             f"install the build that belongs to torch {torch.__version__}, or take resnet18 or resnet32, "
@@ -230,29 +269,30 @@ def _import_torchvision(name):
     return torchvision
 
 
-def _cached(name, models):
+def _cached_weights(name, models):
     """The file of torchvision's default weights; missing or damaged, a LongtailError that says how to get it."""
     url = models.get_model_weights(name).DEFAULT.url
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])  # where torch.hub puts what it downloads
     get = f"get it with: curl -L --create-dirs -o '{path}' {url}"
     if not path.is_file():
         raise LongtailError(f"the pretrained weights of {name} are not in {path}; {get}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(path.stem.rpartition("-")[2]):
+    if not digest.startswith(path.stem.rpartition("-")[2]):  # resnet18-f37072fd.pth begins its SHA-256 with f37072fd
         raise LongtailError(
             f"the pretrained weights in {path} are damaged (their SHA-256 is not that of the name); {get}"
         )
     return path
 
 
-def _adopt(model, state):
+def _load_pretrained(model, state):
     """Loads `state` strictly, but for a last layer that was made for another number of classes."""
     own = model.state_dict()
-    head = [k for k in own if k.rpartition(".")[0] == list(own)[-1].rpartition(".")[0]]
-    fresh = [k for k in head if k in state and state[k].shape != own[k].shape]
-    for k in fresh:
-        state[k] = own[k]
+    last_layer = list(own)[-1].rpartition(".")[0]
+    for name, tensor in own.items():
+        in_last_layer = name.rpartition(".")[0] == last_layer
+        if in_last_layer and name in state and state[name].shape != tensor.shape:
+            state[name] = tensor  # fresh
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

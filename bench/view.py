@@ -20,11 +20,13 @@ import torch
 import augment
 import kernels
 from bench import rounds
+from config import Config
 from engine.numerics import pick_device
 from engine.run import environment
 from engine.tables import row_of
 from errors import Parser
-from plan import draw_plan
+from mixup import Mixing
+from plan import Course, Material, draw_plan
 from tests.conftest import import_torchvision
 
 MEAN, STD = (0.5, 0.44, 0.37), (0.21, 0.19, 0.17)
@@ -93,34 +95,19 @@ def measure(args):
 def rows(args, pixels, means, views, device):
     """STEPS rows of a plan on `device`; with two views every picture is mixed."""
     n, count = len(pixels), np.full(1, len(pixels))
-    plan = draw_plan(
-        np.zeros(n, int),
-        means,
-        np.arange(n),
-        count,
-        epoch=0,
-        seed=0,
-        img_size=args.img_size,
-        size=args.img_size,
-        store_size=pixels.shape[1],
-        batch_size=args.batch_size,
+    config = Config(
         epochs=1,
-        lr=1.0,
+        batch_size=args.batch_size,
+        img_size=args.img_size,
         schedule="constant",
-        warmup=0,
-        balance="none",
+        warmup=0.0,
         mixup_p=float(views - 1),
-        mixup_alpha=1.0,
-        mixup_by="row",
         cutmix_p=0.0,
         crop_scale=SCALE,
-        pad=0,
-        flip=True,
-        rotate=0.0,
         jitter=JITTER,
-        erase=0.0,
-        tail_crops=(0, 1),
     )
+    material = Material(np.zeros(n, int), means, np.arange(n), count, args.img_size, pixels.shape[1])
+    plan = draw_plan(material, 0, *(config.group(kind) for kind in (Course, Mixing, augment.Views)))
     return [row_of(plan, t, device) for t in range(STEPS)]
 
 
@@ -139,7 +126,7 @@ def contenders(args, device, pixels, plan, views):
             row = plan[k % STEPS]
             x = look(gathered(pixels, row.index))
             if views == 2:
-                x = x.lerp(look(gathered(pixels, row.partner)), (1 - row.lam).view(-1, 1, 1, 1).expand_as(x))
+                x = x.lerp(look(gathered(pixels, row.partner)), (1 - row.blend).view(-1, 1, 1, 1).expand_as(x))
             return x.to(dtype, memory_format=torch.channels_last)
 
         return call

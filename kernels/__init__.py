@@ -7,12 +7,14 @@ import functools
 import importlib
 import sys
 
+import torch
+
 OLDEST = (7, 5)  # compute capability, for which the tests build
 
 
 @functools.cache
-def usable(device):
-    """Whether the kernels run on `device`, a torch.device. Where a GPU cannot have them, stderr is told why, once."""
+def usable(device: torch.device) -> bool:
+    """Whether the kernels run on `device`. Where a GPU cannot have them, stderr is told why, once."""
     if device.type != "cuda":
         return False
     reason = _hindrance(device)
@@ -23,8 +25,6 @@ def usable(device):
 
 def _hindrance(device):
     """Why not, in words; empty if nothing stands in the way."""
-    import torch
-
     if torch.version.hip:
         return "untested on ROCm"
     major, minor = torch.cuda.get_device_capability(device)
@@ -33,6 +33,6 @@ def _hindrance(device):
     try:
         driver = importlib.import_module("triton.runtime.driver").driver
         driver.active.get_current_target()  # builds Triton's launcher, which needs a C compiler
-    except Exception as error:
+    except Exception as error:  # whatever it is, plain PyTorch does the work
         return f"Triton does not work here: {type(error).__name__}: {error}"
     return ""

@@ -4,10 +4,17 @@
     L = lam w_a l(z; a) + (1 - lam) w_b l(z; b),    c_k = (1 - eps_t) 1{k = t} + eps_t / C,
     dl/dz_j = c_j h_j (1 - p_j) - p_j sum_{k != j} c_k h_k,    h = p f'(p) = (1 - p)^gamma (gamma p log p / (1 - p) - 1)
 
-Read: logits [B, C] float32, float16 or bfloat16 of any row stride, a and b [B] of any integer type, lam [B] float32,
-table [5, C] float32 and, backward, the upstream gradient [B] of any stride. Written: losses [B] float32; dlogits [B,
-C], computed in float32 and rounded once to the logits' dtype. No power is negative, and no sum holds both a row's
-largest term and the others, so confident rows keep their precision. An e^x under 2^-126 counts as 0.
+    symbol                         name      shape    dtype                          the kernels
+    z                              logits    [B, C]   float32, float16 or bfloat16   read, any row stride
+    a, b                           a, b      [B]      any integers                   read
+    lam                            lam       [B]      float32                        read
+    bias, w, eps, gamma, margin    table     [5, C]   float32                        read
+    dloss/dL                       upstream  [B]      any floats                     read backward, any stride
+    L                              losses    [B]      float32                        write forward
+    dloss/dz                       dlogits   [B, C]   that of logits                 write backward
+
+Everything is computed in float32; the gradient is rounded once, when it is stored. No power is negative, and no sum
+holds both a row's largest term and the others, so confident rows keep their precision. An e^x under 2^-126 counts as 0.
 
 Floor: B C itemsize bytes forward, twice that backward, and about 2 B C (1 exponential, 2 logarithms, 60 other
 operations) each way: at 128 x 50 and less a launch costs more than both.
@@ -16,121 +23,168 @@ operations) each way: at 128 x 50 and less a launch costs more than both.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 CLASSES = 4096  # the most for which no register spills
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-LOG2E = tl.constexpr(1.4426950408889634)
+# The lines of the table; line 0 is the bias.
+WEIGHT = tl.constexpr(1)
+EPS = tl.constexpr(2)
+GAMMA = tl.constexpr(3)
+MARGIN = tl.constexpr(4)
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 LN2_HIGH = tl.constexpr(0.693145751953125)  # 15 bits: its product with an exponent is exact
 LN2_LOW = tl.constexpr(1.4286068203094172e-06)
 SMALLEST = tl.constexpr(1.1754943508222875e-38)  # 2^-126
-SQRT_HALF = tl.constexpr(0x3F3504F3)  # the bits of 1 / sqrt(2), and of 1
-ONE = tl.constexpr(0x3F800000)
+ONE_BITS = tl.constexpr(0x3F800000)  # the float32 1 as an integer
+SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)  # and 1 / sqrt(2)
 
 
-@triton.jit(do_not_specialize=["rows"])
-def _forward(logits, a, b, lam, table, losses, rows, classes, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Losses of ROWS rows; COLUMNS >= classes."""
+@triton.jit(do_not_specialize=["n_rows"])  # a batch of another size is no reason to compile again
+def _forward(
+    logits_ptr,
+    a_ptr,
+    b_ptr,
+    lam_ptr,
+    table_ptr,
+    losses_ptr,
+    n_rows,
+    n_cols,
+    logits_stride,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Losses of ROWS rows; COLUMNS >= n_cols, which is C."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)[None, :]
-    live, base, inside, z, bias = _load(logits, table, row, column, rows, classes, stride)
-    share = tl.load(lam + row, mask=live)
-    total = tl.zeros((ROWS,), tl.float32)
-    for side in tl.static_range(2):
-        target, part = tl.load((a if side == 0 else b) + row, mask=live), share if side == 0 else 1 - share
-        weight, eps, gamma, margin = _settings(table, target, live, classes)
-        _, _, _, q, logp, first = _softmax(logits, table, base, z, bias, column, inside, target, margin, live, classes)
-        c = tl.where(column == target[:, None], 1 - eps[:, None], 0.0) + eps[:, None] / classes
-        total -= part * weight * tl.sum(tl.where(inside, c * _power(q, gamma[:, None]) * logp, 0.0), 1)
-    tl.store(losses + row, total, mask=live)
+    live = row < n_rows
+    inside = live[:, None] & (column < n_cols)
+
+    row_ptr = logits_ptr + row.to(tl.int64) * logits_stride  # B times the stride may pass 2^31
+    z = tl.load(row_ptr[:, None] + column, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(table_ptr + column, mask=column < n_cols, other=0.0)
+    lam = tl.load(lam_ptr + row, mask=live)
+
+    total = tl.zeros((ROWS,), tl.float32)  # of L; a row outside the batch adds nothing, and is not stored
+    for side in tl.static_range(2):  # the targets a and b: with margins, each has a softmax of its own
+        target = tl.load((a_ptr if side == 0 else b_ptr) + row, mask=live)
+        share = lam if side == 0 else 1 - lam
+        weight = _setting(table_ptr, WEIGHT, target, live, n_cols)
+        eps = _setting(table_ptr, EPS, target, live, n_cols)[:, None]
+        gamma = _setting(table_ptr, GAMMA, target, live, n_cols)[:, None]
+
+        below, is_top = _below_top(z, bias, row_ptr, table_ptr, column, inside, target, live, n_cols)
+        e, rest, others = _exponentials(below, is_top, inside)
+        not_p = others / (rest + 1)  # 1 - p without the cancellation
+        log_p = below - _log1p(rest)
+
+        cell = tl.where(inside, _soft_target(column, target, eps, n_cols) * _power(not_p, gamma) * log_p, 0.0)
+        total -= share * weight * tl.sum(cell, 1)
+    tl.store(losses_ptr + row, total, mask=live)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["n_rows"])
 def _backward(
-    logits,
-    a,
-    b,
-    lam,
-    table,
-    upstream,
-    gradient,
-    rows,
-    classes,
-    stride,
+    logits_ptr,
+    a_ptr,
+    b_ptr,
+    lam_ptr,
+    table_ptr,
+    upstream_ptr,
+    dlogits_ptr,
+    n_rows,
+    n_cols,
+    logits_stride,
     upstream_stride,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Gradient of ROWS rows, contiguous [B, C]; the rest as in _forward."""
+    """Gradients of ROWS rows, which lie contiguously; the rest as in _forward, step by step up to log_p."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)[None, :]
-    live, base, inside, z, bias = _load(logits, table, row, column, rows, classes, stride)
-    share = tl.load(lam + row, mask=live)
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    live = row < n_rows
+    inside = live[:, None] & (column < n_cols)
+
+    row_ptr = logits_ptr + row.to(tl.int64) * logits_stride
+    z = tl.load(row_ptr[:, None] + column, mask=inside, other=0.0).to(tl.float32)
+    bias = tl.load(table_ptr + column, mask=column < n_cols, other=0.0)
+    lam = tl.load(lam_ptr + row, mask=live)
+
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)  # of dloss/dz, before the upstream gradient
     for side in tl.static_range(2):
-        target, part = tl.load((a if side == 0 else b) + row, mask=live), share if side == 0 else 1 - share
-        weight, eps, gamma, margin = _settings(table, target, live, classes)
-        e, s, others, q, logp, first = _softmax(
-            logits, table, base, z, bias, column, inside, target, margin, live, classes
-        )
-        c = tl.where(column == target[:, None], 1 - eps[:, None], 0.0) + eps[:, None] / classes
-        slope = gamma[:, None] * e * logp / tl.maximum(others, SMALLEST) - 1
-        ch = tl.where(inside, c * _power(q, gamma[:, None]) * slope, 0.0)
-        rest = tl.sum(tl.where(first, 0.0, ch), 1)[:, None]
-        top = tl.sum(tl.where(first, ch, 0.0), 1)[:, None]
-        ch_others = tl.where(first, rest, rest + top - ch)
-        total += (part * weight)[:, None] * (ch * q - e / s * ch_others)
-    total *= tl.load(upstream + row.to(tl.int64) * upstream_stride, mask=live).to(tl.float32)[:, None]
-    at = gradient + row.to(tl.int64)[:, None] * classes + column
-    tl.store(at, total.to(gradient.dtype.element_ty), mask=inside)
+        target = tl.load((a_ptr if side == 0 else b_ptr) + row, mask=live)
+        share = lam if side == 0 else 1 - lam
+        weight = _setting(table_ptr, WEIGHT, target, live, n_cols)
+        eps = _setting(table_ptr, EPS, target, live, n_cols)[:, None]
+        gamma = _setting(table_ptr, GAMMA, target, live, n_cols)[:, None]
+
+        below, is_top = _below_top(z, bias, row_ptr, table_ptr, column, inside, target, live, n_cols)
+        e, rest, others = _exponentials(below, is_top, inside)
+        not_p = others / (rest + 1)  # 1 - p without the cancellation
+        log_p = below - _log1p(rest)
+
+        # p / (1 - p) is e / others, and others may underflow where p is 1.
+        slope = gamma * e * log_p / tl.maximum(others, SMALLEST) - 1
+        ch = tl.where(inside, _soft_target(column, target, eps, n_cols) * _power(not_p, gamma) * slope, 0.0)
+        # The top cell's term may be far above the sum of the others: neither is taken out of a sum with the other.
+        ch_rest = tl.sum(tl.where(is_top, 0.0, ch), 1)[:, None]
+        ch_top = tl.sum(tl.where(is_top, ch, 0.0), 1)[:, None]
+        ch_others = tl.where(is_top, ch_rest, ch_rest + ch_top - ch)
+        total += (share * weight)[:, None] * (ch * not_p - e / (rest + 1) * ch_others)
+
+    upstream = tl.load(upstream_ptr + row.to(tl.int64) * upstream_stride, mask=live).to(tl.float32)
+    total *= upstream[:, None]
+    # dlogits is contiguous, whatever the logits' rows are.
+    cell_ptr = dlogits_ptr + row.to(tl.int64)[:, None] * n_cols + column
+    tl.store(cell_ptr, total.to(dlogits_ptr.dtype.element_ty), mask=inside)  # the one rounding
 
 
 @triton.jit
-def _load(logits, table, row, column, rows, classes, stride):
-    """Which rows there are, where they begin, which cells are theirs; logits and bias in float32, 0 outside."""
-    live, base = row < rows, row.to(tl.int64) * stride
-    inside = live[:, None] & (column < classes)
-    z = tl.load(logits + base[:, None] + column, mask=inside, other=0.0).to(tl.float32)
-    bias = tl.load(table + column, mask=column < classes, other=0.0)
-    return live, base, inside, z, bias
+def _setting(table_ptr, line, target, live, n_cols):
+    """A line of the table at each row's target [ROWS]; NaN, and so a NaN loss, for a target that is no class."""
+    known = live & (target >= 0) & (target < n_cols)
+    return tl.load(table_ptr + target + line * n_cols, mask=known, other=float("nan"))
 
 
 @triton.jit
-def _settings(table, target, live, classes):
-    """weight, eps, gamma and margin of each row's target; NaN, and so a NaN loss, for one that is no class."""
-    known = live & (target >= 0) & (target < classes)
-    at = table + target
-    weight = tl.load(at + classes, mask=known, other=float("nan"))
-    eps = tl.load(at + 2 * classes, mask=known, other=float("nan"))
-    gamma = tl.load(at + 3 * classes, mask=known, other=float("nan"))
-    margin = tl.load(at + 4 * classes, mask=known, other=float("nan"))
-    return weight, eps, gamma, margin
+def _soft_target(column, target, eps, n_cols):
+    """c of the formula, [ROWS, COLUMNS]: 1 - eps at the target, and eps in equal shares (Szegedy et al. 2016)."""
+    return tl.where(column == target[:, None], 1 - eps, 0.0) + eps / n_cols
 
 
 @triton.jit
-def _softmax(logits, table, base, z, bias, column, inside, target, margin, live, classes):
-    """e = exp(z - z_max); s = sum e; the sum of the other e's, 1 - p and log p of each cell; which cell is the
-    arg-max."""
+def _below_top(z, bias, row_ptr, table_ptr, column, inside, target, live, n_cols):
+    """Each cell's z + bias - margin less that of its row's largest cell, and which cell that is; [ROWS, COLUMNS]."""
+    margin = _setting(table_ptr, MARGIN, target, live, n_cols)
     shift = bias - tl.where(column == target[:, None], margin[:, None], 0.0)
     top = tl.argmax(tl.where(inside, z + shift, float("-inf")), 1)
-    there = live & (top < classes)  # a row of NaN may have its maximum anywhere
-    z_top = tl.load(logits + base + top, mask=there, other=float("nan")).to(tl.float32)
-    shift_top = tl.load(table + top, mask=there, other=float("nan")) - tl.where(top == target, margin, 0.0)
+    # Loaded again: a cheaper way to one cell of a row than a sum over it. A row of NaN may have its maximum anywhere.
+    there = live & (top < n_cols)
+    z_top = tl.load(row_ptr + top, mask=there, other=float("nan")).to(tl.float32)
+    shift_top = tl.load(table_ptr + top, mask=there, other=float("nan")) - tl.where(top == target, margin, 0.0)
     # The difference first: at logits of 100, float32 rounds the sum of logit and bias by up to 4e-6.
-    d = (z - z_top[:, None]) + (shift - shift_top[:, None])
-    e = tl.where(inside, _exp(d), 0.0)
-    first = column == top[:, None]
-    rest = tl.sum(tl.where(first, 0.0, e), 1)[:, None]
-    others = tl.where(first, rest, rest + 1 - e)
-    return e, rest + 1, others, others / (rest + 1), d - _log1p(rest), first
+    below = (z - z_top[:, None]) + (shift - shift_top[:, None])
+    return below, column == top[:, None]
+
+
+@triton.jit
+def _exponentials(below, is_top, inside):
+    """e = exp(below), 1 at the top and 0 outside; the sum of a row's e but the top's [ROWS, 1]; of all but the cell's
+    own."""
+    e = tl.where(inside, _exp(below), 0.0)
+    rest = tl.sum(tl.where(is_top, 0.0, e), 1)[:, None]
+    others = tl.where(is_top, rest, rest + 1 - e)
+    return e, rest, others
 
 
 @triton.jit
 def _exp(x):
     """e^x for x <= 0 to 3 ulp; 0 under 2^-126. The hardware's own takes x log2(e) rounded: 1e-5 off at x = -80."""
-    n = tl.floor(x * LOG2E + 0.5)
-    power = tl.exp2((x - n * LN2_HIGH - n * LN2_LOW) * LOG2E)
-    return tl.where(n < -126, 0.0, power * _two_to(n))
+    n = tl.floor(x * LOG2_E + 0.5)  # e^x = 2^n e^(x - n ln 2), the second from 0.7 to 1.42
+    power = tl.exp2((x - n * LN2_HIGH - n * LN2_LOW) * LOG2_E)
+    return tl.where(n < -126, 0.0, power * _two_to(n))  # 2^n has no bits of its own under 2^-126
 
 
 @triton.jit
@@ -142,70 +196,85 @@ def _log1p(x):
 
 @triton.jit
 def _power(q, gamma):
-    """q^gamma for 0 <= q <= 1. q = m 2^n, and gamma log2(m) is small: the power of a tiny q is as precise as any. Under
-    2^-126 it is some number up to 1, and what it multiplies is as tiny as q."""
+    """q^gamma for 0 <= q <= 1, with q = m 2^n and m near 1: gamma log2(m) is small, so the power of a tiny q is as
+    precise as any. Under 2^-126 it is some number up to 1, and what it multiplies is as tiny as q."""
     bits = q.to(tl.int32, bitcast=True)
-    n = (bits + (ONE - SQRT_HALF)) >> 23
-    log_m = tl.log2((bits - ((n - 127) << 23)).to(tl.float32, bitcast=True))
-    n = (n - 127).to(tl.float32)
-    whole = tl.floor(n * gamma + 0.5)
+    n_bits = (bits + (ONE_BITS - SQRT_HALF_BITS)) >> 23  # rounds n so that m is from 1 / sqrt(2) to sqrt(2)
+    log_m = tl.log2((bits - ((n_bits - 127) << 23)).to(tl.float32, bitcast=True))
+    n = (n_bits - 127).to(tl.float32)
+    whole = tl.floor(n * gamma + 0.5)  # of the exponent n gamma; fma gives what is left without rounding it
     power = tl.exp2(tl.fma(n, gamma, -whole) + gamma * log_m)
     return tl.where(whole < -126, 0.0, power * _two_to(whole))
 
 
 @triton.jit
 def _two_to(n):
-    """2^n of a whole float32 n from -126 to 127."""
+    """2^n of a whole float32 n from -126 to 127, put together from its bits."""
     return ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
 
 
 @torch.library.custom_op("longtail::loss", mutates_args=())
-def loss(
-    logits: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor, table: torch.Tensor
-) -> torch.Tensor:
+def loss(logits: Tensor, a: Tensor, b: Tensor, lam: Tensor, table: Tensor) -> Tensor:
     """Per-row losses float32 [B]: see losses.loss, which is this file's twin and calls it. Gradients reach the logits
     alone, once. ValueError for other shapes and dtypes than the file's docstring says, and for more than CLASSES
     classes."""
     losses = logits.new_empty(len(logits), dtype=torch.float32)
-    _launch(_forward, logits, a, b, lam, table, losses)
+    _launch(_forward, logits, a, b, lam, table, losses_ptr=losses)
     return losses
 
 
 @torch.library.custom_op("longtail::loss_backward", mutates_args=())
-def loss_backward(
-    logits: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    lam: torch.Tensor,
-    table: torch.Tensor,
-    upstream: torch.Tensor,
-) -> torch.Tensor:
-    """dlogits, contiguous [B, C]."""
-    gradient = logits.new_empty(logits.shape)
-    _launch(_backward, logits, a, b, lam, table, upstream, gradient, upstream.stride(0))
-    return gradient
+def loss_backward(logits: Tensor, a: Tensor, b: Tensor, lam: Tensor, table: Tensor, upstream: Tensor) -> Tensor:
+    """dlogits, contiguous [B, C], for the gradient `upstream` [B] of the losses. Errors as in `loss`."""
+    dlogits = logits.new_empty(logits.shape)
+    outputs = dict(upstream_ptr=upstream, dlogits_ptr=dlogits, upstream_stride=upstream.stride(0))
+    _launch(_backward, logits, a, b, lam, table, **outputs)
+    return dlogits
 
 
 @loss.register_fake
-def _(logits, a, b, lam, table):
+def _loss_fake(logits, a, b, lam, table):
     _check(logits, a, b, lam, table)
     return logits.new_empty(len(logits), dtype=torch.float32)
 
 
 @loss_backward.register_fake
-def _(logits, a, b, lam, table, upstream):
+def _loss_backward_fake(logits, a, b, lam, table, upstream):
     return logits.new_empty(logits.shape)
 
 
-def _keep(ctx, inputs, output):
+def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
 
 
-def _differentiate(ctx, upstream):
-    return loss_backward(*ctx.saved_tensors, upstream), None, None, None, None
+def _loss_gradients(ctx, upstream):
+    dlogits = loss_backward(*ctx.saved_tensors, upstream)
+    return dlogits, None, None, None, None
 
 
-loss.register_autograd(_differentiate, setup_context=_keep)
+loss.register_autograd(_loss_gradients, setup_context=_setup_context)
+
+
+def tile(rows: int, classes: int) -> tuple[int, int, int]:
+    """ROWS, COLUMNS and warps of a program. A row each: a small batch then spreads over the whole device."""
+    columns = triton.next_power_of_2(classes)
+    return 1, columns, max(1, min(16, columns // 256))
+
+
+def _launch(kernel, logits, a, b, lam, table, **rest):
+    """Starts `kernel` over the rows of `logits`. rest: the other arguments that it takes, by name."""
+    _check(logits, a, b, lam, table)
+    rows, classes = logits.shape
+    if not rows:
+        return
+    if logits.stride(1) != 1 and classes > 1:  # a row may lie anywhere, but its logits side by side
+        logits = logits.contiguous()
+    height, columns, warps = tile(rows, classes)
+    targets = dict(a_ptr=a.contiguous(), b_ptr=b.contiguous(), lam_ptr=lam.contiguous())
+    sizes = dict(n_rows=rows, n_cols=classes, logits_stride=logits.stride(0), ROWS=height, COLUMNS=columns)
+    start = kernel[(triton.cdiv(rows, height),)]
+    with torch.cuda.device_of(logits):
+        start(logits_ptr=logits, **targets, table_ptr=table.contiguous(), **rest, **sizes, num_warps=warps)
 
 
 def _check(logits, a, b, lam, table):
@@ -215,44 +284,15 @@ def _check(logits, a, b, lam, table):
             f"{tuple(logits.shape)} {logits.dtype}"
         )
     rows, classes = logits.shape
-    shapes = (("a", a, (rows,)), ("b", b, (rows,)), ("lam", lam, (rows,)), ("table", table, (5, classes)))
-    for name, given, shape in shapes:
-        kind = given.dtype == torch.float32 if name in ("lam", "table") else not given.dtype.is_floating_point
-        if given.shape != shape or not kind or given.device != logits.device:
-            raise ValueError(
-                f"{name} must be {shape} of {'float32' if name in ('lam', 'table') else 'integers'} on "
-                f"{logits.device}; got {tuple(given.shape)} {given.dtype} on {given.device}"
-            )
+    _check_input("a", a, (rows,), "integers", logits.device)
+    _check_input("b", b, (rows,), "integers", logits.device)
+    _check_input("lam", lam, (rows,), "float32", logits.device)
+    _check_input("table", table, (5, classes), "float32", logits.device)
 
 
-def tile(rows, classes):
-    """ROWS, COLUMNS and warps of a program. A row each: a small batch then spreads over the whole device."""
-    columns = triton.next_power_of_2(classes)
-    return 1, columns, max(1, min(16, columns // 256))
-
-
-def _launch(kernel, logits, a, b, lam, table, *others):
-    _check(logits, a, b, lam, table)
-    logits = logits if logits.stride(1) == 1 or logits.shape[1] == 1 else logits.contiguous()
-    a, b, lam, table = (v.contiguous() for v in (a, b, lam, table))
-    rows, classes = logits.shape
-    height, columns, warps = tile(rows, classes)
-    tensors = [v for v in others if isinstance(v, torch.Tensor)]
-    strides = [v for v in others if not isinstance(v, torch.Tensor)]
-    if rows:
-        with torch.cuda.device_of(logits):
-            kernel[(triton.cdiv(rows, height),)](
-                logits,
-                a,
-                b,
-                lam,
-                table,
-                *tensors,
-                rows,
-                classes,
-                logits.stride(0),
-                *strides,
-                ROWS=height,
-                COLUMNS=columns,
-                num_warps=warps,
-            )
+def _check_input(name, given, shape, kind, device):
+    fits = given.dtype == torch.float32 if kind == "float32" else not given.dtype.is_floating_point
+    if given.shape != shape or given.device != device or not fits:
+        raise ValueError(
+            f"{name} must be {shape} of {kind} on {device}; got {tuple(given.shape)} {given.dtype} on {given.device}"
+        )

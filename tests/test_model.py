@@ -277,7 +277,7 @@ def test_copies_and_moves_keep_their_own_key():
 def test_stochastic_depth_drops_whole_rows_or_the_batch(share, groups):
     drop = model.Dropout(0.5, share)
     owner = nn.Module()
-    owner.key, owner.first, owner.apart = torch.tensor(0), 0, 1
+    owner.key, owner.row_start, owner.row_stride = torch.tensor(0), 0, 1
     drop.layer, drop.owner = 2, (owner,)
     x = torch.rand(6, 4, 3, 3) + 1
     for key in range(8):

@@ -14,16 +14,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import augment
 import kernels
+from config import Config
 from conftest import GPU, INTERPRETED, kernel_builds, on_device, pass_under_the_interpreter
-from plan import draw_plan, evaluation_plans
-from test_augment import EYE, PIXEL, noise, row, sampled
+from mixup import Mixing
+from plan import Course, Material, draw_plan, evaluation_plans
+from test_augment import EYE, PIXEL, noise, sampled
+from test_augment import row as plan_row
 
 pytest.importorskip("triton")
 
 from kernels import view as kernel
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-COLUMNS = ("index", "partner", "lam", "box", "geo", "geo_b", "col", "col_b", "erase")
+COLUMNS = ("index", "partner", "blend", "box", "geo", "geo_b", "col", "col_b", "erase")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +35,13 @@ def large(monkeypatch):
     if INTERPRETED:
         monkeypatch.setattr(kernel, "BLOCK", 2048)
         monkeypatch.setattr(kernel, "TILES", 1)
+
+
+def row(n, size, blend=None, **columns):
+    """test_augment.row with a weight of its own for the pixels; without it, they weigh what the targets do."""
+    made = plan_row(n, size, **columns)
+    made.blend = made.lam.clone() if blend is None else blend
+    return made
 
 
 def arguments(device, pixels, columns, size, border="reflect", dtype=torch.float32, channels=3, mean=MEAN, std=STD):
@@ -44,6 +54,12 @@ def shown(*args, **options):
     return kernel.view(*arguments(*args, **options)).cpu()
 
 
+def step_of(plan, t):
+    """Step t of a plan, as tensors."""
+    tables = {name: torch.from_numpy(np.ascontiguousarray(getattr(plan, name)[t])) for name in (*COLUMNS, "lam")}
+    return SimpleNamespace(**tables)
+
+
 def four(pixels):
     """4-byte pixels whose last byte is no colour."""
     return torch.cat([pixels, torch.full_like(pixels[..., :1], 171)], -1)
@@ -54,17 +70,11 @@ def mixed(n, side, size, border, seed=0):
     rng = np.random.default_rng(seed)
 
     def geometry(k):
-        geo = augment.draw_geometry(
-            np.random.default_rng(seed + k),
-            (n,),
-            size=size,
-            store_size=side,
-            shown=size,
-            crop_scale=(0.3, 1.0),
-            pad=4 if border == "constant" else 0,
-            flip=True,
-            rotate=45.0,
-        )
+        pad = 4 if border == "constant" else 0
+        views = augment.Views((0.3, 1.0), pad, flip=True, rotate=45.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
+        frame = augment.Frame(size, side, size)
+        low, turn = np.full(n, 0.3), np.full(n, 45.0)
+        geo = augment.draw_geometry(np.random.default_rng(seed + k), frame, views, low, turn)
         geo[-1] *= 3
         geo[0, :, 2] -= side
         return torch.from_numpy(geo)
@@ -102,12 +112,12 @@ def reference(pixels, c, size, border):
         return (torch.einsum("bij,bjyx->biyx", col[:, :, :3], rgb) + col[:, :, 3, None, None]).clamp(0, 1)
 
     out, other = looks(c.index, c.geo, c.col), looks(c.partner, c.geo_b, c.col_b)
-    for i, (lam, (y0, x0, y1, x1), erased) in enumerate(zip(c.lam.tolist(), c.box.tolist(), c.erase.tolist())):
+    for i, (blend, (y0, x0, y1, x1), erased) in enumerate(zip(c.blend.tolist(), c.box.tolist(), c.erase.tolist())):
         top, left, bottom, right = erased
-        if lam < 1 and y0 < y1 and x0 < x1:
+        if y0 < y1 and x0 < x1:
             out[i, :, y0:y1, x0:x1] = other[i, :, y0:y1, x0:x1]
-        elif lam < 1:
-            out[i] = lam * out[i] + (1 - lam) * other[i]
+        else:
+            out[i] = blend * out[i] + (1 - blend) * other[i]
         out[i, :, top:bottom, left:right] = torch.tensor(MEAN, dtype=torch.float64)[:, None, None]
     return (out - torch.tensor(MEAN).double().view(3, 1, 1)) / torch.tensor(STD).double().view(3, 1, 1)
 
@@ -152,9 +162,7 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
     pixels, rows = noise(3, 24), np.array([2, 0, 1])
     for columns in evaluation_plans(rows, size=17, store_size=24, batch_size=2, views="crops"):
         for t in range(2):
-            step = SimpleNamespace(
-                **{k: torch.from_numpy(np.ascontiguousarray(getattr(columns, k)[t])) for k in COLUMNS}
-            )
+            step = step_of(columns, t)
             found = shown(device, pixels, step, 17, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             for picture, i, geo in zip(found, step.index.tolist(), step.geo.tolist()):
                 left, top, mirrored = int(geo[0][2]), int(geo[1][2]), geo[0][0] < 0
@@ -166,35 +174,12 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
 @on_device
 def test_equals_its_twin_for_a_plan_that_was_drawn(device):
     labels, means = np.arange(20) % 4, np.random.default_rng(0).random((20, 3)).astype(np.float32)
-    drawn = draw_plan(
-        labels,
-        means,
-        np.arange(20),
-        np.full(4, 5),
-        epoch=3,
-        seed=1,
-        img_size=32,
-        size=32,
-        store_size=37,
-        batch_size=20,
-        epochs=5,
-        lr=1.0,
-        schedule="cosine",
-        warmup=0,
-        balance="none",
-        mixup_p=0.5,
-        mixup_alpha=1.0,
-        mixup_by="row",
-        cutmix_p=0.3,
-        crop_scale=(0.35, 1.0),
-        pad=0,
-        flip=True,
-        rotate=15.0,
-        jitter=0.2,
-        erase=0.3,
-        tail_crops=(0, 1),
+    config = Config(
+        epochs=5, batch_size=20, seed=1, mixup_p=0.5, cutmix_p=0.3, rotate=15.0, jitter=0.2, erase=0.3, img_size=32
     )
-    step = SimpleNamespace(**{k: torch.from_numpy(getattr(drawn, k)[0]) for k in COLUMNS})
+    material = Material(labels, means, np.arange(20), np.full(4, 5), size=32, store_size=37)
+    drawn = draw_plan(material, 3, *(config.group(kind) for kind in (Course, Mixing, augment.Views)))
+    step = step_of(drawn, 0)
     assert step.box.any() and step.erase.any() and (step.lam < 1).any() and (step.lam == 1).any()
     pixels, moments = noise(20, 37), dict(mean=torch.tensor(MEAN), std=torch.tensor(STD))
     found = shown(device, pixels, step, 32)
@@ -221,6 +206,24 @@ def test_boxes_of_one_row_at_the_edges_of_tiles(device, monkeypatch):
         expected[i, :, y] = other[i, :, y]
     expected[-1] = (own[-1] + other[-1]) / 2
     assert (found - expected).abs().max() < PIXEL
+
+
+@on_device
+def test_the_weight_of_pixels_counts_only_where_the_box_is_empty(device, poisoned):
+    """It is not the weight of the target: rows mix by `blend` alone, and a box takes the partner's pixels even at 1."""
+    n, side, size = 8, 20, 24
+    columns, pixels = mixed(n, side, size, "reflect", seed=3), noise(n, side)
+    columns.blend = torch.tensor([0.25, 1.0, 0.0, 1.0, 0.75, 0.5, 1.0, 1.0])
+    columns.lam = 1 - columns.blend
+    columns.box = torch.zeros(n, 4, dtype=torch.int32)
+    columns.box[4:] = torch.tensor([5, 3, 20, 24], dtype=torch.int32)
+    columns.box[7] = torch.tensor([9, 4, 9, 20], dtype=torch.int32)  # no rows, so none
+    found = shown(device, pixels, columns, size)
+    assert ((found.double() - reference(pixels, columns, size, "reflect")).abs() <= 6 * PIXEL).all()
+    boxed = torch.tensor([False] * 4 + [True] * 3 + [False])
+    for blend in (0.0, 1.0):
+        columns.blend[boxed] = blend
+        assert torch.equal(shown(device, pixels, columns, size), found)
 
 
 @on_device
@@ -274,7 +277,7 @@ def test_augment_batch_comes_here(device, monkeypatch):
     args = arguments(device, pixels, columns, 9, "constant", torch.float16)
     monkeypatch.setattr(kernels, "usable", lambda asked: True)
     monkeypatch.setattr(augment, "plain", None)
-    columns = SimpleNamespace(**dict(zip(COLUMNS, args[1:10])))
+    columns = SimpleNamespace(**dict(zip(COLUMNS, args[1:10])), lam=args[3])
     found = augment.batch(pixels, columns, size=9, mean=args[10], std=args[11], border="constant", dtype=torch.float16)
     assert torch.equal(found, kernel.view(*args))
 
@@ -297,7 +300,7 @@ def test_the_twin_gives_the_dtype_that_is_asked_for():
         (dict(border="wrap"), "border"),
         (dict(dtype=torch.float64), "dtype"),
         (dict(channels=2), "channels"),
-        (dict(lam=torch.ones(4).half()), "lam must"),
+        (dict(blend=torch.ones(4).half()), "blend must"),
         (dict(box=torch.zeros(4, 4)), "box must"),
         (dict(geo_b=torch.zeros(4, 3, 2)), "geo_b must"),
         (dict(std=torch.ones(1)), "std must"),
@@ -318,14 +321,12 @@ def test_a_store_on_the_host_must_be_pinned():
     """The columns lie elsewhere, on the meta device here; a Store that the device cannot read is refused, a pinned one
     is not."""
     pixels, *rest = arguments("meta", noise(4, 12), row(4, 9), 9)
+    tables = dict(zip((*COLUMNS, "mean", "std"), rest))
     store = noise(4, 12)
     with pytest.raises(ValueError, match="pinned"):
-        kernel._check(store, *rest[:11], *rest[12:])
-    kernel._check(
-        SimpleNamespace(ndim=4, shape=store.shape, dtype=store.dtype, device=store.device, is_pinned=lambda: True),
-        *rest[:11],
-        *rest[12:],
-    )
+        kernel._check(store, tables, "reflect", torch.float32, 3)
+    pinned = dict(ndim=4, shape=store.shape, dtype=store.dtype, device=store.device, is_pinned=lambda: True)
+    kernel._check(SimpleNamespace(**pinned), tables, "reflect", torch.float32, 3)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels do not build")
@@ -341,7 +342,7 @@ def test_builds_without_spills(arch, monkeypatch, tmp_path):
 
 
 def test_under_the_interpreter():
-    pass_under_the_interpreter(__file__, 24)
+    pass_under_the_interpreter(__file__, 25)
 
 
 # On a GPU only
