@@ -3,8 +3,6 @@
 listing.py says what there is, store.py decodes it. Only `check` touches test pictures, and only the split is random.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +200,7 @@ def check(root: str | Path, labels: str, image_col: str, label_col: str, group_c
     return True
 
 
-def _deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _deal(labels, shares, rng):
     """Bin of each row, -1 for the only picture of a class.
 
     The shuffled classes lie end to end, and bins are dealt at even steps: each class and the whole get their share.
@@ -222,7 +220,7 @@ def _deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> n
     return bins
 
 
-def _deal_groups(groups: list[str], labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _deal_groups(groups, labels, shares, rng):
     """Bin of each row, -1 where its group has a class to itself.
 
     The largest group comes first. Each goes to the bin whose classes it leaves nearest to their share, by chi-squared.

@@ -4,8 +4,6 @@ Trusts nothing about a file: its kind, its size and its end are checked, and wha
 PictureError. Never repairs a picture, never guesses a missing part, never decodes what its header says is too large.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -15,7 +13,6 @@ import stat
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +81,7 @@ def decode_into(file: int, start: int, row: int, path: str | Path, size: int, re
 
 def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
     """(width, height) of each picture once upright, from its header alone; None where the header is bad."""
-    found: list[tuple[int, int] | None] = []
+    found = []
     for path in files:
         try:
             with _opened(path) as image:
@@ -99,7 +96,7 @@ def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path):
     """The file as a Pillow image whose header is sane. Errors in the caller's block become PictureErrors too."""
     try:
         mode = os.stat(path).st_mode  # looked at first, for open() would wait at a FIFO for ever
@@ -126,7 +123,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise PictureError(" ".join(reason.split())) from None  # in one line
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image):
     """EXIF's orientation, 1 to 8; 1 where the EXIF data is damaged, since viewers do not turn such a picture."""
     try:
         # Image's own method: that of the PNG class would decode all pixels first.
@@ -136,7 +133,7 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in TURNS else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image):
     """The decoded picture in mode RGB, upright; PictureError where it was cut or has no known white."""
     image.load()
     if image.format in ENDINGS:
@@ -157,7 +154,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _check_ending(path: str, mark: bytes, within: int) -> None:
+def _check_ending(path, mark, within):
     """PictureError where the last `within` bytes of the file do not hold `mark`."""
     with open(path, "rb") as file:
         file.seek(-min(within, os.path.getsize(path)), os.SEEK_END)
@@ -165,7 +162,7 @@ def _check_ending(path: str, mark: bytes, within: int) -> None:
             raise PictureError("image file is truncated: its end mark is missing")
 
 
-def _high_byte(image: Image.Image) -> Image.Image:
+def _high_byte(image):
     """Grey of 16 bits as grey of 8. Pillow may hold it in 32 bits, and then more than 16 could be used."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
@@ -173,7 +170,7 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
+def _resized(image, size, resize):
     """The picture at [size, size]. resize: as in `decode`."""
     width, height = image.size
     if resize == "squash":
@@ -192,7 +189,7 @@ def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
     return canvas
 
 
-def _moments(picture: np.ndarray) -> list[list[float]]:
+def _moments(picture):
     """[means, mean squares] of uint8 [S, S, 3], by channel, RGB in [0, 1]."""
     size = len(picture)
     squares = np.square(picture, dtype=np.uint16)
@@ -203,7 +200,7 @@ def _moments(picture: np.ndarray) -> list[list[float]]:
     return [means.tolist(), mean_squares.tolist()]
 
 
-def _channel_sums(values: np.ndarray) -> np.ndarray:
+def _channel_sums(values):
     """uint64 [3]: exact sums over an integer array [S, S, 3]."""
     # Columns first: NumPy adds whole rows fast, and no column of a picture overflows 32 bits.
     columns = values.sum(0, dtype=np.uint32)

@@ -32,12 +32,12 @@ def duplicates(parts: list[Listing], stored: list[Store]) -> list[str]:
     Nearly equal pictures have difference hashes at most 10 bits apart, and colour thumbnails at most 8 of 255 apart on
     average. A picture that was saved again, rescaled, or changed by a few per cent of light or crop stays that near.
     """
-    pictures = []
+    pictures = []  # all but the bad ones, which are equal in being zero
     for part, store in zip(parts, stored):
         pictures += [Picture(part, store, row) for row in range(len(part.paths)) if row not in store.bad]
     if not pictures:
         return []
-    equal_sets: dict[bytes, list[Picture]] = {}
+    equal_sets = {}
     for picture in pictures:
         digest = hashlib.blake2b(picture.store.pixels[picture.row]).digest()
         equal_sets.setdefault(digest, []).append(picture)
@@ -49,7 +49,7 @@ def duplicates(parts: list[Listing], stored: list[Store]) -> list[str]:
     return lines
 
 
-def _near_sets(pictures: list[Picture]) -> list[list[int]]:
+def _near_sets(pictures):
     """Sets of two or more nearly equal pictures, as sorted numbers. A chain of near pictures is one set."""
     thumbnails = np.stack([_thumbnail(picture) for picture in pictures])
     hashes = _difference_hashes(thumbnails)
@@ -70,20 +70,20 @@ def _near_sets(pictures: list[Picture]) -> list[list[int]]:
     return [sorted(members) for number, members in enumerate(set_of) if len(members) > 1 and number == min(members)]
 
 
-def _thumbnail(picture: Picture) -> np.ndarray:
+def _thumbnail(picture):
     """float32 [8, 9, 3], 0 to 255: nine columns, for eight differences of neighbours."""
     image = Image.fromarray(picture.store.pixels[picture.row])
     return np.asarray(image.resize((9, 8), Image.Resampling.BOX), np.float32)
 
 
-def _difference_hashes(thumbnails: np.ndarray) -> np.ndarray:
+def _difference_hashes(thumbnails):
     """uint64 [N]: a bit for each grey pixel that is brighter than its left neighbour (dHash)."""
     grey = thumbnails.mean(-1)
     brighter = grey[:, :, 1:] > grey[:, :, :-1]
     return np.packbits(brighter.reshape(-1, 64), axis=1).view(np.uint64).ravel()
 
 
-def _line(kind: str, members: list[Picture]) -> str:
+def _line(kind, members):
     """One finding: the pictures with their classes, the parts that they lie across, and whether the labels agree."""
     said, names = [], set()
     for part, _, row in members:

@@ -4,8 +4,6 @@ Finds the columns by their usual names or as told. Finds the files in several fo
 Unicode form. What it cannot settle is a LongtailError of one line, which names the line or column and the mend.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import io
@@ -81,6 +79,7 @@ def label_rows(
     table = _read_csv(file)
     group = table.column(group_col, (), "--group-col") if group_col else None
     image = table.column(image_col, IMAGE_COLUMNS, "--image-col")
+    # A column that was named for the pictures, say "class", does not hold the labels too.
     label = table.column(label_col, LABEL_COLUMNS, "--label-col", taken=(image,))
     others = [name for name in table.header if name and name not in (image, label, group)]
     if len(others) == 1 and (image is None) != (label is None):
@@ -103,8 +102,8 @@ def label_rows(
             f"{file}: {len(missing)} of {len(paths)} files are not there: {some(missing)}; names count "
             f"from {root}, {root / 'train'} or the CSV's folder"
         )
-    rows: list[Row] = []
-    first_line: dict[str, Line] = {}
+    rows = []
+    first_line = {}
     for line, path in zip(table.lines, paths):
         number, cells = line
         first = first_line.setdefault(path, line)
@@ -129,7 +128,7 @@ def id_rows(root: Path, file: Path) -> list[Row]:
     image = table.column("auto", IMAGE_COLUMNS) or table.header[0]
     key = table.column("auto", ("id",)) or image
     label = table.column("auto", LABEL_COLUMNS, taken=(image, key))
-    ids: set[str] = set()
+    ids = set()
     for number, cells in table.lines:
         name = cells[key]
         if not name:
@@ -139,6 +138,7 @@ def id_rows(root: Path, file: Path) -> list[Row]:
         ids.add(name)
 
     paths = _locate(table, image, root, root / "test")
+    # Some may be missing, but if all are, the names count from somewhere else.
     if table.lines and not any(paths):
         example = table.lines[0].cells[image]
         raise LongtailError(
@@ -157,10 +157,10 @@ def is_picture_name(name: str) -> bool:
     return name.casefold().endswith(SUFFIXES)
 
 
-def some(names: list[str], most: int = 5) -> str:
-    """The first names in a sentence, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def some(names: list[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class _Table:
     header: list[str]
     lines: list[Line]
 
-    def column(self, wanted: str, usual: tuple[str, ...], flag: str = "", taken: tuple = ()) -> str | None:
+    def column(self, wanted: str, usual, flag="", taken=()) -> str | None:
         """The column `wanted`, in any case; for "auto" the first of the `usual` names that is there, else None.
 
         Columns in `taken` do not count. flag: what to name in the error where `wanted` is not there.
@@ -191,7 +191,9 @@ def _read_csv(file: Path) -> _Table:
         raise LongtailError(f"{file} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise LongtailError(f"{file}: {error.strerror}") from None
+    # The header decides: cells may hold commas of their own.
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    # The csv module wants line ends as they are, for a quoted field may hold some.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     rows = []
     try:
@@ -214,13 +216,13 @@ def _read_csv(file: Path) -> _Table:
     return _Table(file, header, [Line(number, dict(zip(header, fields))) for number, fields in rows])
 
 
-def _locate(table: _Table, column: str, root: Path, inner: Path) -> list[str | None]:
+def _locate(table, column, root: Path, inner: Path):
     """For each line the path, from root, of the file that its `column` names; None where no such file is there.
 
     A name counts from root, else from the CSV's folder, else from `inner`.
     """
     read_folder = functools.cache(_read_folder)  # once for each folder, not for each row
-    paths: list[str | None] = []
+    paths = []
     for number, cells in table.lines:
         parent, _, name = cells[column].rpartition("/")
         path = None
@@ -232,7 +234,7 @@ def _locate(table: _Table, column: str, root: Path, inner: Path) -> list[str | N
                 raise LongtailError(
                     f"{table.file} line {number}: {cells[column]!r} may be {either}: write the extension"
                 )
-            if matches:
+            if matches:  # the first folder that has one decides
                 path = folder.prefix + matches[0]
                 break
         paths.append(path)
@@ -252,16 +254,15 @@ class _Folder:
         return [same] if same else self.stems.get(composed, [])
 
 
-def _read_folder(root: Path, base: Path, parent: str) -> _Folder:
+def _read_folder(root, base, parent) -> _Folder:
     """What base/parent holds. Each part of `parent` is matched in NFC; a folder that is not there holds nothing."""
     here = base
     for part in Path(parent).parts:
-        if not (here / part).is_dir():
+        if not (here / part).is_dir():  # by this spelling; perhaps by another
             listed = os.listdir(here) if here.is_dir() else []
             part = next((name for name in listed if normalize("NFC", name) == normalize("NFC", part)), part)
         here = here / part
-    names: dict[str, str] = {}
-    stems: dict[str, list[str]] = {}
+    names, stems = {}, {}
     for entry in os.scandir(here) if here.is_dir() else ():
         is_picture = is_picture_name(entry.name)
         if is_picture or not entry.is_dir():

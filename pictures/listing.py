@@ -4,11 +4,8 @@ Reads names and never a picture. Passes nothing over in silence: `skipped` names
 settle is a LongtailError of one line, with the folder and the mend. labels.py reads the CSVs.
 """
 
-from __future__ import annotations
-
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +70,7 @@ def listing(
     Raises LongtailError where there is no picture, only one class, or a class of validation pictures alone.
     """
     root = _existing_folder(root)
-    skipped: list[str] = []
+    skipped = []
     if labels is not None:
         rows = label_rows(root, Path(labels), image_col, label_col, group_col, skipped)
     elif group_col:
@@ -89,6 +86,7 @@ def listing(
     if len(classes) < 2:
         raise LongtailError(f"{root}: one class only, {classes[0]!r}: a classifier needs two or more")
     parts = np.array([row.part for row in rows])
+    # A network cannot learn a class that it is only tested on.
     untaught = np.setdiff1d(numbers[parts == "val"], numbers[parts == "train"])
     if len(untaught):
         names = some([repr(classes[number]) for number in untaught])
@@ -107,32 +105,34 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
     Raises LongtailError where there is no test picture, and for faults of the CSV, see `id_rows`.
     """
     root = _existing_folder(root)
-    skipped: list[str] = []
+    skipped = []
     if test is None:
         root = _unpacked(root)
         test = next((root / name for name in ("test.csv", "test") if (root / name).exists()), None)
         if test is None:
             raise LongtailError(f"{root}: neither test.csv nor test/ is there; name the test pictures by --test")
     test = Path(test)
-    if not test.is_dir():
-        rows = id_rows(root, test)
-        ids = [row.id for row in rows]
-    else:
+    if test.is_dir():
+        # Paths count from root, or from a folder that lies elsewhere.
         inside = root in test.parents
         base = f"{test.relative_to(root).as_posix()}/" if inside else ""
         root = root if inside else test
         rows = _test_rows(root, base, skipped)
         ids = _ids([row.path for row in rows])
+    else:
+        rows = id_rows(root, test)
+        ids = [row.id for row in rows]
     if not rows:
         raise LongtailError(f"{test}: no test picture found")
     labels = np.full(len(rows), -1, np.int64)
+    # A part of the pictures may lie in class folders, or have an empty label in the CSV.
     known = [row.label is not None for row in rows]
     labels[known], classes = _classes([row.label for row in rows if row.label is not None])
     parts = np.full(len(rows), "test")
     return Listing(root, [row.path for row in rows], labels, classes, parts, None, skipped, ids)
 
 
-def _existing_folder(root: str | Path) -> Path:
+def _existing_folder(root):
     root = Path(root)
     if not root.is_dir():
         raise LongtailError(f"{root} is not a folder" if root.exists() else f"{root}: no such folder")
@@ -146,15 +146,7 @@ class _Entries(NamedTuple):
     others: list[str]
 
 
-class _Place(NamedTuple):
-    """Where class folders of a part lie: root/base."""
-
-    part: str
-    base: str
-    entries: _Entries
-
-
-def _entries(folder: Path, base: str = "", skipped: list[str] | None = None) -> _Entries:
+def _entries(folder: Path, base="", skipped=None) -> _Entries:
     """The visible entries of `folder`. Hidden ones are added to `skipped`, with `base` before their names."""
     found = _Entries([], [])
     try:
@@ -178,18 +170,18 @@ def _unpacked(root: Path) -> Path:
         folders, others = _entries(root)
         if len(folders) != 1 or folders[0].casefold() in PARTS or any(map(is_picture_name, others)):
             return root
-        inner = root / folders[0]
+        inner = root / folders[0]  # a class if it holds no folders
         if not _entries(inner).folders:
             return root
         root = inner
 
 
-def _pictures(root: Path, base: str, skipped: list[str], above: tuple = ()) -> Iterator[str]:
+def _pictures(root: Path, base, skipped, above=()):
     """Paths from root of all files below root/base. above: device and inode of the folders that it is in.
 
     A folder that is named like a picture is listed and not entered: the decoder will say what it is.
     """
-    status = os.stat(root / base)
+    status = os.stat(root / base)  # follows links, unlike a comparison of names
     here = status.st_dev, status.st_ino
     if here in above:  # following the link would never end
         skipped.append(f"{base} (a link to a folder that it is in)")
@@ -204,16 +196,17 @@ def _pictures(root: Path, base: str, skipped: list[str], above: tuple = ()) -> I
             yield from _pictures(root, f"{base}{name}/", skipped, (*above, here))
 
 
-def _folder_rows(root: Path, skipped: list[str]) -> list[Row]:
+def _folder_rows(root: Path, skipped) -> list[Row]:
     """The pictures of parts train and val, where classes are folders."""
     folders, others = _entries(root, "", skipped)
-    parts: list[tuple[str, str]] = []  # a part and the name of its folder
-    flat, classes = [], []  # names: of part folders without folders of their own, and of all other folders
+    parts = []  # a part and the name of its folder
+    flat = []  # part folders that hold no folders
+    classes = []  # all other folders
     for name in folders:
         part = "val" if name.casefold() in VAL else name.casefold()
         if part not in PARTS:
             classes.append(name)
-        elif part != "test":
+        elif part != "test":  # nothing of a test folder is even looked at
             if _entries(root / name).folders:
                 parts.append((part, name))
             else:
@@ -222,34 +215,28 @@ def _folder_rows(root: Path, skipped: list[str]) -> list[Row]:
         # Beside other classes, "train" is a class itself: a vehicle.
         if name.casefold() != "train" or not classes:
             raise LongtailError(f"{root / name} holds no class folders: sort its pictures into them, or give --labels")
-    places: list[_Place] = []
+    places = []  # of class folders: part, path of the folder they are in, entries
     if any(part == "train" for part, _ in parts):
+        # Class folders beside a train folder are likely leftovers; said, not used.
         beside = [*classes, *filter(is_picture_name, others)]
         skipped += [f"{name} (beside the train folder)" for name in beside]
     else:
-        places.append(_Place("train", "", _Entries(classes + flat, others)))
+        places.append(("train", "", _Entries(classes + flat, others)))
     for part, name in sorted(parts):
         base = f"{name}/"
-        places.append(_Place(part, base, _entries(root / name, base, skipped)))
-    rows: list[Row] = []
-    for place in places:
-        rows += _class_rows(root, place, skipped)
+        places.append((part, base, _entries(root / name, base, skipped)))
+    rows = []
+    for part, base, (folders, others) in places:
+        skipped += [f"{base}{name} (in no class folder)" for name in others if is_picture_name(name)]
+        for name in folders:
+            found = [Row(path, name, part) for path in _pictures(root, f"{base}{name}/", skipped)]
+            rows += found
+            if not found:
+                skipped.append(f"{base}{name}/ (no picture, so no class)")
     return rows
 
 
-def _class_rows(root: Path, place: _Place, skipped: list[str]) -> list[Row]:
-    part, base, (folders, others) = place
-    skipped += [f"{base}{name} (in no class folder)" for name in others if is_picture_name(name)]
-    rows: list[Row] = []
-    for name in folders:
-        found = [Row(path, name, part) for path in _pictures(root, f"{base}{name}/", skipped)]
-        rows += found
-        if not found:
-            skipped.append(f"{base}{name}/ (no picture, so no class)")
-    return rows
-
-
-def _test_rows(root: Path, base: str, skipped: list[str]) -> list[Row]:
+def _test_rows(root: Path, base, skipped) -> list[Row]:
     """The test pictures in root/base: those without a class, then those in class folders."""
     folders, others = _entries(root / base, base, skipped)
     rows = [Row(base + name, None, "test") for name in others]
@@ -271,9 +258,9 @@ def _ids(paths: list[str]) -> list[str]:
 def _classes(names: list[str]) -> tuple[np.ndarray, list[str]]:
     """(each name's class number, int64; the class names). Names equal in NFC are one class, as it was spelled first."""
     composed = [normalize("NFC", name) for name in names]
-    spelled: dict[str, str] = {}
+    spelled = {}
     for key, name in zip(composed, names):
-        spelled.setdefault(key, name)
+        spelled.setdefault(key, name)  # systems store the same accents in two ways
     order = sorted(spelled, key=natural_key)
     number = {key: i for i, key in enumerate(order)}
     return np.array([number[key] for key in composed], np.int64), [spelled[key] for key in order]

@@ -85,6 +85,7 @@ def draw(*, classes: int, scale: float, seed: int, difficulty: float, label_nois
         if not low <= value <= high:  # true of NaN as well
             raise LongtailError(f"{flag} {value}: give a number from {low} to {high}")
     rng = generator(seed, 0)
+    # The order of these draws is part of the set: another order gives other pictures.
     names = _names(rng, classes)
     habits = _habits(rng, classes)
     n = rng.permutation(counts(classes, scale))  # so that the order of the names says nothing
@@ -118,6 +119,7 @@ def draw(*, classes: int, scale: float, seed: int, difficulty: float, label_nois
         for number in range(total)
     ]
     p = posterior(styles, habits, prior, wander, borrow)
+    # Test labels are never wrong, so their observed posterior is the true one.
     noise = np.where(test, 0, label_noise)[:, None]
     return dict(
         classes=np.array(names),
@@ -149,6 +151,7 @@ def likelihood(styles: np.ndarray, habits: np.ndarray, wander: float, borrow: fl
     q(s | h) = prod_f ((1 - wander) [s_f = h_f] + wander / levels_f)
     p(s | c) = (1 - borrow) q(s | h_c) + borrow mean_k q(s | h_k)
     """
+    # A factor that wanders may come back to the habit by chance: hence the second term for every level.
     q = np.ones((len(styles), len(habits)))
     for factor, levels in enumerate(LEVELS):
         kept = styles[:, None, factor] == habits[:, factor]
@@ -164,6 +167,7 @@ def posterior(styles: np.ndarray, habits: np.ndarray, prior: np.ndarray, wander:
 
 def bayes_accuracy(habits: np.ndarray, prior: np.ndarray, wander: float, borrow: float) -> float:
     """The accuracy of the best rule that sees the style: sum over all styles of max_c prior_c p(style | c)."""
+    # The best rule names the painter with the largest joint probability.
     joint = likelihood(STYLES, habits, wander, borrow) * prior
     return float(joint.max(1).sum())
 

@@ -135,10 +135,10 @@ def _figure(x, y, shape, composition, rng):
     centre = rng.uniform(0.4, 0.6, (1, 2))
     radius = rng.uniform(0.3, 0.36)
     if composition == "solo":
-        return _inside(reach(centre, radius), radius)
+        return _cover(1 - reach(centre, radius), radius)
     # An echo: rings of the shape, one inside the other, 2.2 of them in a radius.
     rings = (2.2 * reach(centre, radius) + rng.random()) % 1
-    return _cover((np.abs(rings - 0.5) - 0.25) * _sharpness(x, radius) / 2.2)
+    return _cover(np.abs(rings - 0.5) - 0.25, radius, 2.2)
 
 
 def _lattice(x, y, reach, composition, rng):
@@ -150,7 +150,7 @@ def _lattice(x, y, reach, composition, rng):
     if composition == "scatter":
         cells += rng.uniform(-0.17, 0.17, cells.shape)
     radius = rng.uniform(0.35, 0.39) * pitch
-    inside = _inside(reach(pitch * cells, radius), radius)
+    inside = _cover(1 - reach(pitch * cells, radius), radius)
     if composition == "scatter":
         return inside
     column = np.floor(x / pitch - phase[0])
@@ -167,9 +167,9 @@ def _band(x, y, reach, degrees, rng):
     radius = rng.uniform(0.15, 0.165)
     along = 0.4 * (NEAR - 1.5 - rng.random())
     centres = 0.5 + np.stack([cosine * along - sine * middle, sine * along + cosine * middle], 1)
-    inside = _inside(reach(centres, radius), radius)
+    inside = _cover(1 - reach(centres, radius), radius)
     off = np.abs(cosine * (y - 0.5) - sine * (x - 0.5) - middle) / radius
-    return np.maximum(inside, _cover((off - 1.5) * _sharpness(x, radius)))
+    return np.maximum(inside, _cover(off - 1.5, radius))
 
 
 def _nearest(x, y, shape, turn, centres, radius):
@@ -178,19 +178,13 @@ def _nearest(x, y, shape, turn, centres, radius):
     return np.min(reaches, axis=0) / radius
 
 
-def _inside(reach, radius):
-    """The share of each pixel that lies in a copy."""
-    return _cover((1 - reach) * _sharpness(reach, radius))
+def _cover(distance, radius, rings=1):
+    """The share of each pixel that lies inside an edge, from its distance to the edge, positive inside.
 
-
-def _sharpness(pixels, radius):
-    """What turns radii into edge widths: an edge is two fine pixels wide."""
-    return len(pixels) * radius / 2
-
-
-def _cover(distance):
-    """The share of a pixel that lies inside an edge, from its distance to it in edge widths, positive inside."""
-    return np.clip(distance + 0.5, 0, 1)
+    Distances are in radii, or in parts of a radius where several `rings` lie in one.
+    """
+    fine_pixels = len(distance) * radius / 2  # in pairs: an edge is two of them wide
+    return np.clip(distance * fine_pixels / rings + 0.5, 0, 1)
 
 
 def _reach(x, y, shape, turn):

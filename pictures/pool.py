@@ -12,7 +12,6 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,8 +34,9 @@ def decode_all(
     Returns (moments, bad): float64 [N, 2, 3], each picture's means and mean squares by channel; and row -> reason.
     Raises OSError where the machine failed, and LongtailError where a worker died.
     """
+    # The rows of bad pictures stay zero.
     moments = np.zeros((len(files), 2, 3))
-    bad: dict[int, str] = {}
+    bad = {}
     workers = min(workers, len(files) // WORTH_A_PROCESS)
     if workers > 1:
         work = _in_processes(file, start, files, size, resize, workers)
@@ -50,10 +50,10 @@ def decode_all(
                 bad[row] = result
             else:
                 moments[row] = result
-    return moments, dict(sorted(bad.items()))
+    return moments, dict(sorted(bad.items()))  # processes finish in any order
 
 
-def _with_bar(work: Iterator, total: int):
+def _with_bar(work, total):
     """`work` with a progress bar where stderr is a terminal."""
     if not sys.stderr.isatty():
         return work
@@ -62,15 +62,15 @@ def _with_bar(work: Iterator, total: int):
     return tqdm(work, "decoding", total, unit="pictures", leave=False)
 
 
-def _in_processes(file: BinaryIO, start: int, files: list[Path], size: int, resize: str, workers: int) -> Iterator:
+def _in_processes(file, start, files, size, resize, workers):
     """Yield (row, result of decode_into) from child processes, in the order in which they finish.
 
     Each child has a thread here that hands it chunks and waits for its answers.
     """
     arguments = file.name, start, size, resize
     children = [piped_child("pictures.decode", *arguments, OPENBLAS_NUM_THREADS="1") for _ in range(workers)]
-    chunks: queue.SimpleQueue = queue.SimpleQueue()
-    results: queue.SimpleQueue = queue.SimpleQueue()
+    chunks = queue.SimpleQueue()
+    results = queue.SimpleQueue()
     for begin in range(0, len(files), CHUNK):
         chunks.put(range(begin, min(begin + CHUNK, len(files))))
 

@@ -5,8 +5,6 @@ processes write straight into the file, so memory does not grow with the data. N
 class or a split. Never puts something in the place of a bad picture: its row is zero and `bad` says why.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -18,7 +16,6 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +100,17 @@ def load_store(
         raise LongtailError(f"cannot decode into {cache}: {what}; $LONGTAIL_CACHE names another folder") from error
 
 
-def _usable_cpus() -> int | None:
+def _usable_cpus():
     if hasattr(os, "sched_getaffinity"):  # on Linux a process may have fewer CPUs than the machine
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
-def _bytes_needed(files: list[Path], size: int) -> int:
+def _bytes_needed(files, size):
     return len(files) * size * size * 3
 
 
-def _file_state(path: Path) -> FileState | None:
+def _file_state(path) -> FileState | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -122,7 +119,7 @@ def _file_state(path: Path) -> FileState | None:
     return FileState(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, kind)
 
 
-def _contents(files: list[Path], states: list, cache: Path, workers: int) -> str:
+def _contents(files, states, cache: Path, workers: int) -> str:
     """Hex digest of the contents of all files, in order.
 
     The cache has an index from file states to this digest, so that files that did not change are not read again.
@@ -137,7 +134,7 @@ def _contents(files: list[Path], states: list, cache: Path, workers: int) -> str
     with contextlib.suppress(FileNotFoundError):
         return entry.read_text()
 
-    def digests(begin: int) -> bytes:
+    def digests(begin):
         chunk = slice(begin, begin + CHUNK)
         return b"".join(map(_digest, files[chunk], states[chunk]))
 
@@ -153,7 +150,7 @@ def _contents(files: list[Path], states: list, cache: Path, workers: int) -> str
     return contents
 
 
-def _digest(path: Path, state: FileState | None) -> bytes:
+def _digest(path, state) -> bytes:
     """Digest of a file's bytes. Where they cannot be read, that of the reason: once mended, the contents differ."""
     reason = state and state.kind
     if reason == stat.S_IFREG:  # nothing else is opened: a FIFO would wait for ever
@@ -181,7 +178,7 @@ def _open(folder: Path) -> Store | None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
+def _locked(folder: Path):
     """Hold the lock of `folder`, so that one process at a time builds it. The lock ends with the process.
 
     Yields False on a file system without locks. Then several may build, and whoever renames first wins.
@@ -200,7 +197,7 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def _remove_abandoned(folder: Path) -> None:
+def _remove_abandoned(folder: Path):
     """Remove the drafts that dead processes left in the cache. The lock of `folder` is ours."""
     for draft in folder.parent.glob("*.tmp-*"):
         key = draft.name.partition(".")[0]
@@ -212,7 +209,7 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(draft)
 
 
-def _build(folder: Path, files: list[Path], states: list, size: int, resize: str, workers: int) -> None:
+def _build(folder: Path, files, states, size, resize, workers) -> None:
     """Decode into a draft beside `folder`, then rename it. Where several do, the first to rename wins."""
     draft = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
     try:
@@ -240,7 +237,7 @@ def _build(folder: Path, files: list[Path], states: list, size: int, resize: str
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _decode_to(pixels: Path, files: list[Path], size: int, resize: str, workers: int):
+def _decode_to(pixels: Path, files, size, resize, workers):
     """Write the .npy file `pixels`. Returns (moments float64 [N, 2, 3], row -> reason), as `decode_all` does."""
     with open(pixels, "w+b") as file:
         shape = (len(files), size, size, 3)

@@ -53,7 +53,7 @@ def make(
     Raises LongtailError for a `root` that is not free and for arguments out of bounds.
     """
     root = Path(root).resolve()
-    _check_free(root)
+    _check_free(root)  # before the work, and once more after it
     if size != int(size) or not 32 <= size <= 1024:
         raise LongtailError(f"--size {size}: give a whole number of pixels from 32 to 1024")
     truth = draw(classes=classes, scale=scale, seed=seed, difficulty=difficulty, label_noise=label_noise)
@@ -79,6 +79,7 @@ def folder(data: str | Path = "") -> Path:
     data = data or os.environ.get("DATA")
     if data:
         return Path(data)
+    # Never made anew while it is there; a killed process leaves none of this name.
     root = cache_dir() / "painters-built-in-5"  # the number changes with the pictures
     if root.exists():
         print(f"no --data and no $DATA: using the built-in pictures in {root}", file=sys.stderr)
