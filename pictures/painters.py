@@ -197,6 +197,7 @@ def _names(rng, classes):
     ending = (
         "abeque adono aquiv aveeno elloway emirel endoux erquin iblane idorra ilvane imondo ondrel orvane udello umbrel"
     )
+    # 15 x 21 x 16 = 5,040: one for each style, which is the most painters that a set can have.
     parts = itertools.product(given.split(), stem.split(), ending.split())
     every = [f"{first} {family}{end}" for first, family, end in parts]
     return sorted(every[number] for number in rng.permutation(len(every))[:classes])
