@@ -1,10 +1,8 @@
-"""One picture file -> upright RGB bytes of one size, or the reason why not. Run as a script it is a Store's worker.
+"""One picture file becomes upright RGB pixels of one size, or a reason why not. As a script it is a worker of pool.py.
 
-Trusts nothing about the file: its kind, its size and its end are checked, and whatever Pillow raises becomes a
-PictureError. Never repairs, never guesses a missing part, never decodes what its header says is too large.
+Trusts nothing about a file: its kind, its size and its end are checked, and whatever Pillow raises becomes a
+PictureError. Never repairs a picture, never guesses a missing part, never decodes what its header says is too large.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -20,13 +18,16 @@ from pathlib import Path
 import numpy as np
 from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-RECIPE = 1  # raise it whenever decode() would give other pixels: older caches then stay unread
+RECIPE = 1  # part of every Store's key: raise it whenever decode() would give other pixels
 RESIZES = ("squash", "crop", "pad")
-MAX_PIXELS = 89_478_485  # Pillow's own line between a photograph and a decompression bomb
-# Those that start with a signature, need no other program (EPS does) and notice when they are cut (JPEG 2000 does not).
+MAX_PIXELS = 89_478_485  # where Pillow, too, begins to suspect a decompression bomb
+# These formats begin with a signature, need no other program (EPS does) and show a cut (JPEG 2000 does not).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# Pillow is content without these endings; a file that lacks its own was cut, be it after the last pixel.
-ENDINGS = {"PNG": (b"IEND\xaeB`\x82", 2**20), "GIF": (b"\0;", 2**10)}  # and how near to the end to look
+# The bytes at the end of a whole file, and how far from the end to look for them. Pillow does without them. A file
+# that lacks them was cut, even if every pixel is there.
+ENDINGS = {"PNG": (b"IEND\xaeB`\x82", 2**20), "GIF": (b"\0;", 2**10)}
+EXIF_ORIENTATION = 0x0112
+# How to bring a picture upright, by its EXIF orientation; 1 is upright already.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,68 +37,75 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Failures of the machine, not of the picture: they pass through as they are, for they may be gone tomorrow.
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+# The machine's failures, not the picture's. They are raised as they are, because they may be gone tomorrow.
 MACHINE = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT)
 
 
 class PictureError(ValueError):
-    """One picture cannot be used; the message is the reason alone, without the file's name."""
+    """One picture cannot be used. The message is the reason alone, without the file's name."""
 
 
-def decode(path: Path, size: int, resize: str = "squash") -> np.ndarray:
-    """One picture as uint8 [S, S, 3]; PictureError says what is wrong with it.
+def decode(path: str | Path, size: int, resize: str = "squash") -> np.ndarray:
+    """One picture as uint8 [S, S, 3], S = `size`, turned upright by its EXIF orientation.
 
-    Upright by its EXIF orientation, first frame, transparency over white, 16-bit grey by its high byte, colour profiles
-    ignored. Then Pillow's antialiased bilinear filter, which torchvision's Resize is too: `squash` both sides to S,
-    `crop` the central square to S, `pad` the long side to S and black around.
+    resize: `squash` scales both sides to S; `crop` scales the central square to S; `pad` scales the long side to S and
+    leaves black around. The filter is Pillow's antialiased bilinear one, as in torchvision's Resize.
+    Of several frames the first counts. What is transparent shows white. Grey of 16 bits keeps its high byte. Colour
+    profiles are ignored.
+    Raises PictureError with the reason why the picture cannot be used, and OSError where the machine failed.
     """
     with _opened(path) as image:
-        image.draft(None, (2 * size, 2 * size))  # JPEG only: its inverse DCT halves, never below twice S
+        # For JPEG only: its decoder can halve a picture at little cost. It stops before either side is below 2 S.
+        image.draft(None, (2 * size, 2 * size))
         return np.asarray(_resized(_rgb(image), size, resize))
 
 
-def decode_into(file: int, start: int, row: int, path: str | Path, size: int, resize: str) -> list | str:
-    """Write row `row` of the uint8 [N, S, S, 3] that begins at byte `start` of a file descriptor.
+def decode_into(file: int, start: int, row: int, path: str | Path, size: int, resize: str) -> list[list[float]] | str:
+    """Decode one picture and write it as row `row` of an array in a file. size, resize: as in `decode`.
 
-    Returns [means, mean squares], three channels each, RGB in [0, 1]; or the reason why the picture is bad.
+    file: descriptor of the file. start: byte at which its array, uint8 [N, S, S, 3], begins.
+    Returns [means, mean squares], each a list of three channels, RGB in [0, 1]. Of a bad picture nothing is written,
+    and the reason is returned instead. Raises OSError where the machine failed or the disk is full.
     """
     try:
         picture = decode(path, size, resize)
     except PictureError as error:
         return str(error)
-    # pwrite and no writable map: on a full disk that is an exception and not a SIGBUS.
-    if os.pwrite(file, picture, start + row * picture.size) < picture.size:
+    # Not through a writable map: there a full disk kills the process (SIGBUS), and here it is an exception.
+    written = os.pwrite(file, picture, start + row * picture.size)
+    if written < picture.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    flat = picture.reshape(size, -1)
-    sums = [
-        x.sum(0, dtype=np.uint32).reshape(size, 3).sum(0, dtype=np.uint64)
-        for x in (flat, np.square(flat, dtype=np.uint16))
-    ]
-    return [(total / (255.0**power * size * size)).tolist() for power, total in enumerate(sums, 1)]
+    return _moments(picture)
 
 
 def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
-    """(width, height) of each upright picture by its header alone; None where the header is bad."""
+    """(width, height) of each picture once upright, from its header alone; None where the header is bad."""
     found = []
     for path in files:
         try:
             with _opened(path) as image:
-                swap = image.format != "TIFF" and _orientation(image) >= 5  # Pillow gives a TIFF's size as turned
-                found.append(image.size[::-1] if swap else image.size)
+                width, height = image.size
+                # Of a TIFF, Pillow gives the size that it has once upright.
+                if image.format != "TIFF" and _orientation(image) in SIDEWAYS:
+                    width, height = height, width
+                found.append((width, height))
         except PictureError:
             found.append(None)
     return found
 
 
 @contextlib.contextmanager
-def _opened(path: Path):
-    """A Pillow image with a sane header; whatever goes wrong in the caller's block is a PictureError too."""
+def _opened(path):
+    """The file as a Pillow image whose header is sane. Errors in the caller's block become PictureErrors too."""
     try:
-        mode = os.stat(path).st_mode  # before opening: open() on a FIFO never returns
+        mode = os.stat(path).st_mode  # looked at first, for open() would wait at a FIFO for ever
+        if stat.S_ISDIR(mode):
+            raise PictureError("a folder, not a file")
         if not stat.S_ISREG(mode):
-            raise PictureError("a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
+            raise PictureError("not a regular file")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters raises; the rest is chatter about metadata
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what spoils a picture raises
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels: shrink it")
@@ -108,74 +116,117 @@ def _opened(path: Path):
         raise PictureError("a dangling link" if os.path.islink(path) else "no such file") from None
     except UnidentifiedImageError:
         raise PictureError("not a picture" if os.path.getsize(path) else "an empty file") from None
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+    except Exception as error:  # on a damaged file Pillow may raise nearly anything
         if isinstance(error, OSError) and error.errno in MACHINE:
             raise
-        raise PictureError(" ".join((getattr(error, "strerror", None) or str(error) or repr(error)).split())) from None
+        reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        raise PictureError(" ".join(reason.split())) from None  # in one line
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8; 1 where its block is damaged, for so every viewer shows such a picture."""
+def _orientation(image):
+    """EXIF's orientation, 1 to 8; 1 where the EXIF data is damaged, since viewers do not turn such a picture."""
     try:
-        code = Image.Image.getexif(image).get(0x0112)  # not the PNG class's own, which decodes all pixels first
+        # Image's own method: that of the PNG class would decode all pixels first.
+        orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION)
     except (SyntaxError, ValueError, struct.error):
         return 1
-    return code if code in TURNS else 1
+    return orientation if orientation in TURNS else 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image):
+    """The decoded picture in mode RGB, upright; PictureError where it was cut or has no known white."""
     image.load()
     if image.format in ENDINGS:
-        mark, within = ENDINGS[image.format]
-        with open(image.filename, "rb") as file:
-            file.seek(-min(within, os.path.getsize(image.filename)), os.SEEK_END)
-            if mark not in file.read():
-                raise PictureError("image file is truncated: its end mark is missing")
-    turn = TURNS.get(_orientation(image))  # after load(), which turns a TIFF and then says 1
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError("integer pixels beyond 16 bits have no known white")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
-    elif image.mode == "F":
+        _check_ending(image.filename, *ENDINGS[image.format])
+    orientation = _orientation(image)  # read after load(), which turns a TIFF itself and then says 1
+    if image.mode == "F":
         raise PictureError("floating-point pixels have no known white")
+    if image.mode.startswith("I"):
+        image = _high_byte(image)
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    return image.transpose(turn) if turn is not None else image
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
+    return image
 
 
-def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:
+def _check_ending(path, mark, within):
+    """PictureError where the last `within` bytes of the file do not hold `mark`."""
+    with open(path, "rb") as file:
+        file.seek(-min(within, os.path.getsize(path)), os.SEEK_END)
+        if mark not in file.read():
+            raise PictureError("image file is truncated: its end mark is missing")
+
+
+def _high_byte(image):
+    """Grey of 16 bits as grey of 8. Pillow may hold it in 32 bits, and then more than 16 could be used."""
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise PictureError("integer pixels beyond 16 bits have no known white")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _resized(image, size, resize):
+    """The picture at [size, size]. resize: as in `decode`."""
     width, height = image.size
     if resize == "squash":
         return image.resize((size, size), Image.Resampling.BILINEAR)
     if resize == "crop":
         side = min(width, height)
-        x, y = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
-    width, height = (max(1, round(side * size / max(image.size))) for side in image.size)
+        left, top = (width - side) / 2, (height - side) / 2  # may be halves: the filter can cut a pixel in two
+        square = (left, top, left + side, top + side)
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=square)
+    longest = max(width, height)
+    width = max(1, round(width * size / longest))
+    height = max(1, round(height * size / longest))
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     canvas = Image.new("RGB", (size, size))
-    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+    canvas.paste(scaled, ((size - width) // 2, (size - height) // 2))
     return canvas
 
 
-def _child(pixels: str, start: str, size: str, resize: str) -> None:
-    """A worker: a list of [row, path] in, a list of results out, until its parent closes the pipe."""
+def _moments(picture):
+    """[means, mean squares] of uint8 [S, S, 3], by channel, RGB in [0, 1]."""
+    size = len(picture)
+    squares = np.square(picture, dtype=np.uint16)
+    sum_of_values = _channel_sums(picture)
+    sum_of_squares = _channel_sums(squares)
+    means = sum_of_values / (255.0 * size * size)
+    mean_squares = sum_of_squares / (255.0**2 * size * size)
+    return [means.tolist(), mean_squares.tolist()]
+
+
+def _channel_sums(values):
+    """uint64 [3]: exact sums over an integer array [S, S, 3]."""
+    # Columns first: NumPy adds whole rows fast, and no column of a picture overflows 32 bits.
+    columns = values.sum(0, dtype=np.uint32)
+    return columns.sum(0, dtype=np.uint64)
+
+
+def _worker(pixels: str, start: str, size: str, resize: str) -> None:
+    """Serve pool.py: read a line with a list of [row, path], answer with a line with a list of results, and so on.
+
+    pixels: name of the file that `decode_into` writes to. Ends when the parent closes the pipe.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a dead parent ends us without a word
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff and its kin chat about files that we report ourselves
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends us without a word where the parent is dead
+    # libtiff and others write to stderr about files that are reported anyway.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # 2 is stderr
     with open(pixels, "r+b") as file:
         for line in sys.stdin:
             results = []
             for row, path in json.loads(line):
                 try:
-                    results.append(decode_into(file.fileno(), int(start), row, path, int(size), resize))
+                    result = decode_into(file.fileno(), int(start), row, path, int(size), resize)
                 except OSError as error:
-                    results.append({"errno": error.errno, "path": path})
+                    result = {"errno": error.errno, "path": path}
+                results.append(result)
             print(json.dumps(results), flush=True)
 
 
 if __name__ == "__main__":
-    _child(*sys.argv[1:])
+    _worker(*sys.argv[1:])

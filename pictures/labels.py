@@ -1,19 +1,21 @@
-"""A CSV of labels or of test ids -> the files its rows mean.
+"""What a CSV says: which file each row means, with its label, its group or its id.
 
-Finds the columns by their usual names or as told, and the files from several folders, with or without extension, in
-any Unicode form. What it cannot settle is one LongtailError line that names the line or the column, and the mend.
+Finds the columns by their usual names or as told. Finds the files in several folders, with or without extension, in any
+Unicode form. What it cannot settle is a LongtailError of one line, which names the line or column and the mend.
 """
 
-from __future__ import annotations
-
 import csv
+import functools
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from unicodedata import normalize
 
 from errors import LongtailError
 
+# Usual column names, the surest first; compared in lower case.
 IMAGE_COLUMNS = (
     "file",
     "filename",
@@ -30,6 +32,7 @@ IMAGE_COLUMNS = (
     "name",
 )
 LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "artist", "y")
+# What a picture's name ends with. Only names are judged here; the decoder looks at the bytes.
 SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -49,146 +52,223 @@ SUFFIXES = (
 )
 
 
-def is_picture_name(name: str) -> bool:
-    return name.casefold().endswith(SUFFIXES)
+class Row(NamedTuple):
+    """A picture to learn from, or a test picture."""
+
+    path: str  # relative to the listing's root
+    label: str | None  # the class's name; None where unknown
+    part: str  # train, val or test
+    group: str | None = None
+    id: str = ""  # of a test picture
 
 
-def some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+class Line(NamedTuple):
+    number: int  # as a text editor counts
+    cells: dict[str, str]  # column -> text
 
 
-def label_rows(root: Path, file: Path, image_col: str, label_col: str, group_col: str | None, skipped: list[str]):
-    """(path, label, "train", group or None) of each row of a CSV of labels; every file must be there.
+def label_rows(
+    root: Path, file: Path, image_col: str, label_col: str, group_col: str | None, skipped: list[str]
+) -> list[Row]:
+    """The rows of a CSV of labels, all of part train. Every file must be there.
 
-    A row that says again what an earlier one said goes to `skipped`; one that says otherwise is an error.
+    image_col, label_col: a column's name, or "auto". group_col: a column's name, or None for no groups.
+    A row that repeats an earlier one is left out and named in `skipped`. One that contradicts an earlier one, by giving
+    the same file another label, raises LongtailError, as do missing files, empty cells and columns not found.
     """
-    header, lines = _read_csv(file)
-    group = _column(file, header, group_col, (), "--group-col") if group_col else None
-    image = _column(file, header, image_col, IMAGE_COLUMNS, "--image-col")
-    label = _column(file, header, label_col, LABEL_COLUMNS, "--label-col", taken=(image,))
-    others = [name for name in header if name and name not in (image, label, group)]
-    if len(others) == 1 and (image is None) != (label is None):  # one is known and one column is left: it is the other
-        image, label = image or others[0], label or others[0]
+    table = _read_csv(file)
+    group = table.column(group_col, (), "--group-col") if group_col else None
+    image = table.column(image_col, IMAGE_COLUMNS, "--image-col")
+    # A column that was named for the pictures, say "class", does not hold the labels too.
+    label = table.column(label_col, LABEL_COLUMNS, "--label-col", taken=(image,))
+    others = [name for name in table.header if name and name not in (image, label, group)]
+    if len(others) == 1 and (image is None) != (label is None):
+        # One of the two is known and one column is left: it is the other.
+        image = image or others[0]
+        label = label or others[0]
     for column, what, flag in ((image, "pictures", "--image-col"), (label, "labels", "--label-col")):
         if column is None:
-            raise LongtailError(f"{file}: which column holds the {what}? Name one of {', '.join(header)} by {flag}")
-    for number, row in lines:
+            names = ", ".join(table.header)
+            raise LongtailError(f"{file}: which column holds the {what}? Name one of {names} by {flag}")
+    for number, cells in table.lines:
         for column in filter(None, (image, label, group)):
-            if not row[column]:
+            if not cells[column]:
                 raise LongtailError(f"{file} line {number}: no {column}")
-    found = _locate_all(file, lines, image, root, (root, file.parent, root / "train"))
-    missing = [f"line {number} {row[image]!r}" for path, (number, row) in zip(found, lines) if path is None]
+
+    paths = _locate(table, image, root, root / "train")
+    missing = [f"line {line.number} {line.cells[image]!r}" for line, path in zip(table.lines, paths) if path is None]
     if missing:
         raise LongtailError(
-            f"{file}: {len(missing)} of {len(lines)} files are not there: {some(missing)}; names count "
+            f"{file}: {len(missing)} of {len(paths)} files are not there: {some(missing)}; names count "
             f"from {root}, {root / 'train'} or the CSV's folder"
         )
-    rows, first = [], {}
-    for path, (number, row) in zip(found, lines):
-        before, known = first.setdefault(path, (number, row[label]))
-        if before == number:
-            rows.append((path, row[label], "train", row[group] if group else None))
-        elif normalize("NFC", known) != normalize("NFC", row[label]):
-            raise LongtailError(f"{file} line {number}: {path} is {row[label]!r} here and {known!r} on line {before}")
+    rows = []
+    first_line = {}
+    for line, path in zip(table.lines, paths):
+        number, cells = line
+        first = first_line.setdefault(path, line)
+        here, before = cells[label], first.cells[label]
+        if first is line:
+            rows.append(Row(path, here, "train", cells[group] if group else None))
+        elif normalize("NFC", before) != normalize("NFC", here):
+            raise LongtailError(f"{file} line {number}: {path} is {here!r} here and {before!r} on line {first.number}")
         else:
-            skipped.append(f"{file.name} line {number} (repeats line {before})")
+            skipped.append(f"{file.name} line {number} (repeats line {first.number})")
     return rows
 
 
-def id_rows(root: Path, file: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """((path, label or None) of each row, ids) of a CSV of test pictures; a missing file keeps its row and its name."""
-    header, lines = _read_csv(file)
-    image = _column(file, header, "auto", IMAGE_COLUMNS, "") or header[0]
-    key = _column(file, header, "auto", ("id",), "") or image
-    label = _column(file, header, "auto", LABEL_COLUMNS, "", taken=(image, key))
-    first: dict[str, int] = {}
-    for line, row in lines:
-        if not row[key] or first.setdefault(row[key], line) != line:
-            raise LongtailError(f"{file} line {line}: {f'the id {row[key]!r} again' if row[key] else 'no id'}")
-    found = _locate_all(file, lines, image, root, (root, file.parent, root / "test"))
-    if lines and not any(found):
+def id_rows(root: Path, file: Path) -> list[Row]:
+    """The rows of a CSV of test pictures, of part test. A missing file keeps its row, with the name that the CSV gives.
+
+    The picture's column is found by its usual names, else it is the first. The id's is "id", else the picture's. Labels
+    are known where a column has a usual name for them.
+    Raises LongtailError where an id is missing or stands twice, or where none of the files is there.
+    """
+    table = _read_csv(file)
+    image = table.column("auto", IMAGE_COLUMNS) or table.header[0]
+    key = table.column("auto", ("id",)) or image
+    label = table.column("auto", LABEL_COLUMNS, taken=(image, key))
+    ids = set()
+    for number, cells in table.lines:
+        name = cells[key]
+        if not name:
+            raise LongtailError(f"{file} line {number}: no id")
+        if name in ids:
+            raise LongtailError(f"{file} line {number}: the id {name!r} again")
+        ids.add(name)
+
+    paths = _locate(table, image, root, root / "test")
+    # Some may be missing, but if all are, the names count from somewhere else.
+    if table.lines and not any(paths):
+        example = table.lines[0].cells[image]
         raise LongtailError(
-            f"{file}: none of its files is there, {lines[0][1][image]!r} for one; names count from {root}, "
+            f"{file}: none of its files is there, {example!r} for one; names count from {root}, "
             f"{root / 'test'} or the CSV's folder"
         )
-    rows = [(path or row[image], row[label] or None if label else None) for path, (_, row) in zip(found, lines)]
-    return rows, [row[key] for _, row in lines]
+    rows = []
+    for (_, cells), path in zip(table.lines, paths):
+        known = cells[label] if label else ""
+        rows.append(Row(path or cells[image], known or None, "test", id=cells[key]))
+    return rows
 
 
-def _read_csv(file: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header and (line number, row) pairs; comma, semicolon or tab, whichever the header has most of."""
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return name.casefold().endswith(SUFFIXES)
+
+
+def some(names: list[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True)
+class _Table:
+    file: Path
+    header: list[str]
+    lines: list[Line]
+
+    def column(self, wanted: str, usual, flag="", taken=()) -> str | None:
+        """The column `wanted`, in any case; for "auto" the first of the `usual` names that is there, else None.
+
+        Columns in `taken` do not count. flag: what to name in the error where `wanted` is not there.
+        """
+        spelled = {normalize("NFC", name).casefold(): name for name in self.header if name not in taken}
+        if wanted != "auto":
+            usual = (normalize("NFC", wanted).casefold(),)
+            if usual[0] not in spelled:
+                columns = ", ".join(self.header)
+                raise LongtailError(f"{self.file} has no column {wanted!r} for {flag}; it has {columns}")
+        return next((spelled[name] for name in usual if name in spelled), None)
+
+
+def _read_csv(file: Path) -> _Table:
+    """A CSV in UTF-8. Fields end at a comma, semicolon or tab, whichever the header has most of."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")  # Excel begins its files with a byte order mark
     except UnicodeDecodeError:
         raise LongtailError(f"{file} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise LongtailError(f"{file}: {error.strerror}") from None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    # The header decides: cells may hold commas of their own.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    # The csv module wants line ends as they are, for a quoted field may hold some.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    rows = []
     try:
         header = [name.strip() for name in next(reader, [])]
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if any(fields):
+                rows.append((reader.line_num, fields))
     except csv.Error as error:
         raise LongtailError(f"{file} line {reader.line_num}: {error}") from None
+
     if not any(header):
         raise LongtailError(f"{file} is empty: its first line must name the columns")
-    twice = next((name for i, name in enumerate(header) if name and name in header[:i]), None)
-    if twice:
-        raise LongtailError(f"{file} has two columns {twice!r}")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise LongtailError(f"{file} line {number}: {len(row)} fields, where the header names {len(header)}")
-    return header, [(number, dict(zip(header, row))) for number, row in rows]
+    for position, name in enumerate(header):
+        if name and name in header[:position]:
+            raise LongtailError(f"{file} has two columns {name!r}")
+    for number, fields in rows:
+        if len(fields) != len(header):
+            raise LongtailError(f"{file} line {number}: {len(fields)} fields, where the header names {len(header)}")
+    return _Table(file, header, [Line(number, dict(zip(header, fields))) for number, fields in rows])
 
 
-def _column(file: Path, header: list[str], wanted: str, usual: tuple[str, ...], flag: str, taken=()) -> str | None:
-    """The column `wanted`, whatever its case; for "auto" the first of the usual names that is there, else None."""
-    spelled = {normalize("NFC", name).casefold(): name for name in header if name not in taken}
-    if wanted != "auto":
-        usual = (normalize("NFC", wanted).casefold(),)
-        if usual[0] not in spelled:
-            raise LongtailError(f"{file} has no column {wanted!r} for {flag}; it has {', '.join(header)}")
-    return next((spelled[name] for name in usual if name in spelled), None)
+def _locate(table, column, root: Path, inner: Path):
+    """For each line the path, from root, of the file that its `column` names; None where no such file is there.
 
-
-def _locate_all(file: Path, lines: list, column: str, root: Path, bases: tuple[Path, ...]) -> list[str | None]:
-    """Each row's file as a path relative to root, in the first base that has it; None where none has."""
-    known: dict[tuple[Path, str], tuple[str, dict, dict]] = {}
-    found: list[str | None] = []
-    for number, row in lines:
-        folder, _, name = row[column].rpartition("/")
-        found.append(None)
-        for base in bases:
-            if (base, folder) not in known:
-                known[base, folder] = _names(root, base, folder)
-            prefix, whole, stems = known[base, folder]
-            same = whole.get(name) or whole.get(normalize("NFC", name))
-            matches = [same] if same else stems.get(normalize("NFC", name), [])
+    A name counts from root, else from the CSV's folder, else from `inner`.
+    """
+    read_folder = functools.cache(_read_folder)  # once for each folder, not for each row
+    paths = []
+    for number, cells in table.lines:
+        parent, _, name = cells[column].rpartition("/")
+        path = None
+        for base in (root, table.file.parent, inner):
+            folder = read_folder(root, base, parent)
+            matches = folder.matches(name)
             if len(matches) > 1:
+                either = " or ".join(sorted(matches))
                 raise LongtailError(
-                    f"{file} line {number}: {row[column]!r} may be {' or '.join(sorted(matches))}: write the extension"
+                    f"{table.file} line {number}: {cells[column]!r} may be {either}: write the extension"
                 )
-            if matches:
-                found[-1] = prefix + matches[0]
+            if matches:  # the first folder that has one decides
+                path = folder.prefix + matches[0]
                 break
-    return found
+        paths.append(path)
+    return paths
 
 
-def _names(root: Path, base: Path, folder: str) -> tuple[str, dict[str, str], dict[str, list[str]]]:
-    """What base/folder holds, its components matched in NFC: (its path from root, name or NFC name -> name,
-    NFC stem -> names)."""
-    whole: dict[str, str] = {}
-    stems: dict[str, list[str]] = {}
+@dataclass(frozen=True)
+class _Folder:
+    prefix: str  # what comes before a name to make it a path from root
+    names: dict[str, str]  # a name, as spelled or in NFC -> as spelled
+    stems: dict[str, list[str]]  # a picture's name in NFC without its extension -> the names that it may mean
+
+    def matches(self, name: str) -> list[str]:
+        """The files that `name` may mean: the one of that very name, else all pictures of that stem."""
+        composed = normalize("NFC", name)
+        same = self.names.get(name) or self.names.get(composed)
+        return [same] if same else self.stems.get(composed, [])
+
+
+def _read_folder(root, base, parent) -> _Folder:
+    """What base/parent holds. Each part of `parent` is matched in NFC; a folder that is not there holds nothing."""
     here = base
-    for name in Path(folder).parts:
-        if not (here / name).is_dir():
+    for part in Path(parent).parts:
+        if not (here / part).is_dir():  # by this spelling; perhaps by another
             listed = os.listdir(here) if here.is_dir() else []
-            name = next((each for each in listed if normalize("NFC", each) == normalize("NFC", name)), name)
-        here = here / name
+            part = next((name for name in listed if normalize("NFC", name) == normalize("NFC", part)), part)
+        here = here / part
+    names, stems = {}, {}
     for entry in os.scandir(here) if here.is_dir() else ():
-        pictured = is_picture_name(entry.name)
-        if pictured or not entry.is_dir():
-            whole.setdefault(normalize("NFC", entry.name), entry.name)
-            whole[entry.name] = entry.name
-        if pictured:
+        is_picture = is_picture_name(entry.name)
+        if is_picture or not entry.is_dir():
+            names.setdefault(normalize("NFC", entry.name), entry.name)
+            names[entry.name] = entry.name  # the very spelling goes before another one of the same NFC
+        if is_picture:
             stems.setdefault(normalize("NFC", Path(entry.name).stem), []).append(entry.name)
-    return "" if here == root else f"{os.path.relpath(here, root)}/", whole, stems
+    prefix = "" if here == root else f"{os.path.relpath(here, root)}/"
+    return _Folder(prefix, names, stems)

@@ -1,0 +1,122 @@
+"""CSVs of labels and of ids, good and faulty, against folders built for the purpose."""
+
+from unicodedata import normalize
+
+import pytest
+
+import data
+from errors import LongtailError
+from pictures import store
+from samples import names, table, tree
+
+
+@pytest.mark.parametrize(
+    "rows, options",
+    [
+        (["filename,label", "x/1.jpg,a", "2,b"], {}),
+        (["\ufeffFile;Label", "x/1.jpg;a", "2.png;b"], {}),
+        (["id\tartist", "x/1\ta", "2\tb"], {}),
+        (["who,extra,label", "x/1.jpg,e,a", "2,e,b"], dict(image_col="who")),
+        (["file,Kunstler", "x/1.jpg,a", "2,b"], {}),
+        (["file,other,Künstler", "x/1.jpg,e,a", "2,e,b"], dict(label_col=normalize("NFD", "künstler"))),
+        (["wo,label", "x/1.jpg,a", '"2",b', ""], {}),
+        (["file,label", "./x/1.jpg,a", "2,b", "2.png,b"], {}),
+    ],
+)
+def test_a_csv_of_labels(rows, options, tmp_path):
+    tree(tmp_path, "pictures/x/1.jpg", "pictures/2.png", "pictures/2.txt")
+    file = table(tmp_path / "labels.csv", *rows)
+    found = data.listing(tmp_path / "pictures", file, **options)
+    assert names(found) == [("x/1.jpg", "a", "train"), ("2.png", "b", "train")]
+    assert found.skipped == (["labels.csv line 4 (repeats line 3)"] if len(rows) == 4 and rows[3] else [])
+
+
+def test_files_count_from_the_folder_the_csv_or_train(tmp_path):
+    nfd = normalize("NFD", "ü")
+    tree(tmp_path, f"data/train/{nfd}/{nfd}.jpg", "data/one.jpg", "csv/two.jpg")
+    absolute = tree(tmp_path, "far/three.jpg") / "far" / "three.jpg"
+    file = table(tmp_path / "csv" / "l.csv", "file,label", "ü/ü,a", "one,b", "two.jpg,b", f"{absolute},a")
+    found = data.listing(tmp_path / "data", file)
+    assert found.paths == [f"train/{nfd}/{nfd}.jpg", "one.jpg", "../csv/two.jpg", "../far/three.jpg"]
+    assert all(path.exists() for path in found.files)
+
+
+def test_groups_come_with_the_csv(tmp_path):
+    tree(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    file = table(tmp_path / "l.csv", "file,label,patient", "1,a,p", "2,b,q", "3,b,p")
+    assert data.listing(tmp_path, file, group_col="patient").groups == ["p", "q", "p"]
+
+
+@pytest.mark.parametrize(
+    "rows, options, said",
+    [
+        (["file,label", "1,a", "9.jpg,b"], {}, r"1 of 2 files are not there: line 3 '9.jpg'"),
+        (["file,label", "1,a", "2,"], {}, "line 3: no label"),
+        (["file,label", "1,a", ",b"], {}, "line 3: no file"),
+        (["file,label,patient", "1,a,p", "2,b,"], dict(group_col="patient"), "line 3: no patient"),
+        (["file,label", "1,a", "2,b", "1.jpg,b"], {}, "line 4: 1.jpg is 'b' here and 'a' on line 2"),
+        (["file,label", "1,a", "2,b,c"], {}, "line 3: 3 fields"),
+        (["file,label", "1,a", "2"], {}, "line 3: 1 fields"),
+        (["file,label,file", "1,a,1"], {}, "two columns 'file'"),
+        (["file,x,y2", "1,a,b"], {}, "which column holds the labels.*file, x, y2 by --label-col"),
+        (["who,x,label", "1,a,b"], {}, "which column holds the pictures.*--image-col"),
+        (
+            ["file,label", "1,a", "2,b"],
+            dict(label_col="artist"),
+            "no column 'artist' for --label-col; it has file, label",
+        ),
+        (["file,label", "1,a", "2,b"], dict(image_col="nr"), "no column 'nr' for --image-col"),
+        (["file,label", "1,a", "2,b"], dict(group_col="nr"), "no column 'nr' for --group-col"),
+        (["file,label", "1,a", "twin,b"], {}, "line 3: 'twin' may be twin.jpg or twin.png: write the extension"),
+        (["file,label", "1,a", "2,a"], {}, "one class only"),
+        (["file,label"], {}, "no picture found"),
+        ([""], {}, "is empty"),
+    ],
+)
+def test_faults_of_a_csv_are_named_by_line(rows, options, said, tmp_path):
+    tree(tmp_path, "1.jpg", "2.jpg", "twin.jpg", "twin.png")
+    with pytest.raises(LongtailError, match=said) as caught:
+        data.listing(tmp_path, table(tmp_path / "l.csv", *rows), **options)
+    assert "l.csv" in str(caught.value) or "no picture found" in said or "one class" in said
+    assert "\n" not in str(caught.value)
+
+
+def test_a_csv_that_is_no_text(tmp_path):
+    (tmp_path / "l.csv").write_bytes(b"file,label\n\xff\xfe,a\n")
+    with pytest.raises(LongtailError, match="is not UTF-8"):
+        data.listing(tmp_path, tmp_path / "l.csv")
+    with pytest.raises(LongtailError, match="No such file"):
+        data.listing(tmp_path, tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    "rows, ids",
+    [
+        (["id,file", "007,test/b.jpg", "08,a.png"], ["007", "08"]),
+        (["id", "b", "a"], ["b", "a"]),
+        (["file", "b.jpg", "test/a.png"], ["b.jpg", "test/a.png"]),
+        (["ID,extra,filename", "x,1,b", "y,2,a"], ["x", "y"]),
+    ],
+)
+def test_a_csv_of_ids(rows, ids, tmp_path):
+    tree(tmp_path, "test/a.png", "test/b.jpg", "test/unlisted.jpg")
+    table(tmp_path / "test.csv", *rows)
+    found = data.test_listing(tmp_path)
+    assert found.paths == ["test/b.jpg", "test/a.png"] and found.ids == ids and found.labels.tolist() == [-1, -1]
+
+
+def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
+    tree(tmp_path, "test/a.png")
+    found = data.test_listing(tmp_path, table(tmp_path / "other.csv", "id,file,label", "1,a,x", "2,gone.jpg,w"))
+    assert found.paths == ["test/a.png", "gone.jpg"] and found.classes == ["w", "x"] and found.labels.tolist() == [1, 0]
+    assert store.load_store(found.files, 8).bad[1] == "no such file"
+    for rows, said in (
+        (["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
+        (["id,file", "1,a", ",a"], "line 3: no id"),
+        (["id"], "no test picture"),
+        (["id", "x", "y"], "none of its files is there, 'x'"),
+    ):
+        with pytest.raises(LongtailError, match=said):
+            data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
+    with pytest.raises(LongtailError, match="--test"):
+        data.test_listing(tree(tmp_path / "no test here", "a/1.jpg"))

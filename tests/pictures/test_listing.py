@@ -1,0 +1,171 @@
+"""Listings against folders built for the purpose."""
+
+import os
+import subprocess
+import sys
+from unicodedata import normalize
+
+import numpy as np
+import pytest
+
+import data
+from conftest import ROOT
+from errors import LongtailError
+from pictures import store
+from samples import RNG, names, tree
+
+
+def test_class_folders(tmp_path):
+    tree(tmp_path, "b/2.jpg", "b/1.PNG", "a/x.jpg", "a/deep/er/y.webp", "test/a/z.jpg", "README.md")
+    found = data.listing(tmp_path)
+    assert names(found) == [
+        ("a/x.jpg", "a", "train"),
+        ("a/deep/er/y.webp", "a", "train"),
+        ("b/1.PNG", "b", "train"),
+        ("b/2.jpg", "b", "train"),
+    ]
+    assert found.labels.dtype == np.int64 and found.skipped == [] and found.groups is None and found.ids == []
+    assert found.files == [tmp_path / path for path in found.paths]
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_part_folders(val, tmp_path):
+    tree(tmp_path, "train/a/1.jpg", "train/b/2.jpg", f"{val}/b/3.jpg", "test/a/4.jpg", "extra/c/5.jpg")
+    found = data.listing(tmp_path)
+    assert names(found) == [
+        ("train/a/1.jpg", "a", "train"),
+        ("train/b/2.jpg", "b", "train"),
+        (f"{val}/b/3.jpg", "b", "val"),
+    ]
+    assert found.skipped == ["extra (beside the train folder)"]
+
+
+def test_class_folders_with_a_validation_folder_beside_them(tmp_path):
+    found = data.listing(tree(tmp_path, "a/1.jpg", "b/2.jpg", "val/a/3.jpg"))
+    assert names(found) == [("a/1.jpg", "a", "train"), ("b/2.jpg", "b", "train"), ("val/a/3.jpg", "a", "val")]
+
+
+def test_an_unpacked_archive_is_entered(tmp_path):
+    tree(tmp_path, "set/v1/train/a/1.jpg", "set/v1/train/b/2.jpg", "set/v1/test/3.jpg", ".cache/", "LICENSE")
+    found = data.listing(tmp_path)
+    assert found.root == tmp_path / "set" / "v1" and found.paths == ["train/a/1.jpg", "train/b/2.jpg"]
+    assert data.test_listing(tmp_path).files == [tmp_path / "set/v1/test/3.jpg"]
+
+
+def test_train_can_be_a_class_of_vehicles_but_not_a_heap(tmp_path):
+    found = data.listing(tree(tmp_path / "vehicles", "bus/1.jpg", "train/2.jpg", "tram/3.jpg", "test/4.jpg"))
+    assert found.classes == ["bus", "train", "tram"]
+    for heap in (("train/1.jpg", "test/2.jpg"), ("a/1.jpg", "b/1.jpg", "val/1.jpg")):
+        root = tree(tmp_path / heap[0].replace("/", "-"), *heap)
+        with pytest.raises(LongtailError, match="holds no class folders.*--labels"):
+            data.listing(root)
+
+
+def test_what_is_passed_over_is_said_and_the_rest_is_a_candidate(tmp_path):
+    tree(
+        tmp_path,
+        "a/1.jpg",
+        "a/.hidden.jpg",
+        "a/._1.jpg",
+        "a/Thumbs.db",
+        ".git/config",
+        "__MACOSX/a/1.jpg",
+        "b/2.jpg",
+        "b/notes.txt",
+        "b/folder.jpg/inside.png",
+        "stray.png",
+        "labels.csv",
+        "empty/",
+    )
+    (tmp_path / "b" / "dangling.png").symlink_to("nowhere")
+    (tmp_path / "b" / "loop").symlink_to(tmp_path / "b", target_is_directory=True)
+    found = data.listing(tmp_path)
+    assert found.paths == ["a/1.jpg", "b/2.jpg", "b/dangling.png", "b/notes.txt", "b/folder.jpg"]
+    assert sorted(found.skipped) == sorted(
+        [
+            ".git (hidden)",
+            "__MACOSX (hidden)",
+            "a/.hidden.jpg (hidden)",
+            "a/._1.jpg (hidden)",
+            "a/Thumbs.db (hidden)",
+            "stray.png (in no class folder)",
+            "empty/ (no picture, so no class)",
+            "b/loop/ (a link to a folder that it is in)",
+        ]
+    )
+    assert set(store.load_store(found.files, 8).bad.values()) >= {
+        "a dangling link",
+        "a folder, not a file",
+        "not a picture",
+    }
+
+
+def test_classes_are_matched_in_nfc_and_printed_as_spelled(tmp_path):
+    nfd, nfc = normalize("NFD", "Émile"), normalize("NFC", "Émile")
+    assert nfd != nfc
+    found = data.listing(tree(tmp_path, f"train/{nfd}/1.jpg", "train/Zoë/2.jpg", f"val/{nfc}/3.jpg"))
+    assert found.classes == ["Zoë", nfd]
+    assert sum(found.labels == found.classes.index(nfd)) == 2
+
+
+def test_class_order_is_natural_and_the_same_everywhere(tmp_path):
+    wanted = ["a2", "A3", "a10", "a010b", "B", "class 1", "class 02", "class 11", "von Stuck", "Zorn", "Émile", "北斎"]
+    shuffled = [wanted[i] for i in RNG.permutation(len(wanted))]
+    assert sorted(shuffled, key=data.natural_key) == wanted
+    tree(tmp_path, *(f"{name}/1.jpg" for name in shuffled))
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import data; print(ascii(data.listing(sys.argv[2]).classes))"
+    for lc in ("C", "C.UTF-8", "tr_TR.UTF-8"):
+        done = subprocess.run(
+            [sys.executable, "-X", "utf8", "-c", code, str(ROOT), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "LC_ALL": lc},
+        )
+        assert done.stdout.strip() == ascii(wanted)
+    data.natural_key("9" * 10_000)  # longer than int() takes
+
+
+@pytest.mark.parametrize(
+    "paths, said",
+    [
+        ((), "no picture found"),
+        (("a/",), "no picture found"),
+        (("a/1.jpg",), "one class only, 'a'"),
+        (("1.jpg", "2.jpg"), "no picture found"),
+        (("train/a/1.jpg", "train/b/1.jpg", "val/c/1.jpg"), "none to train on, of 'c'"),
+    ],
+)
+def test_data_that_cannot_train_is_one_line(paths, said, tmp_path):
+    with pytest.raises(LongtailError, match=said) as caught:
+        data.listing(tree(tmp_path, *paths))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_root_that_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LongtailError, match="no such folder"):
+        data.listing(tmp_path / "nothing")
+    with pytest.raises(LongtailError, match="is not a folder"):
+        data.listing(tmp_path / "file")
+    with pytest.raises(LongtailError, match="--group-col"):
+        data.listing(tmp_path, group_col="patient")
+
+
+def test_the_test_folder_flat_and_by_class(tmp_path):
+    flat = data.test_listing(tree(tmp_path / "flat", "test/0002.jpg", "test/0001.png", "test/.x"))
+    assert (flat.paths, flat.ids, flat.labels.tolist(), flat.classes) == (
+        ["test/0001.png", "test/0002.jpg"],
+        ["0001", "0002"],
+        [-1, -1],
+        [],
+    )
+    assert flat.skipped == ["test/.x (hidden)"] and set(flat.parts) == {"test"}
+    sorted_ = data.test_listing(tree(tmp_path / "classes", "test/b/1.jpg", "test/a/2.jpg"))
+    assert names(sorted_) == [("test/a/2.jpg", "a", "test"), ("test/b/1.jpg", "b", "test")]
+    assert sorted_.ids == ["2", "1"]
+    assert data.test_listing(tree(tmp_path / "stems", "test/1.jpg", "test/1.png")).ids == ["1.jpg", "1.png"]
+    same = data.test_listing(tree(tmp_path / "same", "test/a/1.jpg", "test/b/1.jpg"))
+    assert same.ids == same.paths == ["test/a/1.jpg", "test/b/1.jpg"]
+    other = data.test_listing(tmp_path / "flat", tmp_path / "same" / "test" / "a")
+    assert other.files == [tmp_path / "same/test/a/1.jpg"] and other.ids == ["1"]

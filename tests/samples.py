@@ -1,0 +1,67 @@
+"""Pictures and folders that several test files make for themselves."""
+
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape, high=256, dtype=np.uint8):
+    return RNG.integers(0, high, shape).astype(dtype)
+
+
+def png(path, samples, depth, colour, width=None):
+    """A PNG written by hand, for what Pillow cannot write; samples [H, W, channels] big-endian, or bytes of bits."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width = len(samples), width or samples.shape[1]
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def tree(root, *paths):
+    for path in map(str, paths):
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.mkdir() if path.endswith("/") else target.write_bytes(b"x")
+    return root
+
+
+def table(path, *rows):
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def names(found):
+    return [
+        (path, found.classes[label] if label >= 0 else None, str(part))
+        for path, label, part in zip(found.paths, found.labels, found.parts)
+    ]
+
+
+def pictures_in(root, counts, side=20):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            low = RNG.integers(0, 256, (5, 5, 3)).astype(np.uint8)
+            Image.fromarray(low).resize((side, side), Image.Resampling.BICUBIC).save(root / name / f"{i}.png")
+    return root
+
+
+def small_pictures(folder, count):
+    """Small pictures, number 7 of them bad."""
+    folder.mkdir()
+    made = []
+    for i in range(count):
+        made.append(folder / f"{i:02d}.png")
+        Image.fromarray(noise(12, 10, 3)).save(made[-1])
+    made[7].write_text("no")
+    return made
