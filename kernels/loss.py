@@ -160,7 +160,7 @@ def _below_top(z, bias, row_ptr, table_ptr, column, inside, target, live, n_cols
     margin = _setting(table_ptr, MARGIN, target, live, n_cols)
     shift = bias - tl.where(column == target[:, None], margin[:, None], 0.0)
     top = tl.argmax(tl.where(inside, z + shift, float("-inf")), 1)
-    # Loaded again: a cheaper way to one cell of a row than a sum over it. A row of NaN may have its maximum anywhere.
+    # Loaded from where it lies: to sum a row for one of its cells would touch all. A row of NaN may have top anywhere.
     there = live & (top < n_cols)
     z_top = tl.load(row_ptr + top, mask=there, other=float("nan")).to(tl.float32)
     shift_top = tl.load(table_ptr + top, mask=there, other=float("nan")) - tl.where(top == target, margin, 0.0)
@@ -171,8 +171,8 @@ def _below_top(z, bias, row_ptr, table_ptr, column, inside, target, live, n_cols
 
 @triton.jit
 def _exponentials(below, is_top, inside):
-    """e = exp(below), 1 at the top and 0 outside; the sum of a row's e but the top's [ROWS, 1]; of all but the cell's
-    own."""
+    """e = exp(below), 1 at the top and 0 outside; the sum of its row without the top's [ROWS, 1]; the sum without its
+    own [ROWS, COLUMNS]."""
     e = tl.where(inside, _exp(below), 0.0)
     rest = tl.sum(tl.where(is_top, 0.0, e), 1)[:, None]
     others = tl.where(is_top, rest, rest + 1 - e)
