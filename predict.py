@@ -10,7 +10,6 @@ read.
 import csv
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,14 @@ import data
 import metrics
 from engine import resident
 from engine.numerics import pick_device, precision
-from engine.run import check_format, load_checkpoint, replacing
+from engine.run import check_format, load_checkpoint
 from engine.step import logits, view
 from errors import LongtailError, Parser, run_command
 from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
 from study import ranking
-from study.table import Study
+from study.table import Study, newest, write_csv
 
 
 def probabilities(
@@ -76,12 +75,12 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
             return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
-    recipe = _newest(project.glob("*/best.json"))
+    recipe = newest(project, "best.json")
     if recipe is not None:
         study = Study(recipe.parent)
         trials = ranking.choose(study).point.trials
         return [study.run(i) for i in trials], f"the {len(trials)} runs of {recipe}"
-    weights = _newest(project.glob("*/best.pt"))
+    weights = newest(project, "best.pt")
     if weights is None:
         raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
     return [weights.parent], f"{weights.parent}, the newest run"
@@ -178,10 +177,6 @@ def main(args: list[str] | None = None) -> int:
     return run_command("predict.py", lambda: predict(space))
 
 
-def _newest(paths: Iterable[Path]) -> Path | None:
-    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
-
-
 def _checkpoints(folders):
     """The best.pt of each run, all of the same classes. LongtailError otherwise."""
     checkpoints = []
@@ -202,8 +197,7 @@ def _write(output, header, rows):
     """The CSV, to the file `output`, all or nothing, or to stdout."""
     if output:
         columns = len(rows[0]) if rows else len(header)  # a sample's further columns stay empty: they go
-        with replacing(Path(output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([header[:columns], *rows])
+        write_csv(Path(output), [header[:columns], *rows])
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         sys.stdout.flush()

@@ -10,7 +10,6 @@ the bootstrap over pictures about validating on others. A study in --project, so
 per_class.csv, summary.json there.
 """
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -32,7 +31,7 @@ from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, Parser, run_command
 from study import stats
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import SCHEME, Study, begin_study, identity
+from study.table import SCHEME, Study, begin_study, changes, identity, newest, write_csv
 
 SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 
@@ -68,12 +67,6 @@ def other(space: Namespace, base: Config) -> Config:
                 f"not {getattr(base, name)}): give {flag_of(name)}, which then holds for both"
             )
     return dataclasses.replace(config, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
-
-
-def newest(project: Path | str) -> Path | None:
-    """The newest best.json of the studies in `project`, None if there is none."""
-    found = Path(project).glob("*/best.json")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
 
 
 def outputs(study: Study, i: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -163,7 +156,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     if space.run:
         space.config = Path(space.run) / "args.json"
     elif not space.config:
-        space.config = newest(project)
+        space.config = newest(project, "best.json")
     base = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
@@ -203,11 +196,9 @@ def write(folder: Path, results: list[dict], classes: list[list]) -> None:
     for result in results:
         for k, seed in enumerate(result["seeds"]):
             seeds.append([result["recipe"], seed, *(result["scores"][name]["values"][k] for name in SCORES)])
-    _write_csv(folder / "seeds.csv", seeds)
-    _write_csv(
-        folder / "per_class.csv",
-        [["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"], *classes],
-    )
+    write_csv(folder / "seeds.csv", seeds)
+    header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
+    write_csv(folder / "per_class.csv", [header, *classes])
     with replacing(folder / "summary.json") as path:
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -228,8 +219,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _trials(config, base, count):
     """`count` seeds of `config`, as dicts of what differs from `base`."""
-    changed = {name: value for name, value in config.settings().items() if value != getattr(base, name)}
-    return [dict(changed, seed=base.seed + k) for k in range(count)]
+    return [dict(changes(config, base), seed=base.seed + k) for k in range(count)]
 
 
 def _scored(study, wanted):
@@ -265,11 +255,6 @@ def _sd(values):
 
 def _table_line(name, cells):
     return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _write_csv(path, rows):
-    with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows(rows)
 
 
 if __name__ == "__main__":

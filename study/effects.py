@@ -23,16 +23,12 @@ class Difference(NamedTuple):
     pairs: int
 
 
-class Factors(NamedTuple):
-    """The ranked points' trials, as the additive model takes them."""
+def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
+    """The ranked points' trials, as `stats.additive` takes them: (scores [N], blocks [N], levels).
 
-    scores: list[float]  # [N]
-    blocks: list[str]  # [N], fold/seed
-    levels: dict[str, list[str]]  # knob -> [N]; those of one level are left out
-
-
-def factors(study: Study, group: list[Point]) -> Factors:
-    """Scores, blocks and levels of the ranked points' trials; a knob of many values in thirds."""
+    A block is a fold and seed. levels: knob -> level of each trial [N], a knob of many values in thirds; knobs of one
+    level are left out.
+    """
     scores, blocks, settings = [], [], []
     for point in group:
         if point.wanting:
@@ -47,7 +43,7 @@ def factors(study: Study, group: list[Point]) -> Factors:
         levels_of_knob = _levels([each[knob] for each in settings])
         if len(set(levels_of_knob)) > 1:
             levels[knob] = levels_of_knob
-    return Factors(scores, blocks, levels)
+    return scores, blocks, levels
 
 
 def against_base(study: Study, group: list[Point]) -> list[Difference]:
