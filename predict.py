@@ -50,6 +50,7 @@ def probabilities(
     )
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     bias = np.array(checkpoint["bias"])  # turns logits into posteriors under the prior that was asked for
+    # Posteriors are averaged, not logits: a view with large logits does not outvote the others.
     by_view = []
     for plan in plans:
         scores = logits(net, pixels, plan, len(files), show, dtype=dtype)
@@ -93,7 +94,7 @@ def table(sample: Path | str | None, ids: list[str], header=("id", "label")) -> 
     """
     if sample is None:
         return header, ids
-    with open(sample, newline="", encoding="utf-8-sig") as f:
+    with open(sample, newline="", encoding="utf-8-sig") as f:  # -sig: spreadsheets begin a file with a mark
         header, *rows = [row for row in csv.reader(f) if row]
     wanted = [row[0] for row in rows]
     known = set(ids)
@@ -124,6 +125,7 @@ def predict(args: Namespace) -> None:
         sample = None
     header, wanted = table(sample, listing.ids)
 
+    # Every run counts alike. A running sum: the runs' posteriors are never in memory together.
     probs, bad = 0, {}
     for checkpoint in checkpoints:
         own_probs, own_bad = probabilities(checkpoint, listing.files, device=device, tta=args.tta)
@@ -135,7 +137,7 @@ def predict(args: Namespace) -> None:
     classes = checkpoints[0]["classes"]
     row_of = {name: row for row, name in enumerate(listing.ids)}
     rows = []
-    for name in wanted:
+    for name in wanted:  # in the sample's order
         p = probs[row_of[name]]
         answer = [f"{value:.6g}" for value in p] if args.probs else [classes[p.argmax()]]
         rows.append([name, *answer])

@@ -96,6 +96,7 @@ def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
     posterior = np.mean([metrics.softmax(each) for each in logits], 0)
     # evaluate takes logits: a posterior's logarithm is one. Who is head or tail is not asked for, so all counts are 1.
     ensemble = metrics.evaluate(np.log(posterior), targets, np.ones(len(classes)))
+    # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
     def mean_f1(targets, predicted):
@@ -175,7 +176,8 @@ def run(space: Namespace, stop: StopRequest) -> int:
     for title, wanted in zip(titles, trials):
         indices = _scored(study, wanted)
         result, table = summary(study, indices)
-        result = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **result)
+        seeds = [study.config(i).seed for i in indices]
+        result = dict(recipe=title, seeds=seeds, epoch=study.epoch(), **result)
         print(*lines(title, result, table), sep="\n")
         results.append(result)
         classes += [[title, *row] for row in table]
@@ -195,7 +197,8 @@ def write(folder: Path, results: list[dict], classes: list[list]) -> None:
     seeds = [["recipe", "seed", *SCORES]]
     for result in results:
         for k, seed in enumerate(result["seeds"]):
-            seeds.append([result["recipe"], seed, *(result["scores"][name]["values"][k] for name in SCORES)])
+            scores = [result["scores"][name]["values"][k] for name in SCORES]
+            seeds.append([result["recipe"], seed, *scores])
     write_csv(folder / "seeds.csv", seeds)
     header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
     write_csv(folder / "per_class.csv", [header, *classes])
@@ -243,9 +246,8 @@ def _class_rows(targets, predicted, classes):
     support = np.bincount(targets, minlength=len(classes))
     rows = []
     for name, pictures, values in zip(classes, support, f1.T):
-        rows.append(
-            ClassRow(name, int(pictures), float(values.mean()), _sd(values), float(values.min()), float(values.max()))
-        )
+        low, high = float(values.min()), float(values.max())
+        rows.append(ClassRow(name, int(pictures), float(values.mean()), _sd(values), low, high))
     return rows
 
 

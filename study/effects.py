@@ -53,6 +53,7 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
     (`stats.blocked`), as in `yardstick`. Where there is one of them the half width is nan.
     """
     points = [point for point in group if not point.wanting]
+    # The base point is the one that changes nothing.
     base = next((point for point in points if settings_key(study, point) == "{}"), None)
     if base is None or len(points) == 1:
         return []
@@ -60,7 +61,7 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
     cells = sorted(set.intersection(*map(set, scores)))  # the folds and seeds that all points have
     if not cells:
         return []
-    table = np.array([[by_cell[cell] for cell in cells] for by_cell in scores])
+    table = np.array([[by_cell[cell] for cell in cells] for by_cell in scores])  # a row a point
     half_width = math.nan
     if len(cells) > 1:
         free = (len(points) - 1) * (len(cells) - 1)
@@ -70,7 +71,8 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
     found = []
     for point, point_scores in zip(points, table):
         if point is not base:
-            found.append(Difference(point, float((point_scores - base_scores).mean()), half_width, len(cells)))
+            mean = float((point_scores - base_scores).mean())
+            found.append(Difference(point, mean, half_width, len(cells)))
     return found
 
 
@@ -78,13 +80,15 @@ def _levels(values):
     """Values of a knob as the levels of a factor: as they are spelled, or more than six numbers in thirds."""
     distinct = set(values)
     numeric = all(isinstance(value, (int, float)) for value in values)
+    # A search has a value a point: as levels of their own they would leave no degree of freedom.
     if not numeric or len(distinct) <= 6:
         return [spelled(value) for value in values]
     ordered = sorted(distinct)
-    edges = [ordered[0], ordered[len(ordered) // 3], ordered[len(ordered) * 2 // 3], ordered[-1]]
+    cuts = [ordered[len(ordered) * k // 3] for k in (1, 2)]
+    edges = [ordered[0], *cuts, ordered[-1]]
     levels = []
     for value in values:
-        third = (value >= edges[1]) + (value >= edges[2])
+        third = sum(value >= cut for cut in cuts)  # how many it reaches: 0, 1 or 2
         levels.append(f"{edges[third]:.3g} to {edges[third + 1]:.3g}")
     return levels
 

@@ -74,9 +74,10 @@ def changes(study: Study, group: list[Point]) -> list[str]:
 
 def effects(study: Study, group: list[Point]) -> list[str]:
     """Main effects of an additive model, and the strongest interactions; nothing where no setting varies."""
-    model, levels = _fitted(study, group)
+    scores, blocks, levels = factors(study, group)
     if not levels:
         return []
+    model = stats.additive(scores, blocks, levels)
     lines = [
         "Main effects on macro F1 (additive model with folds and seeds as blocks; ± one standard error):\n",
         "| setting | value | against the mean value |",
@@ -108,7 +109,8 @@ def draw(study: Study, path: Path) -> bool:
             bars.append(Bar(_change_in_words(study, change.point), change.mean, change.half_width))
     else:
         title = "main effects on macro F1, ± 2 standard errors"
-        model, _ = _fitted(study, group)
+        scores, blocks, levels = factors(study, group)
+        model = stats.additive(scores, blocks, levels)
         for name, level, effect in _each_effect(model):
             bars.append(Bar(f"{name} {level}", effect.value, 2 * effect.error))
     if not bars:
@@ -168,12 +170,6 @@ def _change_in_words(study, point):
     """The settings in which a point differs from the base, with their values."""
     config = study.config(point.trials[0])
     return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, point))
-
-
-def _fitted(study, group) -> tuple[stats.Additive, dict]:
-    """The additive model of the ranked points, and the levels it was fitted to; without effects if nothing varies."""
-    scores, blocks, levels = factors(study, group)
-    return stats.additive(scores, blocks, levels), levels
 
 
 def _each_effect(model):
