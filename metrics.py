@@ -36,6 +36,7 @@ def confusion(targets: ArrayLike, predicted: ArrayLike, classes: int) -> np.ndar
 def per_class(targets: ArrayLike, predicted: ArrayLike, classes: int) -> dict[str, np.ndarray]:
     """A dict of float64 [classes]: precision, recall, f1 (0 where undefined) and support (rows of the class)."""
     targets, predicted = _checked_labels(targets, predicted, classes)
+    # minlength: the last classes may not occur, and still have a row in the table.
     hits = np.bincount(targets[targets == predicted], minlength=classes)
     support = np.bincount(targets, minlength=classes)
     named = np.bincount(predicted, minlength=classes)
@@ -119,6 +120,7 @@ def adaptive_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
     confidence, hits = _top_class(probs, targets)
     order = np.argsort(confidence, kind="stable")  # stable: a tie is parted alike on every machine
     bin_of = np.empty(len(order), np.int64)
+    # The row at place r goes to bin r * bins // N: sizes differ by one at most, whatever N is.
     bin_of[order] = np.arange(len(order)) * bins // len(order)
     return _calibration_gap(bin_of, confidence, hits, bins)
 
@@ -153,7 +155,7 @@ def bootstrap(
 def standard_error(metric: Callable, targets: ArrayLike, outputs: ArrayLike, n: int = 200, seed: int = 0) -> float:
     """The bootstrap's standard error of `metric(targets, outputs)`; arguments as for `bootstrap`."""
     scores = _resampled(metric, targets, outputs, n, seed)
-    return float(np.std(scores, ddof=1))
+    return float(np.std(scores, ddof=1))  # ddof: their mean was taken from them too
 
 
 def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> dict[str, float]:
@@ -193,7 +195,9 @@ def _resampled(metric, targets, outputs, n, seed):
 
 
 def _calibration_gap(bin_of, confidence, hits, bins):
-    """Sum over bins of |sum of confidence - hits| over all N rows; an empty bin adds nothing."""
+    """Sum over bins of |sum of confidence - hits| over all N rows."""
+    # A bin's |mean confidence - accuracy| times its share of the rows is |difference of sums| / N: no bin's size is
+    # divided by, so an empty one does no harm.
     confidence_sum = np.bincount(bin_of, confidence, bins)
     hit_sum = np.bincount(bin_of, hits, bins)
     return float(np.abs(confidence_sum - hit_sum).sum() / len(bin_of))

@@ -10,7 +10,6 @@ read.
 import csv
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,13 @@ import metrics
 from engine import resident
 from engine.evaluate import logits, view
 from engine.numerics import pick_device, precision
-from engine.run import check_format, load_checkpoint, replacing
+from engine.run import check_format, load_checkpoint
 from errors import LongtailError, Parser, run_command
 from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
 from study import ranking
-from study.table import Study
+from study.table import Study, newest, write_csv
 
 
 def probabilities(
@@ -51,6 +50,7 @@ def probabilities(
     )
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     bias = np.array(checkpoint["bias"])  # turns logits into posteriors under the prior that was asked for
+    # Posteriors are averaged, not logits: a view with large logits does not outvote the others.
     by_view = []
     for plan in plans:
         scores = logits(net, pixels, plan, len(files), show, dtype=dtype)
@@ -76,12 +76,12 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
             return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
-    recipe = _newest(project.glob("*/best.json"))
+    recipe = newest(project, "best.json")
     if recipe is not None:
         study = Study(recipe.parent)
         trials = ranking.choose(study).point.trials
         return [study.run(i) for i in trials], f"the {len(trials)} runs of {recipe}"
-    weights = _newest(project.glob("*/best.pt"))
+    weights = newest(project, "best.pt")
     if weights is None:
         raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
     return [weights.parent], f"{weights.parent}, the newest run"
@@ -94,7 +94,7 @@ def table(sample: Path | str | None, ids: list[str], header=("id", "label")) -> 
     """
     if sample is None:
         return header, ids
-    with open(sample, newline="", encoding="utf-8-sig") as f:
+    with open(sample, newline="", encoding="utf-8-sig") as f:  # -sig: spreadsheets begin a file with a mark
         header, *rows = [row for row in csv.reader(f) if row]
     wanted = [row[0] for row in rows]
     known = set(ids)
@@ -125,6 +125,7 @@ def predict(args: Namespace) -> None:
         sample = None
     header, wanted = table(sample, listing.ids)
 
+    # Every run counts alike. A running sum: the runs' posteriors are never in memory together.
     probs, bad = 0, {}
     for checkpoint in checkpoints:
         own_probs, own_bad = probabilities(checkpoint, listing.files, device=device, tta=args.tta)
@@ -136,7 +137,7 @@ def predict(args: Namespace) -> None:
     classes = checkpoints[0]["classes"]
     row_of = {name: row for row, name in enumerate(listing.ids)}
     rows = []
-    for name in wanted:
+    for name in wanted:  # in the sample's order
         p = probs[row_of[name]]
         answer = [f"{value:.6g}" for value in p] if args.probs else [classes[p.argmax()]]
         rows.append([name, *answer])
@@ -178,10 +179,6 @@ def main(args: list[str] | None = None) -> int:
     return run_command("predict.py", lambda: predict(space))
 
 
-def _newest(paths: Iterable[Path]) -> Path | None:
-    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
-
-
 def _checkpoints(folders):
     """The best.pt of each run, all of the same classes. LongtailError otherwise."""
     checkpoints = []
@@ -202,8 +199,7 @@ def _write(output, header, rows):
     """The CSV, to the file `output`, all or nothing, or to stdout."""
     if output:
         columns = len(rows[0]) if rows else len(header)  # a sample's further columns stay empty: they go
-        with replacing(Path(output)) as path, open(path, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([header[:columns], *rows])
+        write_csv(Path(output), [header[:columns], *rows])
     else:
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
         sys.stdout.flush()

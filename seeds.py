@@ -10,7 +10,6 @@ the bootstrap over pictures about validating on others. A study in --project, so
 per_class.csv, summary.json there.
 """
 
-import csv
 import dataclasses
 import itertools
 import json
@@ -32,7 +31,7 @@ from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, run_command
 from study import stats
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import SCHEME, Study, begin_study, identity
+from study.table import SCHEME, Study, begin_study, changes, identity, newest, write_csv
 
 SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 
@@ -70,12 +69,6 @@ def other(space: Namespace, base: Config) -> Config:
     return dataclasses.replace(config, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
-def newest(project: Path | str) -> Path | None:
-    """The newest best.json of the studies in `project`, None if there is none."""
-    found = Path(project).glob("*/best.json")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
-
-
 def outputs(study: Study, i: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(targets [N], logits [N,C], class names) of trial i's validation pictures, at the epoch it kept."""
     folder = study.run(i)
@@ -103,6 +96,7 @@ def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
     posterior = np.mean([metrics.softmax(each) for each in logits], 0)
     # evaluate takes logits: a posterior's logarithm is one. Who is head or tail is not asked for, so all counts are 1.
     ensemble = metrics.evaluate(np.log(posterior), targets, np.ones(len(classes)))
+    # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
     def mean_f1(targets, predicted):
@@ -163,7 +157,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     if space.run:
         space.config = Path(space.run) / "args.json"
     elif not space.config:
-        space.config = newest(project)
+        space.config = newest(project, "best.json")
     base = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
@@ -182,7 +176,8 @@ def run(space: Namespace, stop: StopRequest) -> int:
     for title, wanted in zip(titles, trials):
         indices = _scored(study, wanted)
         result, table = summary(study, indices)
-        result = dict(recipe=title, seeds=[study.config(i).seed for i in indices], epoch=study.epoch(), **result)
+        seeds = [study.config(i).seed for i in indices]
+        result = dict(recipe=title, seeds=seeds, epoch=study.epoch(), **result)
         print(*lines(title, result, table), sep="\n")
         results.append(result)
         classes += [[title, *row] for row in table]
@@ -202,12 +197,11 @@ def write(folder: Path, results: list[dict], classes: list[list]) -> None:
     seeds = [["recipe", "seed", *SCORES]]
     for result in results:
         for k, seed in enumerate(result["seeds"]):
-            seeds.append([result["recipe"], seed, *(result["scores"][name]["values"][k] for name in SCORES)])
-    _write_csv(folder / "seeds.csv", seeds)
-    _write_csv(
-        folder / "per_class.csv",
-        [["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"], *classes],
-    )
+            scores = [result["scores"][name]["values"][k] for name in SCORES]
+            seeds.append([result["recipe"], seed, *scores])
+    write_csv(folder / "seeds.csv", seeds)
+    header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
+    write_csv(folder / "per_class.csv", [header, *classes])
     with replacing(folder / "summary.json") as path:
         path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -228,8 +222,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _trials(config, base, count):
     """`count` seeds of `config`, as dicts of what differs from `base`."""
-    changed = {name: value for name, value in config.settings().items() if value != getattr(base, name)}
-    return [dict(changed, seed=base.seed + k) for k in range(count)]
+    return [dict(changes(config, base), seed=base.seed + k) for k in range(count)]
 
 
 def _scored(study, wanted):
@@ -253,9 +246,8 @@ def _class_rows(targets, predicted, classes):
     support = np.bincount(targets, minlength=len(classes))
     rows = []
     for name, pictures, values in zip(classes, support, f1.T):
-        rows.append(
-            ClassRow(name, int(pictures), float(values.mean()), _sd(values), float(values.min()), float(values.max()))
-        )
+        low, high = float(values.min()), float(values.max())
+        rows.append(ClassRow(name, int(pictures), float(values.mean()), _sd(values), low, high))
     return rows
 
 
@@ -265,11 +257,6 @@ def _sd(values):
 
 def _table_line(name, cells):
     return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def _write_csv(path, rows):
-    with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
-        csv.writer(f, lineterminator="\n").writerows(rows)
 
 
 if __name__ == "__main__":

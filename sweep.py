@@ -25,7 +25,7 @@ from errors import ConfigError, run_command
 from study import findings, ranking
 from study.designs import around, grid, search, uniforms
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import Study, begin_study
+from study.table import Study, begin_study, changes
 
 
 def ablations(base: Config) -> list[dict]:
@@ -47,7 +47,7 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
             for seed in range(config.seed, config.seed + seeds):
                 configs.append(dataclasses.replace(config, fold=fold, seed=seed, val_split=split))
     configs.sort(key=lambda config: (config.seed, config.fold))
-    return [_changes(config, base) for config in configs]
+    return [changes(config, base) for config in configs]
 
 
 def conclude(study: Study, choosing: bool) -> int:
@@ -152,11 +152,6 @@ def main(args: list[str] | None = None) -> int:
     return run_command("sweep.py", lambda: sweep(space, StopRequest().listen()), continue_with="the same command")
 
 
-def _changes(config, base):
-    """The settings of `config` that differ from those of `base`."""
-    return {name: value for name, value in config.settings().items() if value != getattr(base, name)}
-
-
 def _searched(kind, name, grid_specs, count, *specs):
     """The base point and `count` points of a random or Sobol search."""
     count = whole_number(f"--{kind}", count, 1)
@@ -187,7 +182,7 @@ def _write_best(study, point):
         settings = dict(best.settings(), data=pictures)
         draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     words = ["--data", pictures]
-    for name, value in _changes(best, Config()).items():
+    for name, value in changes(best, Config()).items():
         flag = flag_of(name)
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")

@@ -38,9 +38,11 @@ def lines(plan: Plan, t: int, classes: list[str], labels: np.ndarray, *, store_s
         own = names[labels[row]]
         partner = names[labels[plan.partner[t, b]]] if plan.lam[t, b] < 1 else "-"
         # The determinant of view -> Store is the area that a pixel of the view covers, negative for a mirror image.
-        zoom = np.linalg.det(plan.geo[t, b, :, :2].astype(float)) * (size / store_size) ** 2
+        to_store = plan.geo[t, b, :, :2].astype(float)
+        zoom = np.linalg.det(to_store) * (size / store_size) ** 2
         mirror = "yes" if zoom < 0 else "-"
-        box, erased = span(plan.box[t, b]), span(plan.erase[t, b])
+        box = span(plan.box[t, b])
+        erased = span(plan.erase[t, b])
         yield (
             f"{row:8}  {own:{width}}  {partner:{width}}  {plan.lam[t, b]:.3f}  "
             f"{box:17}  {mirror:6}  {abs(zoom):5.2f}  {erased}"
@@ -105,11 +107,13 @@ def montage(
         for b, tile in enumerate(tiles):
             left = EDGE + b % COLUMNS * (width + GAP)
             top = head + HEAD + b // COLUMNS * (side + FOOT)
-            sheet.paste(Image.fromarray(tile).resize((side, side), Image.Resampling.BOX), (left, top))
+            picture = Image.fromarray(tile).resize((side, side), Image.Resampling.BOX)
+            sheet.paste(picture, (left, top))
             pen.rectangle((left - 1, top - 1, left + side, top + side), outline=FRAME)
             own = classes[labels[plan.index[t, b]]]
             partner = classes[labels[plan.partner[t, b]]]
-            _caption(pen, (left, top + side + 6), width, small, plan.lam[t, b].item(), own, partner)
+            corner = (left, top + side + 6)
+            _caption(pen, corner, width, small, plan.lam[t, b].item(), own, partner)
     return sheet
 
 
@@ -124,7 +128,7 @@ def show(config: Config, count: int, output: Path | str) -> None:
     plan = plans_of(config, pictures)[0](0)
     side = store_level(int(plan.view_size[0]), side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
-    count = min(count, len(plan.index))
+    count = min(count, len(plan.index))  # an epoch may be shorter
     sheet = montage(
         plan,
         count,
@@ -157,10 +161,14 @@ def _shown(plan, t, pixels, *, size, mean, std, border):
     """Step t's rows as the network sees them, de-normalised: uint8 [B, size, size, 3]."""
     step = Plan(*(table[t] for table in plan))
     used = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
-    step = step._replace(index=np.searchsorted(used, step.index), partner=np.searchsorted(used, step.partner))
+    # What was row r of the Store is now at r's place among those.
+    index = np.searchsorted(used, step.index)
+    partner = np.searchsorted(used, step.partner)
+    step = step._replace(index=index, partner=partner)
     step = Plan(*map(torch.tensor, step))
     mean, std = torch.tensor(mean), torch.tensor(std)
     x = augment.batch(pixels[used], step, size=size, mean=mean, std=std, border=border)
+    # Back from what the network is given to what an eye can judge.
     rgb = x.permute(0, 2, 3, 1) * std + mean
     return rgb.mul(255).round().clamp(0, 255).byte().numpy()
 
@@ -169,6 +177,7 @@ def _caption(pen, corner, width, font, lam, own, partner):
     """Under a tile: lambda as a bar and a number, and the classes. corner: (left, top), px; lam: weight of `own`."""
     left, top = corner
     bar = width - 44  # px; the number stands beside it
+    # The partner's colour first, the picture's own over it from the left: the bar is divided as the label is.
     pen.rectangle((left, top + 4, left + bar, top + 8), PARTNER)
     if lam > 0:  # Pillow would draw a bar of no width a pixel wide
         pen.rectangle((left, top + 4, left + round(bar * lam), top + 8), OWN)

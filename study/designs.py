@@ -77,12 +77,13 @@ def uniforms(kind: str, name: str, count: int, width: int) -> np.ndarray:
     seed = zlib.crc32(name.encode())
     if kind == "sobol":  # Sobol 1967, scrambled (Owen 1998)
         return torch.quasirandom.SobolEngine(width, scramble=True, seed=seed).draw(count, dtype=torch.float64).numpy()
+    # A generator a row: a longer search begins with the points of a shorter one.
     return np.stack([np.random.default_rng([seed, i]).random(width) for i in range(count)])
 
 
 def around(base: Config, specs: list[str]) -> list[dict]:
     """The base point, then points in which one setting differs: to a value, or to xFACTOR times the base's."""
-    points = [{}]
+    points = [{}]  # what every other one is compared with
     for field, words in map(parts, specs):
         for word in words:
             if word.startswith("x") and field.type in (int, float):
@@ -104,7 +105,7 @@ def _in_range(spec, field, words, shares):
     numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
     if len(words) > 1 or scale not in ("", "log") or not numbers or (scale and low <= 0):
         raise ConfigError(f"{spec!r}: a range is LOW..HIGH, or LOW..HIGH:log above 0, of plain numbers")
-    if scale:
+    if scale:  # even in the logarithm: each factor of ten gets as many draws
         low, high = math.log(low), math.log(high)
     values = []
     for share in shares:

@@ -23,16 +23,12 @@ class Difference(NamedTuple):
     pairs: int
 
 
-class Factors(NamedTuple):
-    """The ranked points' trials, as the additive model takes them."""
+def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
+    """The ranked points' trials, as `stats.additive` takes them: (scores [N], blocks [N], levels).
 
-    scores: list[float]  # [N]
-    blocks: list[str]  # [N], fold/seed
-    levels: dict[str, list[str]]  # knob -> [N]; those of one level are left out
-
-
-def factors(study: Study, group: list[Point]) -> Factors:
-    """Scores, blocks and levels of the ranked points' trials; a knob of many values in thirds."""
+    A block is a fold and seed. levels: knob -> level of each trial [N], a knob of many values in thirds; knobs of one
+    level are left out.
+    """
     scores, blocks, settings = [], [], []
     for point in group:
         if point.wanting:
@@ -47,7 +43,7 @@ def factors(study: Study, group: list[Point]) -> Factors:
         levels_of_knob = _levels([each[knob] for each in settings])
         if len(set(levels_of_knob)) > 1:
             levels[knob] = levels_of_knob
-    return Factors(scores, blocks, levels)
+    return scores, blocks, levels
 
 
 def against_base(study: Study, group: list[Point]) -> list[Difference]:
@@ -57,6 +53,7 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
     (`stats.blocked`), as in `yardstick`. Where there is one of them the half width is nan.
     """
     points = [point for point in group if not point.wanting]
+    # The base point is the one that changes nothing.
     base = next((point for point in points if settings_key(study, point) == "{}"), None)
     if base is None or len(points) == 1:
         return []
@@ -64,7 +61,7 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
     cells = sorted(set.intersection(*map(set, scores)))  # the folds and seeds that all points have
     if not cells:
         return []
-    table = np.array([[by_cell[cell] for cell in cells] for by_cell in scores])
+    table = np.array([[by_cell[cell] for cell in cells] for by_cell in scores])  # a row a point
     half_width = math.nan
     if len(cells) > 1:
         free = (len(points) - 1) * (len(cells) - 1)
@@ -74,7 +71,8 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
     found = []
     for point, point_scores in zip(points, table):
         if point is not base:
-            found.append(Difference(point, float((point_scores - base_scores).mean()), half_width, len(cells)))
+            mean = float((point_scores - base_scores).mean())
+            found.append(Difference(point, mean, half_width, len(cells)))
     return found
 
 
@@ -82,13 +80,15 @@ def _levels(values):
     """Values of a knob as the levels of a factor: as they are spelled, or more than six numbers in thirds."""
     distinct = set(values)
     numeric = all(isinstance(value, (int, float)) for value in values)
+    # A search has a value a point: as levels of their own they would leave no degree of freedom.
     if not numeric or len(distinct) <= 6:
         return [spelled(value) for value in values]
     ordered = sorted(distinct)
-    edges = [ordered[0], ordered[len(ordered) // 3], ordered[len(ordered) * 2 // 3], ordered[-1]]
+    cuts = [ordered[len(ordered) * k // 3] for k in (1, 2)]
+    edges = [ordered[0], *cuts, ordered[-1]]
     levels = []
     for value in values:
-        third = (value >= edges[1]) + (value >= edges[2])
+        third = sum(value >= cut for cut in cuts)  # how many it reaches: 0, 1 or 2
         levels.append(f"{edges[third]:.3g} to {edges[third + 1]:.3g}")
     return levels
 

@@ -83,9 +83,8 @@ def effects(study: Study, group: list[Point]) -> list[str]:
         "| setting | value | against the mean value |",
         "| --- | --- | --- |",
     ]
-    for name, table in model.effects.items():
-        for level, effect in table.items():
-            lines.append(f"| {name} | {level} | {effect.value:+.4f} ± {effect.error:.4f} |")
+    for name, level, effect in _each_effect(model):
+        lines.append(f"| {name} | {level} | {effect.value:+.4f} ± {effect.error:.4f} |")
     pairs = []
     for pair in stats.interactions(model.residuals, model.sd, levels)[:3]:
         pairs.append(f"{pair.first} × {pair.second} {pair.size:.4f} (noise alone: {pair.noise:.4f})")
@@ -103,13 +102,17 @@ def draw(study: Study, path: Path) -> bool:
     from matplotlib import pyplot
 
     group = ranking.points(study)[ranking.choose(study).scheme]
-    able = [point for point in group if not point.wanting]
-    if changes(study, able):
+    bars = []
+    if changes(study, ranking.ranked(group)):
         title = "one change at a time: difference of macro F1, 95% t interval"
-        bars = _change_bars(study, able)
+        for change in against_base(study, group):
+            bars.append(Bar(_change_in_words(study, change.point), change.mean, change.half_width))
     else:
         title = "main effects on macro F1, ± 2 standard errors"
-        bars = _effect_bars(study, able)
+        scores, blocks, levels = factors(study, group)
+        model = stats.additive(scores, blocks, levels)
+        for name, level, effect in _each_effect(model):
+            bars.append(Bar(f"{name} {level}", effect.value, 2 * effect.error))
     if not bars:
         return False
     bars.reverse()  # the axis counts upwards, and people read downwards
@@ -169,20 +172,8 @@ def _change_in_words(study, point):
     return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, point))
 
 
-def _change_bars(study, group):
-    """A Bar for each point but the base."""
-    bars = []
-    for change in against_base(study, group):
-        bars.append(Bar(_change_in_words(study, change.point), change.mean, change.half_width))
-    return bars
-
-
-def _effect_bars(study, group):
-    """A Bar for each level of each setting that varies."""
-    scores, blocks, levels = factors(study, group)
-    if not levels:
-        return []
-    bars = []
-    for name, table in stats.additive(scores, blocks, levels).effects.items():
-        bars += [Bar(f"{name} {level}", effect.value, 2 * effect.error) for level, effect in table.items()]
-    return bars
+def _each_effect(model):
+    """(setting, level, Effect), one after another."""
+    for name, table in model.effects.items():
+        for level, effect in table.items():
+            yield name, level, effect

@@ -81,6 +81,7 @@ def points(study: Study) -> dict[str, list[Point]]:
     """The points of all trials by scheme, a string such as 'folds 3' or 'val_split 0.2'."""
     trials_of = {}
     for i, trial in enumerate(study.trials):
+        # Dicts keep their order: a point stands where its first trial does.
         group = trials_of.setdefault(scheme(study.config(i)), {})
         group.setdefault(point_key(trial), []).append(i)
     latest = study.latest()
@@ -132,7 +133,7 @@ def yardstick(ranking: list[Point]) -> Yardstick:
     folds = sorted({fold for point in ranking for fold in point.folds})
     complete = [point for point in ranking if len(point.folds) == len(folds)]
     if len(complete) > 1 and len(folds) > 1:
-        scores = [[point.folds[fold] for fold in folds] for point in complete]
+        scores = [[point.folds[fold] for fold in folds] for point in complete]  # a row a point
         return Yardstick(stats.blocked(scores), f"pooled over {len(complete)} points on the same {len(folds)} folds")
     best = ranking[0]
     return Yardstick(best.se, f"the best one's own, {best.alone()}")
@@ -207,8 +208,10 @@ def _point(study, trials, latest, knobs):
     # A failed trial keeps the scores of its last good epoch, which are not the point's.
     if all(row["status"] == "ok" and "macro_f1" in row for row in rows):
         folds = _mean_by_fold(study, rows)
+    # Over folds, not over trials: seeds of a fold are scored on the same pictures, so they tell less than they number.
     if len(folds) > 1:
-        se = float(np.std(list(folds.values()), ddof=1) / math.sqrt(len(folds)))
+        scores = list(folds.values())
+        se = float(np.std(scores, ddof=1) / math.sqrt(len(scores)))
     elif folds:
         se = float(np.mean([row["macro_f1_se"] for row in rows]))
     return Point(trials, settings, rows, _why_not_ranked(study, trials, rows), folds, se)

@@ -139,6 +139,7 @@ def additive(y: ArrayLike, blocks: Sequence, factors: dict[str, Sequence]) -> Ad
 
 def interactions(residuals: ArrayLike, sd: float, factors: dict[str, Sequence]) -> list[Interaction]:
     """What an additive model missed, pair by pair of factors, the largest first; `residuals` [N] and `sd` are its."""
+    levels = {name: len(set(of_rows)) for name, of_rows in factors.items()}
     found = []
     for first, second in itertools.combinations(factors, 2):
         cells = defaultdict(list)
@@ -146,7 +147,7 @@ def interactions(residuals: ArrayLike, sd: float, factors: dict[str, Sequence]) 
             cells[tuple(cell)].append(residual)
         squares = sum(len(cell) * np.mean(cell) ** 2 for cell in cells.values())
         # Main effects are out already: this many ways are left for the cell means to differ.
-        free = (len(set(factors[first])) - 1) * (len(set(factors[second])) - 1)
+        free = (levels[first] - 1) * (levels[second] - 1)
         size = math.sqrt(squares / len(residuals))
         noise = sd * math.sqrt(free / len(residuals))
         found.append(Interaction(size, noise, first, second))

@@ -250,7 +250,14 @@ def _give_trial_up(study, i, until, code):
     how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     reason = f"its worker died {DEATHS} times ({how}); {study.folder / 'workers.log'} may say why"
     config = study.config(i)
-    row = dict(trial=i, until=until, fold=config.fold, seed=config.seed, status="failed", reason=reason)
+    row = dict(
+        trial=i,
+        until=until,
+        fold=config.fold,
+        seed=config.seed,
+        status="failed",
+        reason=reason,
+    )
     with contextlib.suppress(LeaseLost):
         study.publish(lease, row)
     lease.release()

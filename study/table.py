@@ -103,10 +103,8 @@ class Study:
         alive = range(len(self.trials))
         last_rung = max(len(self.rungs(i)) for i in alive) - 1
         for rung in range(last_rung + 1):
-            wanted = []
-            for i in alive:
-                rungs = self.rungs(i)
-                wanted.append((i, rungs[min(rung, len(rungs) - 1)]))  # few epochs have fewer rungs
+            # Few epochs have fewer rungs: of those the last one counts again.
+            wanted = [(i, self.rungs(i)[: rung + 1][-1]) for i in alive]
             waiting = [job for job in wanted if job not in rows]
             if waiting:
                 return waiting
@@ -177,9 +175,7 @@ class Study:
             for i, own in enumerate(settings):
                 cells = dict(status="to do", trial=i) | own | latest.get(i, {})
                 lines.append([spelled(cells.get(name, "")) for name in header])
-            path = self.folder / "results.csv"
-            with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
-                csv.writer(f, lineterminator="\n").writerows([header, *lines])
+            write_csv(self.folder / "results.csv", [header, *lines])
 
     def _survivors(self, rows):
         """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out."""
@@ -200,6 +196,11 @@ class Study:
 def point_key(trial: dict) -> str:
     """What a trial tries, as one string: its settings without split, fold and seed."""
     return json.dumps({name: value for name, value in sorted(trial.items()) if name not in SCHEME + REPEATS})
+
+
+def changes(config: Config, base: Config) -> dict:
+    """The settings of `config` that differ from those of `base`: a trial, if `base` is its study's."""
+    return {name: value for name, value in config.settings().items() if value != getattr(base, name)}
 
 
 def identity(config: Config) -> str:
@@ -239,6 +240,18 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
                 spec["trials"].append(trial)
         write_spec(path, spec)
     return Study(folder)
+
+
+def newest(project: Path | str, name: str) -> Path | None:
+    """The file `name` that was written last in the folders of `project`; None if there is none."""
+    paths = Path(project).glob(f"*/{name}")
+    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path), default=None)
+
+
+def write_csv(path: Path, rows: list) -> None:
+    """Replaces the table `path`, all or nothing."""
+    with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
+        csv.writer(f, lineterminator="\n").writerows(rows)
 
 
 @contextlib.contextmanager
