@@ -9,6 +9,7 @@ import hashlib
 import math
 import textwrap
 from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,12 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import LongtailError
+from kernels.counter import counter_hash
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
 LAYOUTS = {
     "resnet18": Layout(channels=(64, 128, 256, 512), depth=2),
     "resnet32": Layout(channels=(16, 32, 64), depth=5),
 }
+
+
+@dataclass(frozen=True)
+class Network:
+    """Config's settings of the network; all but `model` are arguments of build_model."""
+
+    model: str
+    width: float
+    stem: str
+    stem_kernel: int | str | None
+    dropout: float
+    pretrained: bool
 
 
 def build_model(
@@ -50,6 +64,7 @@ def build_model(
     build = _resnet if name in LAYOUTS else _torchvision_model
     model = build(name, classes, width, stem, stem_kernel, dropout, pretrained)
     model.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
+    model.logit_scale = 1.0  # what the head multiplies cosines by, if it has any: margins are measured in them
     # Row i of a batch is hashed as row_start + i * row_stride: with several ranks, its place in the whole batch.
     model.row_start = 0
     model.row_stride = 1
@@ -94,7 +109,7 @@ class Dropout(nn.Module):
         shapes = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}
         rows, *units = shapes[self.share]
         model = self.owner[0]
-        bits = _hash(model.key, self.layer, rows, math.prod(units), model.row_start, model.row_stride)
+        bits = counter_hash(model.key, self.layer, rows, math.prod(units), model.row_start, model.row_stride)
         bound, scale = self.held
         return x * (bits.view(rows, *units) >= bound) * scale
 
@@ -162,30 +177,6 @@ class ResNet(nn.Module):
             x = getattr(self, stage)(x)
         x = x.mean((2, 3))
         return self.fc(self.dropout(x))
-
-
-def _hash(key, layer, rows, units, row_start=0, row_stride=1):
-    """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
-    mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
-    row = torch.arange(rows, device=key.device) * row_stride
-    unit = torch.arange(units, device=key.device)
-    state = _mix(_mix(key) + layer)
-    state = _mix(state + row + row_start)
-    state = _mix(state[:, None] + unit)
-    return _shift_right(state, 32)
-
-
-def _mix(x):
-    """SplitMix64's step; its constants are written as the int64 of the same bits."""
-    x = x + (0x9E3779B97F4A7C15 - 2**64)
-    x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
-    x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x, n):
-    """x >> n without the sign, which int64 would copy down."""
-    return (x >> n) & (2 ** (64 - n) - 1)
 
 
 def _resnet(name, classes, width, stem, stem_kernel, dropout, pretrained):

@@ -56,7 +56,7 @@ def trial(
         state = begin_or_resume(run, config, pictures, stepper, ranks)
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
-        loss = Loss(config, pictures)
+        loss = Loss(config, pictures, stepper.model.logit_scale)
         last_epoch = min(config.until or config.epochs, config.epochs)
         next_plan = None
         with stop.deferred():

@@ -22,7 +22,7 @@ from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import LongtailError
 from mixup import Mixing
-from model import build_model
+from model import Network, build_model
 from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
@@ -61,7 +61,7 @@ def build_stepper(
         begin_with(model, config.init, pictures.listing.classes)
     if config.freeze:
         freeze(model, config.freeze.split(","))
-    table, bias = Loss(config, pictures).at(0)
+    table, bias = Loss(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
     smallest = view_size(0, config.group(Course), pictures.size)
@@ -103,15 +103,18 @@ def build_stepper(
 class Loss:
     """The loss of a run, epoch by epoch."""
 
-    def __init__(self, config: Config, pictures: Pictures):
+    def __init__(self, config: Config, pictures: Pictures, logit_scale: float):
         self.objective = config.group(losses.Objective)
         self.epochs = config.epochs
+        self.logit_scale = logit_scale
         self.counts = pictures.counts
         self.sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
 
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
-        table = losses.schedule(self.objective, self.sampled, epoch, self.epochs, signals=signals)
+        table = losses.schedule(
+            self.objective, self.sampled, epoch, self.epochs, logit_scale=self.logit_scale, signals=signals
+        )
         return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
 
     def changes(self, epoch: int) -> bool:
@@ -126,23 +129,16 @@ class Loss:
 
 def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, dict]:
     """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
-    ours = config.model == "resnet18"
-    stem = config.stem
-    if stem == "auto":
-        stem = "cifar" if ours and pictures.size <= 32 else "imagenet"
-    kernel = config.stem_kernel
-    if kernel == "auto":
-        small = ours and stem == "imagenet" and pictures.size <= SMALL and not config.pretrained
-        kernel = 3 if small else None
-    shape = dict(
-        name=config.model,
-        classes=len(pictures.listing.classes),
-        width=config.width,
-        stem=stem,
-        stem_kernel=kernel,
-        dropout=config.dropout,
-    )
-    return build_model(**shape, pretrained=config.pretrained), shape
+    shape = vars(config.group(Network)).copy()
+    name, pretrained = shape.pop("model"), shape.pop("pretrained")
+    shape |= dict(name=name, classes=len(pictures.listing.classes))
+    ours = name == "resnet18"
+    if shape["stem"] == "auto":
+        shape["stem"] = "cifar" if ours and pictures.size <= 32 else "imagenet"
+    if shape["stem_kernel"] == "auto":
+        small = ours and shape["stem"] == "imagenet" and pictures.size <= SMALL and not pretrained
+        shape["stem_kernel"] = 3 if small else None
+    return build_model(**shape, pretrained=pretrained), shape
 
 
 def begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> None:

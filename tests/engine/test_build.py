@@ -112,7 +112,7 @@ def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, cap
     said = capsys.readouterr().err
     assert "another loss from epoch 3 on" in said
     assert kept["epoch"] in (1, 2, 8), "no best epoch within five of the change"
-    plain = at(Loss(Config(**settings), prepare_pictures(Config(**settings))), 0)[1]
+    plain = at(Loss(Config(**settings), prepare_pictures(Config(**settings)), 1.0), 0)[1]
     assert kept["bias"] == pytest.approx(list(plain + np.float32([kept["epoch"] - 1, 0, 0])))
     eligible = [row["macro_f1"] for row in rows if row["epoch"] in (1, 2, 8)]
     assert kept["metrics"]["macro_f1"] == max(eligible)
