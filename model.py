@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import LongtailError
-from kernels.counter import counter_hash
+from kernels.dropout import Dropout
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
 LAYOUTS = {
@@ -73,48 +73,6 @@ def build_model(
         module.layer = layer
         module.owner = (model,)  # in a tuple, so that the owner is no submodule of its own part
     return model
-
-
-class Dropout(nn.Module):
-    """Zeroes each unit with probability p and scales the rest by 1 / (1 - p); the identity in eval mode.
-
-    A unit of row i stays when a hash of (key, layer, i, unit), read as a fraction of 2^32, is at least p. `share` says
-    what falls together: "unit", "row" (all units of a row: stochastic depth, Huang et al. 2016) or "batch"
-    (everything). `build_model` sets `layer` and `owner`, the model whose `key` is read: a buffer here would become a
-    copy at `.to(device)`."""
-
-    def __init__(self, p: float, share: str = "unit"):
-        super().__init__()
-        self.p = p
-        self.share = share
-
-    @property
-    def p(self) -> float:
-        return self._p
-
-    @p.setter
-    def p(self, p: float) -> None:
-        """Keeps what a forward needs as tensors: networks that differ in p alone then share what is compiled. They stay
-        on the CPU and are no buffers: kernels take them as numbers, and no move of the model loses them."""
-        self._p = p
-        self.idle = p == 0
-        bound = torch.tensor(round(p * 2**32))
-        scale = torch.tensor(1 / (1 - p) if p < 1 else 0.0)  # at p = 1 nothing is left to scale
-        self.held = (bound, scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.idle:
-            return x
-        ones = [1] * (x.ndim - 1)
-        shapes = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}
-        rows, *units = shapes[self.share]
-        model = self.owner[0]
-        bits = counter_hash(model.key, self.layer, rows, math.prod(units), model.row_start, model.row_stride)
-        bound, scale = self.held
-        return x * (bits.view(rows, *units) >= bound) * scale
-
-    def extra_repr(self) -> str:
-        return f"p={self.p}, share={self.share}"
 
 
 class BasicBlock(nn.Module):

@@ -1,4 +1,5 @@
-"""Triton kernels, each beside a twin in plain PyTorch that lives with its concern (losses.py, augment.py).
+"""Triton kernels, each beside a twin in plain PyTorch that lives with its concern (losses.py, augment.py); and dropout,
+which needs none.
 
 `usable` says whether they run on a device. Nothing of ours is imported here or in a kernel's file.
 """

@@ -11,7 +11,7 @@ from torch import nn
 
 import model
 from errors import LongtailError
-from kernels.counter import counter_hash
+from kernels.dropout import counter_hash
 from model import build_model
 
 
