@@ -125,6 +125,14 @@ class Config:
         False, "model", "start from torchvision's ImageNet weights in its cache", off=False, daily=True
     )
 
+    head: str = knob(
+        "linear",
+        "model",
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
+        choices=("linear", "cosine"),
+        off="linear",
+        source="Wang et al. 2018",
+    )
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
@@ -211,6 +219,26 @@ class Config:
         choices=("none", "sampler", "weights"),
         off="none",
         daily=True,
+    )
+    margin: float = knob(
+        0.0,
+        "loss",
+        "LDAM: the margin of the rarest class, less for others by count to the -1/4; in logits, or in cosines with "
+        "--head cosine",
+        low=0,
+        high=10,
+        off=0.0,
+        source="Cao et al. 2019",
+    )
+    drw: float = knob(
+        0.0,
+        "loss",
+        "deferred re-weighting: only after this share of the epochs do rare classes weigh more, or, where it is given, "
+        "does --loss-tau set in (0: from the start, if asked for)",
+        low=0,
+        high=0.99,
+        off=0.0,
+        source="Cao et al. 2019",
     )
     prior: str = knob(
         "train",

@@ -30,11 +30,13 @@ class Objective:
     loss_tau: float
     balance: str
     prior: str
+    margin: float
+    drw: float
 
 
 def stage(objective: Objective, epoch: int, epochs: int) -> int:
     """Which stage of the loss an epoch (from 0) belongs to; where it changes, the network needs time to follow."""
-    return 0
+    return int(objective.drw > 0 and epoch >= round(objective.drw * epochs))
 
 
 def schedule(
@@ -51,14 +53,27 @@ def schedule(
     counts [C]: how often each class is drawn. logit_scale: by what the network multiplies its cosines. signals: what
     earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
     """
+    deferred = objective.drw > 0 and stage(objective, epoch, epochs) == 0
+    weights = objective.balance == "weights" or (objective.drw > 0 and objective.loss_tau == 0)
     return loss_table(
         counts,
         ls=objective.ls,
         gamma=objective.gamma,
         alpha=objective.alpha,
-        tau=objective.loss_tau,
-        weights=objective.balance == "weights",
+        tau=0.0 if deferred else objective.loss_tau,
+        weights=weights and not deferred,
+        margins=ldam_margins(counts, objective.margin * logit_scale),
     )
+
+
+def ldam_margins(counts: np.ndarray, largest: float) -> np.ndarray:
+    """Margins [C] that fall with the count to the 1/4 from `largest`, that of the rarest class that is there.
+
+    Cao et al. 2019, arXiv:1906.07413, equation 13.
+    """
+    counts = np.asarray(counts, np.float64)
+    rarest = counts[counts > 0].min()
+    return largest * (rarest / np.maximum(counts, rarest)) ** 0.25
 
 
 def loss_table(

@@ -20,6 +20,7 @@ from errors import LongtailError
 from kernels.dropout import Dropout
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
+COSINE_SCALE = 30.0  # as LDAM's authors have it
 LAYOUTS = {
     "resnet18": Layout(channels=(64, 128, 256, 512), depth=2),
     "resnet32": Layout(channels=(16, 32, 64), depth=5),
@@ -35,6 +36,7 @@ class Network:
     stem: str
     stem_kernel: int | str | None
     dropout: float
+    head: str
     pretrained: bool
 
 
@@ -46,6 +48,7 @@ def build_model(
     stem: str = "imagenet",
     stem_kernel: int | None = None,
     dropout: float = 0.0,
+    head: str = "linear",
     pretrained: bool = False,
 ) -> nn.Module:
     """A network that maps float [B, 3, H, W] to logits [B, classes], on the CPU, in train mode, freshly initialised.
@@ -54,6 +57,7 @@ def build_model(
     network of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to
     multiples of 8. stem: of resnet18, imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar
     (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
+    head: linear, or of ours cosine.
     pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
     are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward. Raises
     LongtailError."""
@@ -62,9 +66,10 @@ def build_model(
     if not 0 <= dropout < 1:
         raise LongtailError(f"dropout must be at least 0 and below 1; got {dropout}")
     build = _resnet if name in LAYOUTS else _torchvision_model
-    model = build(name, classes, width, stem, stem_kernel, dropout, pretrained)
+    model = build(name, classes, width, stem, stem_kernel, dropout, head, pretrained)
     model.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
-    model.logit_scale = 1.0  # what the head multiplies cosines by, if it has any: margins are measured in them
+    # What the head multiplies cosines by, if it has any: margins are measured in them.
+    model.logit_scale = COSINE_SCALE if head == "cosine" else 1.0
     # Row i of a batch is hashed as row_start + i * row_stride: with several ranks, its place in the whole batch.
     model.row_start = 0
     model.row_stride = 1
@@ -73,6 +78,18 @@ def build_model(
         module.layer = layer
         module.owner = (model,)  # in a tuple, so that the owner is no submodule of its own part
     return model
+
+
+class CosineHead(nn.Module):
+    """Cosines of the features and of each class's weights, times COSINE_SCALE (Wang et al. 2018, arXiv:1801.05599)."""
+
+    def __init__(self, inputs: int, classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, inputs) / math.sqrt(inputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(x), F.normalize(self.weight))
+        return COSINE_SCALE * cosines
 
 
 class BasicBlock(nn.Module):
@@ -108,7 +125,16 @@ class ResNet(nn.Module):
     kernel: of the stem's convolution. reduce: the stem quarters height and width. pad: of the blocks' shortcuts."""
 
     def __init__(
-        self, classes: int, channels: list[int], depth: int, kernel: int, *, reduce: bool, pad: bool, dropout: float
+        self,
+        classes: int,
+        channels: list[int],
+        depth: int,
+        kernel: int,
+        *,
+        reduce: bool,
+        pad: bool,
+        dropout: float,
+        head: type,
     ):
         super().__init__()
         inputs = channels[0]
@@ -124,7 +150,7 @@ class ResNet(nn.Module):
             self.add_module(stage, nn.Sequential(*blocks))
             inputs = outputs
         self.dropout = Dropout(dropout)
-        self.fc = nn.Linear(inputs, classes)
+        self.fc = head(inputs, classes)
         for module in self.modules():  # after all else, so that one seed gives torchvision's weights
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -137,7 +163,7 @@ class ResNet(nn.Module):
         return self.fc(self.dropout(x))
 
 
-def _resnet(name, classes, width, stem, stem_kernel, dropout, pretrained):
+def _resnet(name, classes, width, stem, stem_kernel, dropout, head, pretrained):
     if stem not in ("imagenet", "cifar"):
         raise LongtailError(f"stem must be imagenet or cifar; got {stem!r}")
     if not 0 < width < math.inf:
@@ -150,7 +176,9 @@ def _resnet(name, classes, width, stem, stem_kernel, dropout, pretrained):
         raise LongtailError(f"{where} takes stem_kernel {' or '.join(map(str, kernels))}; got {stem_kernel}")
     layout = LAYOUTS[name]
     channels = [max(8, round(full * width / 8) * 8) for full in layout.channels]  # tensor cores take multiples of 8
-    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=name == "resnet32", dropout=dropout)
+    head = CosineHead if head == "cosine" else nn.Linear
+    pad = name == "resnet32"
+    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=pad, dropout=dropout, head=head)
     if pretrained:
         if name != "resnet18" or width != 1 or kernel != 7:
             raise LongtailError(
@@ -162,14 +190,16 @@ def _resnet(name, classes, width, stem, stem_kernel, dropout, pretrained):
     return model
 
 
-def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, pretrained):
+def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, head, pretrained):
     torchvision = _import_torchvision(name)
     models = torchvision.models
     names = models.list_models(module=models)  # classification alone: detectors and the like have modules of their own
     if name not in names:
         near = difflib.get_close_matches(name, ["resnet32", *names], 3, 0)
         raise LongtailError(f"there is no model {name!r}; the nearest names are {', '.join(near)}")
-    changed = {"width": width != 1, "stem": stem != "imagenet", "stem_kernel": stem_kernel is not None}
+    changed = dict(
+        width=width != 1, stem=stem != "imagenet", stem_kernel=stem_kernel is not None, head=head != "linear"
+    )
     for option, given in changed.items():
         if given:
             raise LongtailError(f"{option} is for resnet18 and resnet32; {name} is torchvision's own and has none")
@@ -238,6 +268,7 @@ def _load_pretrained(model, state):
     """Loads `state` strictly, but for a last layer that was made for another number of classes."""
     own = model.state_dict()
     last_layer = list(own)[-1].rpartition(".")[0]
+    state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(last_layer + ".")}
     for name, tensor in own.items():
         in_last_layer = name.rpartition(".")[0] == last_layer
         if in_last_layer and name in state and state[name].shape != tensor.shape:

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -307,3 +308,103 @@ def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
 def test_bad_tables_are_refused(counts, options, word):
     with pytest.raises(ValueError, match=word):
         loss_table(counts, **options)
+
+
+# Schedules
+
+
+def objective(**options):
+    plain = dict(gamma=0.0, alpha=1.0, ls=0.0, loss_tau=0.0, balance="none", prior="train", margin=0.0, drw=0.0)
+    return losses.Objective(**(plain | options))
+
+
+def table_at(epoch, epochs=200, counts=(500, 50, 5, 0), scale=1.0, **options):
+    return losses.schedule(objective(**options), np.array(counts), epoch, epochs, logit_scale=scale).double().numpy()
+
+
+def test_ldam_margins_are_the_papers():
+    """Equation 13 with its constant such that the rarest class has the largest margin, as in the authors' code."""
+    counts = np.array([500, 50, 5])
+    published = 1 / np.sqrt(np.sqrt(counts))
+    published = published * (0.5 / np.max(published))
+    assert losses.ldam_margins(counts, 0.5) == pytest.approx(published)
+    assert losses.ldam_margins(np.array([9, 0, 4]), 0.5)[1] == 0.5  # a class without a picture has that of the rarest
+    assert table_at(0, margin=0.5, scale=30.0)[losses.MARGIN, :3] == pytest.approx(30 * published, rel=1e-6)
+    assert (table_at(0)[losses.MARGIN] == 0).all()
+
+
+def test_ldam_is_the_authors_loss():
+    """cross_entropy(s (cos - margin e_t), t) in float64, s = 30."""
+    rng = np.random.default_rng(0)
+    cosines, target = torch.from_numpy(rng.uniform(-1, 1, (40, 4))), torch.from_numpy(rng.integers(0, 4, 40))
+    table = losses.schedule(objective(margin=0.5), np.array([500, 50, 5, 5]), 0, 10, logit_scale=30.0)
+    margins = losses.ldam_margins(np.array([500, 50, 5, 5]), 0.5)
+    shifted = cosines - torch.from_numpy(margins) * F.one_hot(target, 4)
+    expected = F.cross_entropy(30 * shifted, target, reduction="none")
+    found = losses.plain(30 * cosines, target, target, torch.ones(40), table)
+    assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options, weights, tau",
+    [
+        (dict(drw=0.8), True, False),
+        (dict(drw=0.8, balance="weights"), True, False),
+        (dict(drw=0.8, loss_tau=1.0), False, True),
+        (dict(drw=0.8, loss_tau=1.0, balance="weights"), True, True),
+    ],
+)
+def test_deferred_reweighting_sets_in_after_its_share_of_the_epochs(options, weights, tau):
+    """Of 200 epochs at the 161st, as LDAM-DRW."""
+    plain = table_at(0)
+    assert np.array_equal(table_at(159, **options), plain)
+    late = table_at(160, **options)
+    counts = np.array([500, 50, 5, 0.5])
+    inverse = 555 / 3 / counts  # the mean weight of a drawn row is 1
+    assert late[losses.WEIGHT] == pytest.approx(inverse if weights else np.ones(4), rel=1e-6)
+    prior = np.log(counts / counts.sum())
+    assert late[losses.BIAS] == pytest.approx(prior if tau else np.zeros(4), rel=1e-6)
+    stages = [losses.stage(objective(**options), epoch, 200) for epoch in range(200)]
+    assert stages == [0] * 160 + [1] * 40
+
+
+def test_without_deferring_a_schedule_is_one_table():
+    for options in (dict(), dict(balance="weights"), dict(loss_tau=1.0, ls=0.1, gamma=2.0)):
+        tables = [table_at(epoch, **options) for epoch in (0, 100, 199)]
+        assert all(np.array_equal(table, tables[0]) for table in tables)
+    assert not np.array_equal(table_at(0, balance="weights"), table_at(0))
+
+
+@pytest.mark.parametrize("options", [dict(drw=0.5), dict(drw=0.5, loss_tau=1.0), dict(margin=0.5, drw=0.5)])
+def test_the_bias_makes_posteriors_at_the_end_of_every_stage(options):
+    """Logits that minimise the expected loss of their stage over a known p(class | x), plus the bias, are log p."""
+    counts = np.array([60, 30, 10])
+    rng = np.random.default_rng(0)
+    posterior = rng.dirichlet([1, 1, 1], 50)
+    prior = counts / counts.sum()
+    posterior *= prior / posterior.mean(0)  # so that the classes are as frequent as they are drawn
+    posterior /= posterior.sum(1, keepdims=True)
+    aim = objective(**options | dict(margin=0.0))  # a margin moves the minimum on purpose
+    for epoch in (0, 9):
+        table = losses.schedule(aim, counts, epoch, 10)
+        bias = losses.posterior_bias(table, counts, counts, "train")
+        z = torch.zeros(50, 3, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([z], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+        def expected_loss(z=z, table=table):
+            total = 0.0
+            for c in range(3):
+                target = torch.full((50,), c)
+                row = losses.plain(z, target, target, torch.ones(50, dtype=torch.float64), table)
+                total = total + (torch.from_numpy(posterior[:, c]) * row).sum()
+            return total
+
+        def closure(z=z, optimizer=optimizer, expected_loss=expected_loss):
+            optimizer.zero_grad()
+            value = expected_loss()
+            value.backward()
+            return value
+
+        optimizer.step(closure)
+        found = torch.softmax(z.detach() + torch.from_numpy(bias).double(), 1).numpy()
+        assert np.abs(found - posterior).max() < 1e-4

@@ -477,3 +477,23 @@ def test_weights_of_another_network_are_refused(torchvision, monkeypatch, hub):
     with pytest.raises(LongtailError, match="do not fit.*layer1.2") as caught:
         build_model("resnet18", 7, pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+# the cosine head
+
+
+def test_a_cosine_head_gives_scaled_cosines():
+    network = build_model("resnet18", 5, width=0.125, head="cosine").eval()
+    features = []
+    network.fc.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+    with torch.no_grad():
+        logits = network(torch.randn(7, 3, 32, 32))
+    expected = torch.cosine_similarity(features[0][:, None], network.fc.weight[None], dim=2) * 30
+    assert (logits - expected).abs().max() < 1e-4 and network.logit_scale == 30 and logits.abs().max() <= 30
+    assert build_model("resnet18", 5, width=0.125).logit_scale == 1
+    assert list(network.state_dict())[-1] == "fc.weight"
+
+
+def test_a_cosine_head_is_for_our_networks(torchvision):
+    with pytest.raises(LongtailError, match="head is for resnet18 and resnet32"):
+        build_model("mobilenet_v2", 5, head="cosine")
