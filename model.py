@@ -88,7 +88,7 @@ class Dropout(nn.Module):
         self.held = (bound, scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.idle:
+        if not self.training or self.idle:  # a Python bool: no look at a tensor, for which a device would wait
             return x
         ones = [1] * (x.ndim - 1)
         shapes = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}
@@ -169,7 +169,7 @@ def _hash(key, layer, rows, units, row_start=0, row_stride=1):
     mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
     row = torch.arange(rows, device=key.device) * row_stride
     unit = torch.arange(units, device=key.device)
-    state = _mix(_mix(key) + layer)
+    state = _mix(_mix(key) + layer)  # mixed after each part: keys and layers that are neighbours share no pattern
     state = _mix(state + row + row_start)
     state = _mix(state[:, None] + unit)
     return _shift_right(state, 32)
@@ -203,7 +203,7 @@ def _resnet(name, classes, width, stem, stem_kernel, dropout, pretrained):
     channels = [max(8, round(full * width / 8) * 8) for full in layout.channels]  # tensor cores take multiples of 8
     model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=name == "resnet32", dropout=dropout)
     if pretrained:
-        if name != "resnet18" or width != 1 or kernel != 7:
+        if name != "resnet18" or width != 1 or kernel != 7:  # all that torchvision has published for it
             raise LongtailError(
                 "pretrained weights fit resnet18 with width 1, the imagenet stem and stem_kernel 7, not "
                 f"{name} with width {width}, the {stem} stem and stem_kernel {kernel}"
@@ -229,13 +229,14 @@ def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, pretrai
     model = models.get_model(name, num_classes=classes, **one_head)
     if pretrained:
         _cached_weights(name, models)  # what is missing or damaged raises here, before torchvision would download it
-        source = models.get_model(name, weights="DEFAULT")
+        source = models.get_model(name, weights="DEFAULT")  # a network of its own, for its 1000 classes
         if one_head:
-            source.AuxLogits = None
+            source.AuxLogits = None  # so that both have the same weights
             model.transform_input = source.transform_input
         _load_pretrained(model, source.state_dict())
     _replace_dropouts(model, torchvision.ops.StochasticDepth)
     if dropout:
+        # The last layer is a convolution in SqueezeNet.
         head = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
         head.add_module("dropout", Dropout(dropout))
         head.register_forward_pre_hook(_drop_input)
@@ -244,7 +245,7 @@ def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, pretrai
 
 def _replace_dropouts(model, stochastic_depth):
     """Puts our Dropout in the place of torch's and of torchvision's, which draw from the global generator."""
-    for parent in list(model.modules()):
+    for parent in list(model.modules()):  # a list, since the loop changes what it goes through
         for child, module in parent.named_children():
             if isinstance(module, nn.Dropout):
                 parent.add_module(child, Dropout(module.p))
