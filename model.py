@@ -180,7 +180,7 @@ def _resnet(name, classes, width, stem, stem_kernel, dropout, head, pretrained):
     pad = name == "resnet32"
     model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=pad, dropout=dropout, head=head)
     if pretrained:
-        if name != "resnet18" or width != 1 or kernel != 7:
+        if name != "resnet18" or width != 1 or kernel != 7:  # all that torchvision has published for it
             raise LongtailError(
                 "pretrained weights fit resnet18 with width 1, the imagenet stem and stem_kernel 7, not "
                 f"{name} with width {width}, the {stem} stem and stem_kernel {kernel}"
@@ -208,13 +208,14 @@ def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, head, p
     model = models.get_model(name, num_classes=classes, **one_head)
     if pretrained:
         _cached_weights(name, models)  # what is missing or damaged raises here, before torchvision would download it
-        source = models.get_model(name, weights="DEFAULT")
+        source = models.get_model(name, weights="DEFAULT")  # a network of its own, for its 1000 classes
         if one_head:
-            source.AuxLogits = None
+            source.AuxLogits = None  # so that both have the same weights
             model.transform_input = source.transform_input
         _load_pretrained(model, source.state_dict())
     _replace_dropouts(model, torchvision.ops.StochasticDepth)
     if dropout:
+        # The last layer is a convolution in SqueezeNet.
         head = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
         head.add_module("dropout", Dropout(dropout))
         head.register_forward_pre_hook(_drop_input)
@@ -223,7 +224,7 @@ def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, head, p
 
 def _replace_dropouts(model, stochastic_depth):
     """Puts our Dropout in the place of torch's and of torchvision's, which draw from the global generator."""
-    for parent in list(model.modules()):
+    for parent in list(model.modules()):  # a list, since the loop changes what it goes through
         for child, module in parent.named_children():
             if isinstance(module, nn.Dropout):
                 parent.add_module(child, Dropout(module.p))

@@ -53,7 +53,7 @@ class Captured:
         try:
             with outer, torch.cuda.graph(graph, stream=self.stream):
                 self.step()
-            self.graph = graph
+            self.graph = graph  # only a whole one is replayed
         except RuntimeError as error:
             # Closing a capture that failed raises too, and hides why it failed.
             causes = (error, error.__context__)

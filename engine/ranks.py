@@ -36,11 +36,11 @@ class Ranks:
             )
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(device)  # NCCL takes the current one
         # After a restart the store still knows the dead ranks' addresses: each start has a prefix of its own in it.
         store, *_ = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"  # gloo for Python objects
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
         return device
 
@@ -107,7 +107,7 @@ class Ranks:
         if self.world == 1:
             return
         for tensor in tensors:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor)  # gloo has no mean
             tensor /= self.world
 
     def batches(self, plan: Plan) -> Plan:
