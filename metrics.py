@@ -165,7 +165,7 @@ def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> 
     if len(train_counts) != classes:
         raise ValueError(f"train_counts has {len(train_counts)} numbers, but there are {classes} classes")
     probs = softmax(logits)
-    predicted = logits.argmax(1)
+    predicted = logits.argmax(1)  # of the logits: two that differ may round to one probability
     return {
         "acc": accuracy(targets, predicted),
         "macro_f1": macro_f1(targets, predicted, classes),

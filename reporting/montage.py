@@ -84,6 +84,7 @@ def montage(
     import matplotlib  # for its font: Pillow's own has no accents and no Greek
     from PIL import Image, ImageDraw, ImageFont
 
+    # Sizes in px, so that a caption fits its tile on every screen.
     fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
     small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 11)
     large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 14)
@@ -141,6 +142,7 @@ def show(config: Config, count: int, output: Path | str) -> None:
     )
     sheet.save(output, "PNG")
     for t in range(count):
+        # A batch at a time: whoever pipes this into `head` waits for no more than is read.
         print(*lines(plan, t, classes, labels, store_size=side), "", sep="\n", flush=True)
     print(f"drawn in {output}. Next: python train.py with the same settings", file=sys.stderr)
 

@@ -68,6 +68,7 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
         # A difference of two means has the noise of both: sqrt(2) times that of one.
         half_width = stats.t_quantile(0.975, free) * math.sqrt(2) * stats.blocked(table)
     base_scores = table[points.index(base)]
+    # Fold and seed are the same within a pair: their luck goes out with the difference.
     found = []
     for point, point_scores in zip(points, table):
         if point is not base:

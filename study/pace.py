@@ -111,6 +111,7 @@ def _shapes(cuda, pack, threads):
         return [Shape(1, 0, many) for many in packs]
     if threads:
         return [Shape(max(1, THREADS // threads) if pack == "auto" else pack, threads, 1)]
+    # From one process on all cores to one a core: no core idles, and none is shared.
     packs = [2**power for power in range(THREADS.bit_length())] if pack == "auto" else [pack]
     return [Shape(many, max(1, THREADS // many), 1) for many in packs]
 

@@ -130,7 +130,7 @@ def yardstick(ranking: list[Point]) -> Yardstick:
     Seeds are averaged first, for those of a fold share its pictures. Points with unlike numbers of them are pooled as
     if alike, and a point that lacks a fold does not count.
     """
-    folds = sorted({fold for point in ranking for fold in point.folds})
+    folds = sorted({fold for point in ranking for fold in point.folds})  # the columns
     complete = [point for point in ranking if len(point.folds) == len(folds)]
     if len(complete) > 1 and len(folds) > 1:
         scores = [[point.folds[fold] for fold in folds] for point in complete]  # a row a point
@@ -255,7 +255,7 @@ def _scheme_summary(name, own, chosen):
     for point in own.values():
         seeds = {row["seed"] for row in point.rows}  # every seed is scored on the same pictures
         pictures.append(sum(row["val_pictures"] for row in point.rows) / len(seeds))
-    both = [key for key in own if key in chosen]
+    both = [key for key in own if key in chosen]  # a scheme may lack points that another has
     agreement = math.nan
     if len(both) > 2:  # two points agree or not by chance alone
         agreement = stats.spearman([own[key].mean for key in both], [chosen[key].mean for key in both])
