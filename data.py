@@ -31,34 +31,42 @@ class Pictures:
     notes: list[str]  # what was passed over, a line each, to be said
 
 
-def prepare(
-    root: str | Path,
-    *,
-    labels: str,
-    image_col: str,
-    label_col: str,
-    group_col: str,
-    resize: str,
-    skip_bad: bool,
-    img_size: int | str | tuple[int, int],
-    val_split: float,
-    folds: int,
-    fold: int,
-    split_seed: int,
-) -> Pictures:
-    """The pictures of the folder `root`, listed, decoded and split. The other arguments are the settings of a run.
+@dataclass(frozen=True)
+class Source:
+    """Config's settings of what is read, and how."""
 
-    labels, image_col, label_col, group_col: as in `listing`, "" for none. resize: as in `decode`. img_size: as in
-    `sizes`. val_split, folds, fold, split_seed: as in `split`. skip_bad: leave bad pictures out, with a note of each.
-    Raises LongtailError where the data cannot be used, and for a bad picture unless skip_bad.
+    labels: str = ""
+    image_col: str = "auto"
+    label_col: str = "auto"
+    group_col: str = ""
+    resize: str = "squash"
+    skip_bad: bool = False
+    img_size: int | str | tuple[int, int] = "auto"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Config's settings of how training and validation are parted."""
+
+    val_split: float = 0.2
+    folds: int = 0
+    fold: int = 0
+    split_seed: int = 0
+
+
+def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
+    """The pictures of the folder `root`, listed, decoded and split.
+
+    Raises LongtailError where the data cannot be used, and for a bad picture unless source.skip_bad, which leaves them
+    out with a note of each.
     """
-    found = listing(root, labels or None, image_col, label_col, group_col or None)
-    size, side = sizes(found, img_size)
-    store = load_store(found.files, side, resize)
+    found = listing(root, source.labels or None, source.image_col, source.label_col, source.group_col or None)
+    size, side = sizes(found, source.img_size)
+    store = load_store(found.files, side, source.resize)
     notes = [f"passed over: {name}" for name in found.skipped]
     for row, reason in store.bad.items():
         path = found.paths[row]
-        if not skip_bad:
+        if not source.skip_bad:
             raise LongtailError(
                 f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
                 f"{found.root / path} for one ({reason}): mend or remove them, or train without "
@@ -68,7 +76,7 @@ def prepare(
     # A bad picture keeps its row in the Store and is in neither part of the split.
     usable = np.ones(len(found.paths), bool)
     usable[list(store.bad)] = False
-    train, val = split(found, usable, val_split=val_split, folds=folds, fold=fold, split_seed=split_seed)
+    train, val = split(found, usable, **vars(parted))
     for rows, part in ((train, "training"), (val, "validation")):
         present = set(found.labels[rows])
         absent = [name for number, name in enumerate(found.classes) if number not in present]
@@ -190,9 +198,7 @@ def check(root: str | Path, labels: str, image_col: str, label_col: str, group_c
         print(f"class counts drawn in {plot}", file=sys.stderr)
     # Training's own code decides, with the settings that matter here at their defaults.
     try:
-        where = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
-        how = dict(resize="squash", skip_bad=False, img_size="auto", val_split=0.2, folds=0, fold=0, split_seed=0)
-        prepare(root, **where, **how)
+        prepare(root, Source(labels, image_col, label_col, group_col), Split())
     except LongtailError as error:
         print(f"training would refuse this: {error}", file=sys.stderr)
         return False

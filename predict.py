@@ -79,7 +79,10 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
     recipe = newest(project, "best.json")
     if recipe is not None:
         study = Study(recipe.parent)
-        trials = ranking.choose(study).point.trials
+        choice = ranking.choose(study)
+        if choice is None:
+            raise LongtailError(f"{study.folder}: no point of this study can be ranked any more: name runs with --run")
+        trials = choice.point.trials
         return [study.run(i) for i in trials], f"the {len(trials)} runs of {recipe}"
     weights = newest(project, "best.pt")
     if weights is None:

@@ -170,7 +170,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
     study = begin_study(folder, base, seed_by_seed)
     if not execute(study, space, base, stop):
-        print(f"{folder}: this shard is done, {len(study.jobs())} trials of others are not", file=sys.stderr)
+        print(f"{folder}: this shard is done; of others there are {len(study.jobs())} trials left", file=sys.stderr)
         return 0
     results, classes = [], []
     for title, wanted in zip(titles, trials):

@@ -139,7 +139,7 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
     study = begin_study(folder, base, wanted, halving)
     if not execute(study, space, base, stop):
         print(
-            f"{folder}: this shard is done, {len(study.jobs())} trials of others are not. "
+            f"{folder}: this shard is done; of others there are {len(study.jobs())} trials left. "
             "Next: the same command, or --status",
             file=sys.stderr,
         )

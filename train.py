@@ -66,9 +66,8 @@ def trial(
                 plan = next_plan or draw(state.epoch, state.earlier_signals)
                 table, bias = loss.at(state.epoch, state.signals)
                 if loss.changes(state.epoch) and state.step == 0:
-                    run.say(
-                        f"another loss from epoch {state.epoch + 1} on: none of {SETTLING} epochs is taken as the best"
-                    )
+                    said = f"epochs {state.epoch + 1} to {state.epoch + SETTLING} are not taken as the best"
+                    run.say(f"the loss changes, and the network needs time to follow: {said}")
                 steps, first = len(plan.index), state.step
                 stepper.take_table(table)
                 stepper.begin(plan, first)
@@ -104,7 +103,7 @@ def trial(
                 settling = loss.settling(state.epoch)
                 advance(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
                 run.append(state.rows[-1])
-                run.say(epoch_line(state.rows[-1], config.epochs, state.stale))
+                run.say(epoch_line(state, config.epochs))
                 over = state.epoch == last_epoch or out_of_patience(state, config.patience)
                 keeper.save_now_and_then(over)
                 yield state.rows[-1]

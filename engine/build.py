@@ -32,20 +32,8 @@ SETTLING = 5  # epochs after a change of the loss in which no best epoch is take
 
 def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures:
     """The Pictures that `config` asks for, from `root` or config.data."""
-    return data.prepare(
-        root or synthetic.folder(config.data),
-        labels=config.labels,
-        image_col=config.image_col,
-        label_col=config.label_col,
-        group_col=config.group_col,
-        resize=config.resize,
-        skip_bad=config.skip_bad,
-        img_size=config.img_size,
-        val_split=config.val_split,
-        folds=config.folds,
-        fold=config.fold,
-        split_seed=config.split_seed,
-    )
+    root = root or synthetic.folder(config.data)
+    return data.prepare(root, config.group(data.Source), config.group(data.Split))
 
 
 def build_stepper(

@@ -176,12 +176,13 @@ def validation_labels(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return targets, predicted, classes
 
 
-def epoch_line(row: dict, epochs: int, stale: int) -> str:
-    """An epoch in a line."""
+def epoch_line(state: State, epochs: int) -> str:
+    """The last epoch that is done, in a line."""
+    row = state.rows[-1]
     said = f"epoch {row['epoch']:3d}/{epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
     if "nll" in row:
         said += (
             f"  val loss {row['nll']:.3f} acc {row['acc']:.3f}  macro F1 {row['macro_f1']:.3f}  ECE {row['ece']:.3f}"
         )
-    best = "" if stale else "  best"
+    best = "  best" if state.best and state.best["epoch"] == state.epoch else ""
     return f"{said}  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}{best}"
