@@ -65,7 +65,7 @@ def draw_geometry(
         middle = (frame.store_size - frame.shown) // 2
         side = np.where(centred, frame.shown, crop)
         offset = np.where(centred, middle, place * (frame.store_size - side))
-    mirror = np.where(rng.random(shape) < 0.5 * views.flip, -1.0, 1.0)
+    mirror = np.where(rng.random(shape) < 0.5 * views.flip, -1.0, 1.0)  # without --flip the number is drawn too
     angle = np.deg2rad(rng.uniform(-1, 1, shape) * rotate)
     return affine(side, offset, mirror, angle, frame.size)
 
@@ -77,7 +77,7 @@ def draw_crop(rng: np.random.Generator, low: np.ndarray, high: float) -> np.ndar
     ratio = np.exp(rng.uniform(*np.log(RATIO), shape))
     width, height = np.sqrt(area * ratio), np.sqrt(area / ratio)
     sides = np.stack([width, height], -1)
-    fits = (sides <= 1).all(-1)
+    fits = (sides <= 1).all(-1)  # in the picture
     first = fits.argmax(-1)[..., None, None]
     chosen = np.take_along_axis(sides, first, -2)[..., 0, :]
     any_fits = fits.any(-1)[..., None]
@@ -185,6 +185,7 @@ def plain(
     x = sampled(pixels, row.index, row.geo, row.col, size, border)
     mixing = ((row.blend < 1) | filled(row.box)).nonzero()[:, 0]  # only these rows need their partner's view
     if len(mixing):
+        # A partner's view costs as much as a row's own: it is made for those rows alone.
         other = sampled(pixels, row.partner[mixing], row.geo_b[mixing], row.col_b[mixing], size, border)
         share = 1 - row.blend[mixing, None, None, None]
         box = row.box[mixing]
@@ -205,7 +206,7 @@ def sampled(
 ) -> torch.Tensor:
     """Float32 [B,3,size,size] in [0,1]: rows `index` of the Store through geo [B,2,3] and col [B,3,4]."""
     pictures = pixels.index_select(0, index.to(pixels.device)).to(geo.device)
-    pictures = pictures.permute(0, 3, 1, 2).contiguous().float()
+    pictures = pictures.permute(0, 3, 1, 2).contiguous().float()  # grid_sample wants planes, and no bytes
     # grid_sample counts from -1 to 1 across the picture. Each of these is [B,2,1].
     across, down, shift = geo.mul(2 / pictures.shape[-1]).unsqueeze(-2).unbind(-1)
     centres = torch.arange(size, device=geo.device) + 0.5
@@ -216,7 +217,7 @@ def sampled(
     x = F.grid_sample(pictures, grid.permute(0, 2, 3, 1), "bilinear", mode, align_corners=False)
     x = x.view(len(index), 3, -1)
     unchanged = torch.eye(3, 4, device=col.device).expand_as(col)
-    if torch.equal(col, unchanged):
+    if torch.equal(col, unchanged):  # as in evaluation: nothing to colour, and nothing to clamp
         x = x.div_(255)
     else:
         x = torch.baddbmm(col[:, :, 3:], col[:, :, :3] / 255, x).clamp_(0, 1)

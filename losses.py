@@ -53,6 +53,7 @@ def schedule(
     counts [C]: how often each class is drawn. logit_scale: by what the network multiplies its cosines. signals: what
     earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
     """
+    # Stage one learns features from plain pictures; what favours rare classes comes when they are there.
     deferred = objective.drw > 0 and stage(objective, epoch, epochs) == 0
     weights = objective.balance == "weights" or (objective.drw > 0 and objective.loss_tau == 0)
     return loss_table(
@@ -101,7 +102,7 @@ def loss_table(
         if not 0 <= value <= top:
             raise ValueError(f"{name} must be between 0 and {top:g}; got {value}")
     floored = counts.clamp_min(FLOOR)
-    table = torch.zeros(5, len(counts), dtype=torch.float64)
+    table = torch.zeros(5, len(counts), dtype=torch.float64)  # rounded once, at the end
     table[BIAS] = tau * (floored / floored.sum()).log()
     table[WEIGHT] = alpha
     if weights:
@@ -127,7 +128,7 @@ def posterior_bias(table: torch.Tensor, sampled: np.ndarray, counts: np.ndarray,
     wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(FLOOR)
     log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
     bias = table[BIAS].double() - seen.log() + log_prior
-    return (bias - bias.mean()).float().numpy()
+    return (bias - bias.mean()).float().numpy()  # a softmax does not see a constant: the smallest numbers
 
 
 def loss(
@@ -175,7 +176,7 @@ class _Loss(torch.autograd.Function):
         row = _row_settings(logits, targets, lams, table)
         soft = _softmax(logits, targets, table)
         f = -(soft.others / soft.total).pow(row.gamma) * soft.log_p
-        own = f.gather(2, row.target)
+        own = f.gather(2, row.target)  # of the target's own class
         smoothed = (1 - row.eps) * own + row.eps * f.mean(2, keepdim=True)
         return (row.weight * smoothed).sum((0, 2))
 
@@ -186,9 +187,10 @@ class _Loss(torch.autograd.Function):
         row = _row_settings(logits, targets, lams, table)
         soft = _softmax(logits, targets, table)
         n_classes = logits.shape[1]
-        q = soft.others / soft.total  # 1 - p
+        q = soft.others / soft.total  # 1 - p, exact where p is near 1
         tiny = torch.finfo(q.dtype).tiny
         h = q.pow(row.gamma) * (row.gamma * soft.exp * soft.log_p / soft.others.clamp_min(tiny) - 1)
+        # c_k h_k: what smoothing gives every class, and what the target's own gets besides.
         own = row.weight * (1 - row.eps) * h.gather(2, row.target)
         ch = (row.weight * row.eps / n_classes * h).scatter_add_(2, row.target, own)
         if len(soft.exp) == 1:
@@ -226,6 +228,7 @@ def _softmax(logits, targets, table):
     """On an accelerator n is always 2: looking into the table would stop the device, and a captured graph would keep
     the answer."""
     table = table.to(_wide(logits))
+    # Bias and margin stay apart from the logits until differences are taken.
     z = logits.to(table.dtype)[None]
     shift = table[BIAS].expand(1, *logits.shape)
     if table.device.type != "cpu" or bool(table[MARGIN].any()):

@@ -33,12 +33,15 @@ def draw(
     if in_batch(mixing.mixup_by):  # one draw a step
         shape = (len(labels), 1)
         chance = chance.mean(1, keepdims=True)
+    # Every number is drawn whether it is used or not: a setting then changes no other row's draw.
     cut = rng.random(shape) < mixing.cutmix_p
     mix = rng.random(shape) < chance
     lam = np.where(cut | mix, rng.beta(mixing.mixup_alpha, mixing.mixup_alpha, shape), 1.0)
     box = draw_boxes(rng, lam, size)
-    box[~cut] = 0
+    box[~cut] = 0  # empty: these rows blend, or do nothing
+    # A box that the edge cuts off, or that rounding changes, shows less or more of the partner than was drawn.
     lam = np.where(cut, 1 - area(box) / size**2, lam).astype(np.float32)
+    # One draw a step becomes one a row; copies, since a view of one number cannot be written to.
     lam = np.broadcast_to(lam, labels.shape).copy()
     box = np.broadcast_to(box, (*labels.shape, 4)).copy()
     return lam, lam.copy(), box
@@ -59,7 +62,7 @@ def class_probability(counts: np.ndarray, low: float, high: float) -> np.ndarray
     counts = np.asarray(counts, float)
     present = counts[counts > 0]
     spread = present.max() - present.min()
-    if spread == 0:
+    if spread == 0:  # no class is rarer than another
         return np.full(len(counts), float(low))
     rarity = (present.max() - counts) / spread
     return low + (high - low) * np.clip(rarity, 0, 1)
@@ -67,7 +70,7 @@ def class_probability(counts: np.ndarray, low: float, high: float) -> np.ndarray
 
 def draw_boxes(rng: np.random.Generator, lam: np.ndarray, size: int) -> np.ndarray:
     """Boxes [*,4] int32 of 1 - lam [*] of the area, about a point anywhere in the view, cut off at its edges."""
-    half = size * np.sqrt(1 - lam)[..., None] / 2
+    half = size * np.sqrt(1 - lam)[..., None] / 2  # a square of that share of the area
     centre = rng.random((*lam.shape, 2)) * size
     corners = np.concatenate([centre - half, centre + half], -1)
     return np.rint(np.clip(corners, 0, size)).astype(np.int32)

@@ -30,8 +30,9 @@ from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, run_command
 from study import stats
+from study.begin import begin_study
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import SCHEME, Study, begin_study, changes, identity, newest, write_csv
+from study.table import SCHEME, Study, changes, identity, newest, write_csv
 
 SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 

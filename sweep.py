@@ -23,9 +23,10 @@ from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, run_command
 from study import findings, ranking
+from study.begin import begin_study
 from study.designs import around, grid, search, uniforms
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import Study, begin_study, changes
+from study.table import Study, changes
 
 
 def ablations(base: Config) -> list[dict]:

@@ -50,7 +50,7 @@ def trial(
     device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
     pictures = prepare_pictures(config)
-    run = open_run(config, ranks, guard)
+    run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
     try:
         stepper, recipe = build_stepper(config, pictures, device, ranks)
         state = begin_or_resume(run, config, pictures, stepper, ranks)
@@ -59,6 +59,7 @@ def trial(
         loss = Loss(config, pictures, stepper.model.logit_scale)
         last_epoch = min(config.until or config.epochs, config.epochs)
         next_plan = None
+        # A signal waits for the end of the step: half a step could not be resumed.
         with stop.deferred():
             while state.epoch < last_epoch and not out_of_patience(state, config.patience):
                 started = time.perf_counter()
@@ -90,8 +91,9 @@ def trial(
                 logits = None
                 if evaluation:
                     logits = stepper.logits(evaluation[0], len(pictures.val), keeper.pause_in_evaluation) + bias
-                    if not np.isfinite(logits).all():
+                    if not np.isfinite(logits).all():  # a loss can be finite while a statistic is not
                         raise NonFinite(steps - 1)
+                # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
                 times = dict(
                     seconds=round(time.perf_counter() - started, 3),
@@ -106,9 +108,9 @@ def trial(
                 run.say(epoch_line(state, config.epochs))
                 over = state.epoch == last_epoch or out_of_patience(state, config.patience)
                 keeper.save_now_and_then(over)
-                yield state.rows[-1]
+                yield state.rows[-1]  # who drives several trials goes on with another
                 repeatable(config.deterministic)
-        if ranks.rank == 0:
+        if ranks.rank == 0:  # the others have the same state, and no folder to write to
             finish(run, config, pictures, state)
     except NonFinite as e:
         raise LongtailError(

@@ -31,7 +31,8 @@ from engine.stop import StopRequest
 from errors import Parser
 from pictures import synthetic
 from study import pace, supervisor, workers
-from study.table import Study, begin_study, write_spec
+from study.begin import begin_study
+from study.table import Study, write_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 

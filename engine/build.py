@@ -42,6 +42,7 @@ def build_stepper(
     """The run's Stepper, and what a prediction needs beside the weights."""
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
+    # The one use of torch's global generator: the first weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = build_network(config, pictures)
@@ -52,6 +53,7 @@ def build_stepper(
     table, bias = Loss(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
+    # Small views are taken from a halved Store: bilinear sampling would alias.
     smallest = view_size(0, config.group(Course), pictures.size)
     levels = resident.levels(pictures.store, device, [store_level(smallest, side)])
     stepper = Stepper(
@@ -71,6 +73,7 @@ def build_stepper(
         compile=fast,
         record=Captured if fast else None,
     )
+    # All that makes of a picture the network's input, and of its logits a posterior.
     recipe = dict(
         format=FORMAT,
         model=shape,
@@ -119,6 +122,7 @@ def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, 
     """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
     shape = vars(config.group(Network)).copy()
     name, pretrained = shape.pop("model"), shape.pop("pretrained")
+    # "auto" is settled here, by the pictures: what a checkpoint says is plain.
     shape |= dict(name=name, classes=len(pictures.listing.classes))
     ours = name == "resnet18"
     if shape["stem"] == "auto":
@@ -137,7 +141,7 @@ def begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> None:
     saved = _weights_of(run)
     weights = saved["weights"]
     own = model.state_dict()
-    if saved["classes"] != classes:
+    if saved["classes"] != classes:  # a last layer of other classes means nothing here
         head = list(own)[-1].rpartition(".")[0]
         weights = {k: own[k] if k.rpartition(".")[0] == head else v for k, v in weights.items()}
     unlike = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
@@ -152,6 +156,7 @@ def init_key(run: str) -> str:
     if not run:
         return ""
     digest = hashlib.sha256()
+    # By content: a copy of the run elsewhere is the same beginning.
     for name, value in sorted(_weights_of(run)["weights"].items()):
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())

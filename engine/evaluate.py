@@ -20,7 +20,7 @@ def view(device: torch.device, *, size: int, mean: list[float], std: list[float]
 def forward(model: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Logits, computed in `dtype`. Compiled, it is one function for every model: autocast is entered inside, so that
     no graph is cut there."""
-    with autocast(x.device, dtype):
+    with autocast(x.device, dtype):  # float32 masters, arithmetic in `dtype`
         return model(x)
 
 
@@ -28,7 +28,7 @@ class Evaluation:
     """The logits of `model` over evaluation plans that have the shape of `plan`."""
 
     def __init__(self, model, pixels, plan, view, *, dtype, forward=forward, record=None):
-        self.model = model.eval()
+        self.model = model.eval()  # a captured step keeps the mode of its recording
         self.pixels = pixels
         self.view = view
         self.dtype = dtype
@@ -36,6 +36,7 @@ class Evaluation:
         self.device = view["mean"].device
         self.logits = None  # [T,B,C], made by the first step
         self.tables = Tables(plan, self.device)
+        # The same step for every batch, so that one recording serves them all.
         self.call = record(self.step) if record else self.step
 
     @torch.inference_mode()
@@ -46,11 +47,12 @@ class Evaluation:
         for _ in range(len(plan.index)):
             self.call()
             pause()
-        return self.logits.flatten(0, 1)[:rows].cpu().numpy()
+        return self.logits.flatten(0, 1)[:rows].cpu().numpy()  # without the padding of the last batch
 
     def step(self) -> None:
         row = self.tables.take()
         x = augment.batch(self.pixels, row, **self.view, dtype=input_dtype(self.device, self.dtype))
+        # Metrics are computed from float32, whatever the network computes in.
         found = self.forward(self.model, x, self.dtype).float()
         if self.logits is None:
             self.logits = found.new_empty(len(self.tables.packed), *found.shape)

@@ -62,12 +62,14 @@ def advance(
     state.rows.append(scores | times)
     if settling and _chooses(scores, monitor):
         return
+    # The first of equals is kept: training longer must give something.
     better = not state.best or rating(scores, monitor) > rating(state.best["metrics"], monitor)
     if not better:
         state.stale += 1
         return
     state.stale = 0
     state.best = dict(
+        # On the CPU: the next step writes over the device's.
         weights={k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
         epoch=state.epoch,
         metrics=scores,
@@ -109,19 +111,21 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     _write_tables(run, pictures, logits, scores, confusion)
 
     kept = best["metrics"]
+    # Training accuracy is of mixed and cropped rows: a gap in spite of that is a large one.
     gap = kept["train_acc"] - kept["acc"]
     if gap > OVERFIT_GAP:
         run.say(
             f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may "
             "help"
         )
+    # Of classes without a validation picture nothing is known.
     never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
     if never:
         run.say(
             f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, "
             f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}: try --balance sampler or --prior uniform"
         )
-    chosen = "last epoch"
+    chosen = "last epoch"  # no choice, so nothing flatters
     if config.monitor != "last":
         chosen = (
             f"best epoch {best['epoch']} of {state.epoch} by validation {config.monitor} (chosen on these pictures, "

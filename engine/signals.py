@@ -28,6 +28,7 @@ def after_epoch(
     What the epoch does not tell stays as it was `before`.
     """
     index = index.ravel()
+    # A row's own label alone: its partner's share is 0 where it does not mix.
     classes = labels[index]
     return dict(
         loss=_renewed(before["loss"], classes, rows["loss"]),
@@ -39,9 +40,9 @@ def after_epoch(
 def _renewed(before, place, values):
     """`before`, with the mean of the `values` that are numbers at each `place` that has one."""
     values = values.ravel().astype(np.float64)
-    told = np.isfinite(values)
+    told = np.isfinite(values)  # a row that mixed tells nothing
     total = np.bincount(place[told], values[told], len(before))
     count = np.bincount(place[told], minlength=len(before))
-    renewed = before.numpy().copy()
+    renewed = before.numpy().copy()  # plans that are drawn already still read the old ones
     renewed[count > 0] = total[count > 0] / count[count > 0]
     return torch.from_numpy(renewed)

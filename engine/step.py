@@ -75,11 +75,13 @@ class Stepper:
         record=None,
     ):
         self.device, self.ranks = device, ranks
+        # Channels-last: what tensor cores and oneDNN compute in.
         self.model, self.net = ranks.wrap(model.to(device, memory_format=torch.channels_last))
         self.average = copy.deepcopy(self.model).eval() if update.ema else None
+        # A tensor: a captured optimizer would keep a plain number for ever.
         self.lr = torch.tensor(update.lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, update, self.lr)
-        self.levels, self.pixels = levels, levels[max(levels)]
+        self.levels, self.pixels = levels, levels[max(levels)]  # evaluation is at full size
         self.labels, self.table = labels.to(device), table.to(device)
         self.view = view(device, size=size, mean=mean, std=std, border=border)
         self.dtype = dtype
@@ -104,15 +106,16 @@ class Stepper:
         """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them.
         RuntimeError if a tensor was exchanged behind a recorded step, which would go on with the old one."""
         self._refuse_moved()
-        self.waited = 0.0
+        self.waited = 0.0  # seconds in which a step had no input yet
         plan = self.ranks.columns(plan)
         if self.tables is None or (len(self.tables.packed), *self.tables.row.lam.shape) != plan.lam.shape:
+            # Other shapes, so other addresses: what was recorded reads the old ones.
             self.tables = Tables(plan, self.device)
             self.forget()
         self._clear_sums(plan, first)
         self.tables.fill(plan, first)
         self.size = int(plan.view_size[0])
-        if self.size not in self.calls:
+        if self.size not in self.calls:  # views that grow: a recording a size
             self.calls[self.size] = self.record(self.step) if self.record else self.step
 
     def _clear_sums(self, plan, first):
@@ -130,7 +133,7 @@ class Stepper:
     def train(self, t: int) -> None:
         """Step t of the epoch, the one after the last."""
         self.calls[self.size]()
-        if self.record and not self.places:
+        if self.record and not self.places:  # only now is all allocated
             self.places = self._places()
         if self.device.type == "cpu" or (t + 1) % CHECK_EVERY == 0:
             self.check(t + 1)
@@ -144,13 +147,14 @@ class Stepper:
     def step(self) -> None:
         """Input, gradients, update, and a note of how it went: reads nothing of the host's that changes."""
         start = time.perf_counter()
+        # The row of the plan decides all that is random about the step.
         row = self.tables.take()
         pixels = self.levels[store_level(self.size, max(self.levels))]
         x = augment.batch(pixels, row, **self.view | dict(size=self.size), dtype=input_dtype(self.device, self.dtype))
         self.waited += time.perf_counter() - start
         a, b = self.labels[row.index], self.labels[row.partner]
         set_training(self.model)
-        self.model.key.copy_(row.key)
+        self.model.key.copy_(row.key)  # seeds dropout
         logits, row_losses = self.gradients(x, a, b, row.lam)
         self.update(row)
         self.note(row, a, b, logits, row_losses)
@@ -164,14 +168,16 @@ class Stepper:
         logits = self.forward(self.net, x, self.dtype)
         row_losses = losses.loss(logits, a, b, lam, self.table)
         self.optimizer.zero_grad(set_to_none=True)
+        # A scale of 1 but in float16, whose small gradients would vanish.
         self.scaler.scale(row_losses.mean()).backward()
         return logits.detach(), row_losses.detach()
 
     def update(self, row: Plan) -> None:
         """The optimizer's step at the row's learning rate, then the average's."""
         self.lr.copy_(row.lr)
-        self.scaler.step(self.optimizer)
+        self.scaler.step(self.optimizer)  # left out, in float16, where a gradient overflowed
         self.scaler.update()
+        # Ranks saw different pictures: they agree on batch norm's statistics.
         self.ranks.mean(*(v for v in self.model.buffers() if v.is_floating_point()))
         if self.average is not None:
             lerp(floating(self.average), floating(self.model), row.ema_weight)
@@ -180,12 +186,14 @@ class Stepper:
         """Keeps the step's mean loss and accuracy; for signals, its rows'."""
         loss = row_losses.mean()
         guess = logits.argmax(1)
+        # A mixed row is right by the share of the target that was named.
         right = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
         self.ranks.mean(loss, right)
         self.losses.index_copy_(0, self.tables.at, loss[None])
         self.right.index_copy_(0, self.tables.at, right[None])
         if not self.gather:
             return
+        # Of a mixed row nothing can be said about either picture.
         p = torch.softmax(logits.float() + self.table[losses.BIAS], 1)
         noted = dict(loss=row_losses, confidence=p.amax(1), own=p.gather(1, a.long()[:, None])[:, 0])
         for name, values in noted.items():
@@ -202,7 +210,7 @@ class Stepper:
         mine = self.ranks.batches(plan)
         if len(mine.index) == 0:  # fewer batches than ranks
             return self.ranks.gathered(np.empty((0, 0), np.float32), plan)[:rows]
-        shape = mine.index.shape
+        shape = mine.index.shape  # the last batches may be fewer: another shape is another recording
         if shape not in self.evaluations:
             self.evaluations[shape] = Evaluation(
                 self.evaluated(),
@@ -254,6 +262,7 @@ class Stepper:
 
     def _places(self):
         """Where the tensors lie that a step works on, by name."""
+        # Whatever a step may read or write; what is no tensor falls out below.
         held = vars(self) | vars(self.tables) | dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         held |= {f"level {side}": v for side, v in self.levels.items()}
         held |= {f"row {name}": v for name, v in self.rows.items()}

@@ -26,6 +26,7 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
     lr: a tensor, which is read at every step.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    # Decay pulls towards 0, which means nothing for a norm's scale or a bias.
     weights = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
     groups = [dict(params=weights, weight_decay=update.weight_decay), dict(params=others, weight_decay=0.0)]
@@ -43,7 +44,7 @@ def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
     """Keeps the parameters whose names begin with one of `prefixes` as they are. Raises LongtailError for a prefix that
     no parameter has, and where nothing would be left to train."""
     names = [name for name, _ in model.named_parameters()]
-    head = names[-1].rpartition(".")[0]
+    head = names[-1].rpartition(".")[0]  # in every network here the last layer comes last
     for prefix in prefixes:
         if prefix == BODY:
             continue
@@ -66,6 +67,7 @@ def _within(name, prefix):
 def set_training(model: torch.nn.Module) -> None:
     """Train mode, but for the batch norms of frozen parts: they keep their statistics."""
     model.train()
+    # Statistics that went on would change what the frozen weights compute.
     for module in model.modules():
         frozen = isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
         if frozen:

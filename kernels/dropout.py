@@ -40,6 +40,7 @@ class Dropout(nn.Module):
         shapes = {"unit": x.shape, "row": (len(x), *ones), "batch": (1, *ones)}
         rows, *units = shapes[self.share]
         model = self.owner[0]
+        # A fresh mask for every key; the same one for the same key, on any device.
         bits = counter_hash(model.key, self.layer, rows, math.prod(units), model.row_start, model.row_stride)
         bound, scale = self.held
         return x * (bits.view(rows, *units) >= bound) * scale
@@ -53,12 +54,13 @@ def counter_hash(
 ) -> torch.Tensor:
     """int64 [rows, units] in [0, 2^32), the same on every device: starting from key, SplitMix64 (Steele et al. 2014)
     mixes its state and takes in the layer, the row and the unit one after another by addition, all modulo 2^64."""
+    # Integers alone: floats would round differently from one device to the next.
     row = torch.arange(rows, device=key.device) * row_stride
     unit = torch.arange(units, device=key.device)
     state = _mix(_mix(key) + layer)
     state = _mix(state + row + row_start)
     state = _mix(state[:, None] + unit)
-    return _shift_right(state, 32)
+    return _shift_right(state, 32)  # the upper half, which mixing reaches best
 
 
 def _mix(x):
@@ -66,7 +68,7 @@ def _mix(x):
     x = x + (0x9E3779B97F4A7C15 - 2**64)
     x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
     x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - 2**64)
-    return x ^ _shift_right(x, 31)
+    return x ^ _shift_right(x, 31)  # int64 wraps as the uint64 of the paper does
 
 
 def _shift_right(x, n):

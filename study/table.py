@@ -14,13 +14,9 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-
-from config import Config, config_from, flag_of, spelled
-from engine.build import build_network, init_key, prepare_pictures
+from config import Config, config_from, spelled
 from engine.run import replacing, scratch_path, with_todays_names
 from errors import LongtailError
-from pictures import synthetic
 from study.lease import Lease, LeaseLost
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
@@ -208,40 +204,6 @@ def identity(config: Config) -> str:
     return json.dumps(config.settings())
 
 
-def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: int = 0) -> Study:
-    """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
-
-    A trial keeps its number for ever. Raises LongtailError for settings that cannot be, before anything is written. So
-    it does where the folder holds a run, or a study of another base, of other pictures or of another halving.
-    """
-    folder = Path(folder)
-    root = synthetic.folder(base.data).resolve()
-    configs = [config_from(trial, "study", base) for trial in trials]
-    data_key = _check(root, configs, halving)
-    if (folder / "args.json").exists():
-        raise LongtailError(f"{folder} is a run's folder: choose another --name")
-    for sub in ("trials", "rows", "leases"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
-    init = str(Path(base.init).resolve()) if base.init else ""
-    settings = dict(base.settings(), init=init, data=str(root), compile=base.compile)
-    spec = dict(base=settings, data_key=data_key, halving=halving, threads=None, trials=[])
-    path = folder / "study.json"
-    with locked(folder):
-        if path.exists():
-            wanted, spec = spec, Study(folder).spec
-            _refuse_another(folder, spec, wanted)
-            spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
-            if not Path(spec["base"]["data"]).exists():  # the folder was moved: the pictures are the same
-                spec["base"]["data"] = str(root)
-        known = {identity(config_from(trial, "study", base)) for trial in spec["trials"]}
-        for trial, config in zip(trials, configs):
-            if identity(config) not in known:
-                known.add(identity(config))
-                spec["trials"].append(trial)
-        write_spec(path, spec)
-    return Study(folder)
-
-
 def newest(project: Path | str, name: str) -> Path | None:
     """The file `name` that was written last in the folders of `project`; None if there is none."""
     paths = Path(project).glob(f"*/{name}")
@@ -266,36 +228,3 @@ def write_spec(path: Path, spec: dict) -> None:
     """Replaces study.json, all or nothing."""
     with replacing(path) as draft:
         draft.write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-
-
-def _refuse_another(folder, old, new):
-    """Raises LongtailError where the study in `folder`, of spec `old`, is not the one that `new` describes."""
-    changed = []
-    for name, value in old["base"].items():
-        wanted = new["base"][name]
-        if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
-            changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
-    for name, what in dict(data_key="the pictures", halving="--halving").items():
-        if old[name] != new[name]:
-            changed.append(f"{what} {old[name]}, not {new[name]}")
-    if changed:
-        raise LongtailError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
-
-
-def _check(root, checked, halving):
-    """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns their key."""
-    pictures = {}
-    for c in checked:
-        at = json.dumps(c.settings("data"))
-        if at not in pictures:
-            pictures[at] = prepare_pictures(c, root)
-    networks = {json.dumps([c.settings("model"), c.img_size]): c for c in checked}
-    for c in networks.values():
-        with torch.device("meta"):
-            build_network(c, pictures[json.dumps(c.settings("data"))])
-        init_key(c.init)
-    if halving and not all(len(p.val) for p in pictures.values()):
-        raise LongtailError(
-            "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"
-        )
-    return next(iter(pictures.values())).store.key

@@ -17,7 +17,7 @@ import predict
 import train
 from config import Config
 from conftest import PLAIN
-from study.table import begin_study
+from study.begin import begin_study
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,7 +13,7 @@ import train
 from config import Config
 from engine import run
 from errors import LongtailError
-from study.table import begin_study
+from study.begin import begin_study
 
 OLD_NAMES = {"last_lr": "lr", "nll": "val_loss", "acc": "val_acc", "many": "head", "few": "tail"}  # of format 1
 TIMES = ("seconds", "data_wait", "images_per_s")

@@ -13,7 +13,8 @@ from config import OFF, Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from engine.flags import SettingsParser, config_from_args
 from study import effects, pace, ranking, stats
-from study.table import Study, begin_study
+from study.begin import begin_study
+from study.table import Study
 from test_train import made
 
 

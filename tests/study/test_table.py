@@ -25,9 +25,10 @@ from engine.run import load_checkpoint
 from engine.stop import StopRequest
 from errors import LongtailError
 from study import supervisor, workers
+from study.begin import begin_study
 from study.job import Job
 from study.lease import Lease, LeaseLost
-from study.table import Study, begin_study, write_spec
+from study.table import Study, write_spec
 from test_train import FULL, assert_same_state, made, results
 
 RICH = {**FULL, "monitor": "last"}
