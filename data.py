@@ -3,6 +3,7 @@
 listing.py says what there is, store.py decodes it. Only `check` touches test pictures, and only the split is random.
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,16 @@ def check(root: str | Path, labels: str, image_col: str, label_col: str, group_c
     except LongtailError as error:
         print(f"training would refuse this: {error}", file=sys.stderr)
         return False
-    print(f"training would take this. Next: python train.py --data {root}", file=sys.stderr)
+    words = ["python", "train.py", "--data", str(root)]
+    for flag, value in {
+        "--labels": labels,
+        "--image-col": image_col,
+        "--label-col": label_col,
+        "--group-col": group_col,
+    }.items():
+        if value not in ("", "auto"):
+            words += [flag, str(value)]
+    print(f"training would take this. Next: {shlex.join(words)}", file=sys.stderr)
     return True
 
 

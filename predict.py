@@ -30,13 +30,14 @@ from study.table import Study, newest, write_csv
 
 
 def probabilities(
-    checkpoint: dict, files: list[Path], *, device: torch.device, tta: str = "none"
+    checkpoint: dict, files: list[Path], *, device: torch.device | str, tta: str = "none"
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Posterior float64 [N,C] of the picture files under a best.pt's dict, and the bad files' rows and reasons.
 
     A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops',
     averaged.
     """
+    device = torch.device(device)
     size = checkpoint["size"]
     store_size = checkpoint["store_size"]
     store = load_store(files, store_size, checkpoint["resize"])

@@ -17,8 +17,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from config import OFF, Config, flag_of, spelled
-from engine.flags import SettingsParser, config_from_args, whole_number
+from config import OFF, Config
+from engine.flags import SettingsParser, config_from_args, train_command, whole_number
 from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, run_command
@@ -182,16 +182,9 @@ def _write_best(study, point):
     with replacing(path) as draft:
         settings = dict(best.settings(), data=pictures)
         draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    words = ["--data", pictures]
-    for name, value in changes(best, Config()).items():
-        flag = flag_of(name)
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            words += [flag, spelled(value)]
+    one = dataclasses.replace(best, data=pictures, threads=study.spec["threads"] or 0)
     print(
-        f"the winner is {path}: python train.py {shlex.join(words)}\n"
-        f"Next: python seeds.py -c {shlex.quote(str(path))} --n 10",
+        f"the winner is {path}: {train_command(one)}\nNext: python seeds.py -c {shlex.quote(str(path))} --n 10",
         file=sys.stderr,
     )
 

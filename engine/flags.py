@@ -5,6 +5,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,22 @@ def config_from_args(space: argparse.Namespace) -> Config:
     if asked.resume and saved.exists():
         return on_top_of(dataclasses.replace(read_recipe(saved), until=0))
     return asked
+
+
+def train_command(config: Config) -> str:
+    """The command line that trains `config`, of the flags that are not at their defaults, for a shell."""
+    words = ["python", "train.py"]
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        flag = flag_of(field.name)
+        said = field.metadata["keyed"] or field.name in ("data", "threads")
+        if not said or value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [flag, spelled(value)]
+    return shlex.join(words)
 
 
 def whole_number(flag: str, word: str | int, low: int, high: int = 10**6) -> int:

@@ -97,7 +97,9 @@ def rating(scores: dict, monitor: str) -> float:
 
 def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
-    following = f"python predict.py --run {run.folder} > submission.csv"
+    root = pictures.listing.root
+    has_test = any((root / name).exists() for name in ("test.csv", "test"))
+    following = f"python predict.py --run {run.folder} {'' if has_test else '--test DIR '}> submission.csv"
     if not len(pictures.val):
         run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {following}")
         return
@@ -121,9 +123,11 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     # Of classes without a validation picture nothing is known.
     never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
     if never:
+        remedies = {"--balance sampler": config.balance == "sampler", "--prior uniform": config.prior == "uniform"}
+        left = " or ".join(flag for flag, on in remedies.items() if not on)
         run.say(
-            f"warning: {len(never)} classes of {len(classes)} are never predicted on validation, "
-            f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}: try --balance sampler or --prior uniform"
+            f"warning: never predicted on validation, {len(never)} of {len(classes)} classes: "
+            f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}{f': try {left}' if left else ''}"
         )
     chosen = "last epoch"  # no choice, so nothing flatters
     if config.monitor != "last":

@@ -15,7 +15,7 @@ import augment
 from config import Config
 from engine import resident
 from engine.build import plans_of, prepare_pictures
-from engine.flags import SettingsParser, config_from_args
+from engine.flags import SettingsParser, config_from_args, train_command
 from errors import run_command
 from plan import Plan, store_level
 
@@ -144,7 +144,7 @@ def show(config: Config, count: int, output: Path | str) -> None:
     for t in range(count):
         # A batch at a time: whoever pipes this into `head` waits for no more than is read.
         print(*lines(plan, t, classes, labels, store_size=side), "", sep="\n", flush=True)
-    print(f"drawn in {output}. Next: python train.py with the same settings", file=sys.stderr)
+    print(f"drawn in {output}. Next: {train_command(config)}", file=sys.stderr)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -139,7 +139,7 @@ def _say_how_long(study, space, workers, interleaved, rate):
     minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / shards
     print(
         f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: "
-        f"about {minutes:.0f} minutes",
+        f"{'under a minute' if minutes < 1 else f'about {math.ceil(minutes)} min'}",
         file=sys.stderr,
     )
     if minutes > LONG:

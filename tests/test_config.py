@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 
 import pytest
 
@@ -9,14 +10,18 @@ import seeds
 import sweep
 from config import OFF, Config, flag_of, knob, read_recipe, spelled, validated
 from conftest import ROOT
-from engine.flags import SettingsParser, config_from_args, methods_table
+from engine.flags import SettingsParser, config_from_args, methods_table, train_command
 from errors import ConfigError
 
 
 def parse(line):
+    return parse_words(line.split())
+
+
+def parse_words(words):
     parser = SettingsParser("train.py", "")
     parser.add_settings()
-    return config_from_args(parser.parse_args(line.split()))
+    return config_from_args(parser.parse_args(words))
 
 
 def numeric():
@@ -208,3 +213,13 @@ def test_signals_are_gathered_for_settings_that_read_them():
         adapt: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
 
     assert not Config().reads_signals() and not Curious().reads_signals() and Curious(adapt=0.5).reads_signals()
+
+
+def test_the_command_of_a_config_gives_it_again():
+    """Through a shell: names with spaces and quotes, ranges, switches, words."""
+    config = Config(
+        data="my pictures' folder", threads=2, mixup_p=(0.3, 0.7), mixup_by="class", flip=False, skip_bad=True, lr=0.5
+    )
+    words = shlex.split(train_command(config))
+    assert words[:2] == ["python", "train.py"] and parse_words(words[2:]) == config
+    assert train_command(Config()) == "python train.py"

@@ -1,5 +1,6 @@
 """Splits against their own promises; check against planted faults."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -271,3 +272,17 @@ def test_real_pictures(painters, cifar100lt):
     assert data.sizes(found) == (32, 32)
     held = store.load_store(found.files[::40], 32)
     assert not held.bad and np.array_equal(held.pixels[5], np.asarray(Image.open(found.files[200])))
+
+
+def test_check_names_the_next_command_whole(tmp_path):
+    """What it was told to read the labels by, the training needs too."""
+    root = pictures_in(tmp_path / "my pictures", {".": 6})
+    names = sorted(path.name for path in root.iterdir())
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names)]
+    file = tmp_path / "l.csv"
+    file.write_text("\n".join(["picture_name,who", *rows]) + "\n")
+    told = ["--labels", file, "--image-col", "picture_name", "--label-col", "who"]
+    code, _, err = check(root, *told)
+    assert code == 0
+    words = shlex.split(err[-1].partition("Next: ")[2])
+    assert words == ["python", "train.py", "--data", str(root), *map(str, told)]
