@@ -22,7 +22,7 @@ ERASED_RATIO = (0.3, 3.3)  # and its height by its width
 
 @dataclass(frozen=True)
 class Views:
-    """Config's settings of that name."""
+    """The fields of Config with these names."""
 
     crop_scale: tuple[float, float]
     pad: int

@@ -94,7 +94,7 @@ class Config:
     folds: int = knob(
         0,
         "data",
-        "cut the training pictures into this many folds instead (0: use --val-split)",
+        "split the training pictures into this many folds and validate on --fold (0: use --val-split)",
         low=0,
         high=50,
         daily=True,
@@ -107,7 +107,7 @@ class Config:
     stem: str = knob(
         "auto",
         "model",
-        "imagenet: stride 2 and max-pool; cifar: stride 1, none; auto: cifar up to 32 px",
+        "imagenet: stride 2 and max-pool; cifar: stride 1, no max-pool; auto: cifar up to 32 px",
         choices=("auto", "imagenet", "cifar"),
     )
     stem_kernel: int = knob(
@@ -223,7 +223,7 @@ class Config:
     margin: float = knob(
         0.0,
         "loss",
-        "LDAM: the margin of the rarest class, less for others by count to the -1/4; in logits, or in cosines with "
+        "LDAM: margin of the rarest class, for others times (rarest count / count)^1/4; in logits, or in cosines with "
         "--head cosine",
         low=0,
         high=10,
@@ -233,8 +233,8 @@ class Config:
     drw: float = knob(
         0.0,
         "loss",
-        "deferred re-weighting: only after this share of the epochs do rare classes weigh more, or, where it is given, "
-        "does --loss-tau set in (0: from the start, if asked for)",
+        "deferred re-weighting: share of the epochs after which rare classes weigh more; with --loss-tau, after "
+        "which it sets in (0: nothing is deferred)",
         low=0,
         high=0.99,
         off=0.0,
@@ -252,7 +252,7 @@ class Config:
     mixup_p: float = knob(
         0.6,
         "mixing",
-        "probability of mixup; LOW:HIGH with --mixup-by class, HIGH for the rarest",
+        "probability of mixup for rows that CutMix did not take; LOW:HIGH with --mixup-by class, HIGH for the rarest",
         low=0,
         high=1,
         parts=(1, 2),
@@ -260,17 +260,18 @@ class Config:
         source="Zhang et al. 2018",
         daily=True,
     )
-    mixup_alpha: float = knob(1.0, "mixing", "lambda ~ Beta(alpha, alpha)", low=1e-3, high=100)
+    mixup_alpha: float = knob(1.0, "mixing", "lambda ~ Beta(alpha, alpha), of mixup and of CutMix", low=1e-3, high=100)
     mixup_by: str = knob(
         "row",
         "mixing",
-        "who draws: each row; the batch; each row by its class; the batch by its classes' mean",
+        "row: each row draws; batch: one draw a batch; class: each row by its class's probability; "
+        "class-batch: one draw a batch by the mean of its rows'",
         choices=("row", "batch", "class", "class-batch"),
     )
     cutmix_p: float = knob(
         0.3,
         "mixing",
-        "probability of CutMix, drawn before mixup",
+        "probability of CutMix",
         low=0,
         high=1,
         off=0.0,
@@ -362,6 +363,8 @@ class Config:
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if isinstance(self.img_size, tuple) and (self.img_size[0] >= self.img_size[1] or self.pad):
             raise ConfigError(f"--img-size {spelled(self.img_size)}: the low end comes first, and --pad takes one size")
+        if self.drw and self.balance == "sampler":
+            raise ConfigError("--drw re-weights classes that --balance sampler shows equally often already: drop one")
         if self.monitor == "last" and self.patience:
             raise ConfigError(
                 "--patience waits for a better epoch, which --monitor last never looks for: choose another --monitor"
@@ -422,7 +425,7 @@ def validated(f: dataclasses.Field, value: object) -> object:
     try:
         numbers = tuple(kind(v) for v in items)
         exact = kind is float or all(float(v) == n for v, n in zip(items, numbers))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         exact = False
     if (
         not exact
@@ -447,7 +450,7 @@ def bounds_of(f: dataclasses.Field) -> str:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """'a, b or c', the closest to `name` alone if one is close."""
+    """The one of `names` that is closest to `name`; all of them, as 'a, b, c', where none is close."""
     close = difflib.get_close_matches(str(name), names, n=1)
     return close[0] if close else ", ".join(names)
 

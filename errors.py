@@ -27,10 +27,11 @@ class ConfigError(LongtailError):
 
 
 class Stopped(LongtailError):
-    """A signal asked for the end, and the state is saved. number: the signal's."""
+    """A signal asked for the end, and the state is saved. number: the signal's. go_on: the flags that go on with it."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, go_on: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}; state saved")
+        self.go_on = go_on
         self.number = number
         self.code = 128 + number
 
@@ -64,7 +65,7 @@ def run_command(name: str, function: Callable[[], int | None], *, continue_with:
     try:
         return function() or 0
     except Stopped as error:
-        print(f"{name}: {error}; {continue_with} continues", file=sys.stderr)
+        print(f"{name}: {error}; {error.go_on or continue_with} continues", file=sys.stderr)
         return error.code
     except LongtailError as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 import kernels
 
 BIAS, WEIGHT, EPS, GAMMA, MARGIN = range(5)  # the rows of the table
+SETTLING = 5  # epochs that a network is given to follow a change of stage
 FLOOR = 0.5  # pictures that a class counts for at the least, so that an absent one has a prior and a weight
 KERNEL_CLASSES = 4096  # up to which the kernel is built
 
@@ -36,7 +37,18 @@ class Objective:
 
 def stage(objective: Objective, epoch: int, epochs: int) -> int:
     """Which stage of the loss an epoch (from 0) belongs to; where it changes, the network needs time to follow."""
-    return int(objective.drw > 0 and epoch >= round(objective.drw * epochs))
+    start = min(round(objective.drw * epochs), epochs - 1)  # the last epoch at the latest
+    return int(objective.drw > 0 and epoch >= start)
+
+
+def changes(objective: Objective, epoch: int, epochs: int) -> bool:
+    """Whether another stage begins with this epoch."""
+    return epoch > 0 and stage(objective, epoch, epochs) != stage(objective, epoch - 1, epochs)
+
+
+def settling(objective: Objective, epoch: int, epochs: int) -> bool:
+    """Whether the network still follows a change of stage: SETTLING epochs, of which none is taken as the best."""
+    return any(changes(objective, e, epochs) for e in range(epoch - SETTLING + 1, epoch + 1))
 
 
 def schedule(
@@ -50,10 +62,10 @@ def schedule(
 ) -> torch.Tensor:
     """The table [5,C] of an epoch, counted from 0 of `epochs`.
 
-    counts [C]: how often each class is drawn. logit_scale: by what the network multiplies its cosines. signals: what
-    earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
+    counts [C]: rows that an epoch draws of each class. logit_scale: by what the network multiplies its cosines.
+    signals: what earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
     """
-    # Stage one learns features from plain pictures; what favours rare classes comes when they are there.
+    # What favours rare classes starts once features are learned.
     deferred = objective.drw > 0 and stage(objective, epoch, epochs) == 0
     weights = objective.balance == "weights" or (objective.drw > 0 and objective.loss_tau == 0)
     return loss_table(
@@ -89,8 +101,8 @@ def loss_table(
 ) -> torch.Tensor:
     """The float32 [5,C] table that `loss` reads, on the CPU.
 
-    counts [C]: how often each class is drawn in training (floats welcome), at least 1/2. ls: label smoothing in [0, 1]
-    (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in front, folded into the
+    counts [C]: rows that an epoch draws of each class; what is below 1/2 is raised to 1/2. ls: label smoothing in [0,
+    1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in front, folded into the
     weights. weights: inverse class frequency, scaled so that the mean weight of a drawn row is 1. tau: logit
     adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020). margins [C]: taken
     off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError.
@@ -128,7 +140,7 @@ def posterior_bias(table: torch.Tensor, sampled: np.ndarray, counts: np.ndarray,
     wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(FLOOR)
     log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
     bias = table[BIAS].double() - seen.log() + log_prior
-    return (bias - bias.mean()).float().numpy()  # a softmax does not see a constant: the smallest numbers
+    return (bias - bias.mean()).float().numpy()  # centred: a constant does not change the softmax
 
 
 def loss(
@@ -140,9 +152,10 @@ def loss(
         p = softmax(z + bias - margin_t e_t).
 
     logits [B,C]: any float dtype; computed in float32 (float64 logits: in float64) and the gradient rounded once to
-    their dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5,C]: see `loss_table`. Gradients
-    reach the logits alone, and only once. A row with a logit that is not finite has a loss that is not finite. On a GPU
-    that takes them kernels/loss.py's two launches do it, up to KERNEL_CLASSES, and a target that is no class gives NaN.
+    their dtype. a, b [B]: integer targets in [0, C). lam [B]: weight of a. table [5,C]: see `loss_table`. Only the
+    logits get gradients, and there is no second derivative. A row with a logit that is not finite has a loss that is
+    not finite. On a GPU that takes them kernels/loss.py's two launches do it, up to KERNEL_CLASSES, and a target that
+    is no class gives NaN.
     """
     fits = logits.dtype != torch.float64 and logits.shape[1] <= KERNEL_CLASSES
     if fits and kernels.usable(logits.device):

@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixing:
-    """Config's settings of that name."""
+    """The fields of Config with these names."""
 
     mixup_p: float | tuple[float, float]
     mixup_alpha: float

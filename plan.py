@@ -20,7 +20,7 @@ EVALUATION_BATCH = 128  # pictures at a time where nothing is trained
 # What --tail-crops gives the rare classes at the least: share of the area, degrees, share of the colour.
 STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
 STAGES = 4  # in which views grow
-SHRINK = 1.5  # by so much at the most a view shrinks its source: bilinear sampling does not alias yet
+SHRINK = 1.5  # a view shrinks its source by at most this factor: above it bilinear sampling aliases
 
 
 class Plan(NamedTuple):
@@ -81,8 +81,9 @@ def draw_plan(
 ) -> Plan:
     """The Plan of one epoch, counted from 0.
 
-    partner_balance: what samples the partners, as course.balance does the rows (None: the same). signals: what earlier
-    epochs told of the training pictures (engine/signals.py), for methods that read them. Pure: nothing else is read.
+    partner_balance: how partners are sampled, 'none' or 'sampler' (None: as course.balance has it). signals: what
+    earlier epochs told of the training pictures (engine/signals.py), for methods that read them. Pure: nothing else is
+    read.
     """
     labels, counts = material.labels, material.counts
     size = view_size(epoch, course, material.size)

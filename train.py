@@ -13,16 +13,17 @@ import torch
 
 from config import Config
 from data import Pictures
-from engine.build import SETTLING, Loss, build_stepper, plans_of, prepare_pictures
+from engine.build import Loss, build_stepper, plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
-from engine.outcome import State, advance, epoch_line, epoch_scores, finish, out_of_patience
+from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, out_of_patience
 from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run
 from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, run_command
+from losses import SETTLING
 from plan import Plan
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
@@ -42,8 +43,8 @@ def trial(
 
     stop: a StopRequest that is asked between batches; the state is then saved and Stopped raised. guard: called before
     every write to the folder, which does not happen where it raises. turn: steps after which it yields None in between,
-    for others to have their turn on the same device (0: never). Raises LongtailError otherwise; the last checkpoint
-    stays as it was.
+    for others to have their turn on the same device (0: never). Raises LongtailError for any other failure; the last
+    checkpoint stays as it was.
     """
     stop = stop or StopRequest()
     ranks = Ranks()
@@ -66,9 +67,13 @@ def trial(
                 # The epoch's tables: its plan and its loss.
                 plan = next_plan or draw(state.epoch, state.earlier_signals)
                 table, bias = loss.at(state.epoch, state.signals)
-                if loss.changes(state.epoch) and state.step == 0:
-                    said = f"epochs {state.epoch + 1} to {state.epoch + SETTLING} are not taken as the best"
-                    run.say(f"the loss changes, and the network needs time to follow: {said}")
+                if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
+                    end = min(state.epoch + SETTLING, last_epoch)
+                    all_left = ", so none with the new loss is (--monitor last keeps the last)" * (end == last_epoch)
+                    run.say(
+                        "the loss changes, and the network needs time to follow: "
+                        f"epochs {state.epoch + 1} to {end} are not taken as the best{all_left}"
+                    )
                 steps, first = len(plan.index), state.step
                 stepper.take_table(table)
                 stepper.begin(plan, first)
@@ -101,9 +106,9 @@ def trial(
                     images_per_s=round((steps - first) * config.batch_size / training, 1),
                 )
                 if stepper.gather:
-                    learn(state, stepper, plan, pictures)
+                    update_signals(state, stepper, plan, pictures)
                 settling = loss.settling(state.epoch)
-                advance(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
+                end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
                 run.append(state.rows[-1])
                 run.say(epoch_line(state, config.epochs))
                 over = state.epoch == last_epoch or out_of_patience(state, config.patience)
@@ -143,10 +148,12 @@ class Keeper:
         self.stop, self.ranks = stop, ranks
         self.saved = time.monotonic()
 
-    def save(self) -> None:
+    def save(self, rows: dict | None = None) -> None:
+        """rows: what the steps of an epoch under way noted, of all ranks; after an epoch nobody needs them any more."""
         if self.state.best:  # before last.pt, which says that all this is done
             self.run.save("best.pt", self.recipe | self.state.best)
-        self.run.save("last.pt", vars(self.state) | dict(stepper=self.stepper.state()))
+        stepper = self.stepper.state() | dict(rows=rows or {})
+        self.run.save("last.pt", vars(self.state) | dict(stepper=stepper))
         self.saved = time.monotonic()
 
     def save_now_and_then(self, over: bool) -> None:
@@ -158,8 +165,9 @@ class Keeper:
         """Between two steps: if a signal asked any rank for the end, saves and raises Stopped."""
         number = self.ranks.any(self.stop.number)
         if number:
-            self.save()
-            raise Stopped(number)
+            rows = self.stepper.rows_seen()  # every rank is here, at the same step
+            self.save({name: torch.from_numpy(values) for name, values in rows.items()})
+            raise Stopped(number, f"--name {self.run.folder.name} --resume")
 
     def pause_in_evaluation(self) -> None:
         """Between two batches of an evaluation, of which ranks may have unlike numbers: one rank alone may stop."""
@@ -167,7 +175,7 @@ class Keeper:
             self.pause()
 
 
-def learn(state: State, stepper: Stepper, plan: Plan, pictures: Pictures) -> None:
+def update_signals(state: State, stepper: Stepper, plan: Plan, pictures: Pictures) -> None:
     """Takes into `state` what the epoch tells of the training pictures."""
     before = state.signals or nothing_known(len(pictures.listing.labels), len(pictures.counts))
     state.earlier_signals = state.signals

@@ -27,7 +27,6 @@ from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
-SETTLING = 5  # epochs after a change of the loss in which no best epoch is taken
 
 
 def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures:
@@ -39,7 +38,7 @@ def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures
 def build_stepper(
     config: Config, pictures: Pictures, device: torch.device, ranks: Ranks | None = None
 ) -> tuple[Stepper, dict]:
-    """The run's Stepper, and what a prediction needs beside the weights."""
+    """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs."""
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
     # The one use of torch's global generator: the first weights.
@@ -110,12 +109,11 @@ class Loss:
 
     def changes(self, epoch: int) -> bool:
         """Whether another stage of the loss begins with this epoch."""
-        before, now = (losses.stage(self.objective, e, self.epochs) for e in (epoch - 1, epoch))
-        return epoch > 0 and before != now
+        return losses.changes(self.objective, epoch, self.epochs)
 
     def settling(self, epoch: int) -> bool:
         """Whether the network still follows a change of the loss."""
-        return any(self.changes(e) for e in range(max(1, epoch - SETTLING + 1), epoch + 1))
+        return losses.settling(self.objective, epoch, self.epochs)
 
 
 def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, dict]:
@@ -134,21 +132,26 @@ def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, 
 
 
 def begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> None:
-    """Loads the weights of another run into `model`; its last layer only where it knows the same classes, in order.
-
-    Raises LongtailError where the run has no weights, or those of another network.
-    """
+    """Loads the weights of another run into `model`; its last layer only where it is of the same kind and knows the
+    same
+    classes, in order. Raises LongtailError where the run has no weights, or those of another network."""
     saved = _weights_of(run)
-    weights = saved["weights"]
     own = model.state_dict()
-    if saved["classes"] != classes:  # a last layer of other classes means nothing here
-        head = list(own)[-1].rpartition(".")[0]
-        weights = {k: own[k] if k.rpartition(".")[0] == head else v for k, v in weights.items()}
-    unlike = [k for k in own if k not in weights or weights[k].shape != own[k].shape]
-    if unlike or len(weights) != len(own):
-        name = unlike[0] if unlike else next(k for k in weights if k not in own)
+    head = list(own)[-1].rpartition(".")[0]
+    loaded = {name: value for name, value in saved["weights"].items() if name.rpartition(".")[0] != head}
+    old_head = {name: value for name, value in saved["weights"].items() if name not in loaded}
+    own_head = {name: value for name, value in own.items() if name.rpartition(".")[0] == head}
+    same_kind = _shapes(old_head) == _shapes(own_head)
+    loaded |= old_head if same_kind and saved["classes"] == classes else own_head
+    unlike = _shapes(loaded).items() ^ _shapes(own).items()
+    if unlike:
+        name = min(unlike)[0]
         raise LongtailError(f"--init {run}: it is another network ({name} does not fit): give its --model and --width")
-    model.load_state_dict(weights)
+    model.load_state_dict(loaded)
+
+
+def _shapes(state):
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def init_key(run: str) -> str:

@@ -12,6 +12,7 @@ from config import Config
 from data import Pictures
 from engine.run import Run
 from engine.step import Stepper
+from losses import Objective, settling
 
 OVERFIT_GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 
@@ -22,7 +23,7 @@ class State:
 
     epoch: int = 0  # epochs that are done
     step: int = 0  # steps that are done of the epoch under way
-    stale: int = 0  # epochs since the best one
+    stale: int = 0  # epochs without a new best one, those that follow a change of the loss aside
     rows: list[dict] = field(default_factory=list)  # of results.csv, an epoch each
     best: dict | None = None  # the epoch that is kept: its weights, number, scores, bias and validation logits
     signals: dict | None = None  # what the epochs that are done tell of the training pictures (engine/signals.py)
@@ -43,7 +44,7 @@ def epoch_scores(epoch: int, stepper: Stepper, logits: np.ndarray | None, pictur
     return scores
 
 
-def advance(
+def end_epoch(
     state: State,
     scores: dict,
     times: dict,
@@ -89,10 +90,19 @@ def out_of_patience(state: State, patience: int) -> bool:
 
 
 def rating(scores: dict, monitor: str) -> float:
-    """What an epoch is kept for: the first of the greatest. Without validation pictures the last epoch is kept."""
+    """An epoch's score: the highest is kept, the earliest of equals. Without validation pictures the last is kept."""
     if not _chooses(scores, monitor):
         return scores["epoch"]
     return -scores["nll"] if monitor == "nll" else scores[monitor]
+
+
+def kept_row(rows: list[dict], config: Config) -> dict:
+    """The row of results.csv of the epoch that a run of `config` keeps."""
+    able = rows
+    if _chooses(rows[0], config.monitor):
+        objective = config.group(Objective)
+        able = [row for row in rows if not settling(objective, int(row["epoch"]) - 1, config.epochs)]
+    return max(able, key=lambda row: rating(row, config.monitor))
 
 
 def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:

@@ -91,6 +91,10 @@ class Ranks:
             mine[name] = table
         return Plan(**mine)
 
+    def own_columns(self, rows: torch.Tensor) -> torch.Tensor:
+        """This rank's columns [T,B/world] of every batch [T,B]."""
+        return rows[:, self.rank :: self.world].contiguous()
+
     def whole_batches(self, rows: np.ndarray) -> np.ndarray:
         """[T,B] of all ranks, from this rank's columns of every batch [T,B/world]."""
         if self.world == 1:

@@ -15,7 +15,7 @@ from errors import LongtailError
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
-HELD = ("data_key", "init_key", "device", "threads", "precision", "ranks")
+HELD = ("data_key", "init_key", "device", "threads", "precision", "compiled", "ranks")
 
 
 def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
@@ -28,7 +28,7 @@ def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
 
 
 def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepper, ranks: Ranks) -> State:
-    """Writes what the folder says from its first moment, or checks it against what is asked and loads `stepper`.
+    """Writes a new run's first files; or checks those of an old one against what is asked, and loads `stepper`.
 
     Returns the State to go on from. Raises LongtailError where settings, pictures, device, threads or precision are
     others than those that the run began with.
@@ -36,6 +36,7 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
     weights_key = init_key(config.init)
     env = environment(stepper.device) | dict(
         precision=PRECISIONS[stepper.dtype],
+        compiled=stepper.record is not None,
         data_key=pictures.store.key,
         init_key=weights_key,
         key=config.key(pictures.store.key, weights_key),
@@ -83,9 +84,9 @@ def _refuse_changes(run, config, env, old_env):
             changed.append(f"{flag_of(name)} {spelled(old_settings[name])} -> {spelled(value)}")
     if old_env:
         check_format(old_env.get("format", 1), run.folder)
-        changed += [
-            f"{name} {old_env.get(name, '')} -> {env[name]}" for name in HELD if env[name] != old_env.get(name, "")
-        ]
+        for name in HELD:
+            if name in old_env and env[name] != old_env[name]:
+                changed.append(f"{name} {old_env[name]} -> {env[name]}")
     if changed:
         raise LongtailError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
 

@@ -1,4 +1,5 @@
-"""Signals: what earlier epochs tell of the training pictures, for plans and loss tables that adapt to them.
+"""Signals (not those of the operating system): what earlier epochs tell of the training pictures, for plans and loss
+tables that adapt to them.
 
 Gathered in the training step from rows that do not mix, where a switched-on setting reads them; checkpointed; never
 from a validation picture. A dict of float32 tensors on the CPU, NaN where nothing is known yet:

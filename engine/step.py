@@ -37,8 +37,9 @@ class NonFinite(ArithmeticError):
 
 @functools.cache
 def compiled() -> Callable:
-    """`forward` by inductor. Compiling over and over is an error, not a slow run; the networks, batches and sizes of a
-    study's trials that share a process are more than dynamo's 8."""
+    """`forward` by inductor. Compiling again and again raises: it would be a slow run. Dynamo's limit of 8 is too small
+    for
+    the networks, batches and sizes of a study's trials that share a process."""
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = 64
     warnings.filterwarnings("ignore", message="TensorFloat32")  # the network computes in bfloat16 or float16
@@ -46,13 +47,13 @@ def compiled() -> Callable:
 
 
 class Stepper:
-    """The training state of one run and its two steps.
+    """The training state of one run: how it trains and how it evaluates.
 
     model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table
     [5,C]; update: an engine.update.Update; size: of evaluation's views (a plan brings its own); mean, std: three
     numbers each. dtype: what the network computes in; float16 scales the loss against underflow. ranks: who shares the
     batches. gather: whether steps note their rows for signals. compile: the network by inductor. record: None, or what
-    makes of a step a function that runs it again, as capture.Captured does.
+    records a step for replay, as capture.Captured does.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Stepper:
         self.table.copy_(table)
 
     def begin(self, plan: Plan, first: int = 0) -> None:
-        """Takes the tables of an epoch; its sums start from nothing unless steps before `first` are already in them.
+        """Takes the tables of an epoch, and clears what its steps note, except when it is resumed at step `first`.
         RuntimeError if a tensor was exchanged behind a recorded step, which would go on with the old one."""
         self._refuse_moved()
         self.waited = 0.0  # seconds in which a step had no input yet
@@ -131,7 +132,7 @@ class Stepper:
             self.right.zero_()
 
     def train(self, t: int) -> None:
-        """Step t of the epoch, the one after the last."""
+        """The next step, which is number t of the epoch."""
         self.calls[self.size]()
         if self.record and not self.places:  # only now is all allocated
             self.places = self._places()
@@ -168,7 +169,7 @@ class Stepper:
         logits = self.forward(self.net, x, self.dtype)
         row_losses = losses.loss(logits, a, b, lam, self.table)
         self.optimizer.zero_grad(set_to_none=True)
-        # A scale of 1 but in float16, whose small gradients would vanish.
+        # The scale is 1 except in float16, whose small gradients would vanish.
         self.scaler.scale(row_losses.mean()).backward()
         return logits.detach(), row_losses.detach()
 
@@ -237,7 +238,6 @@ class Stepper:
             scaler=self.scaler.state_dict(),
             losses=self.losses,
             right=self.right,
-            rows=self.rows,
         )
 
     def load(self, state: dict) -> None:
@@ -251,7 +251,8 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
         self.losses = state["losses"].to(self.device)
         self.right = state["right"].to(self.device)
-        self.rows = {name: values.to(self.device) for name, values in state.get("rows", {}).items()}
+        whole = state.get("rows", {})  # of all ranks
+        self.rows = {name: self.ranks.own_columns(values).to(self.device) for name, values in whole.items()}
         self.forget()
 
     def _refuse_moved(self):

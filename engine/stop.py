@@ -9,13 +9,13 @@ class StopRequest:
     """`number` is the signal that asked for the end, None while none has.
 
     Signals count once `listen` was called. Inside `deferred` the first one is noted, for whoever looks at `number`;
-    outside of it, and the second time, the process ends at once with exit code 130 or 143. insistent: whether a second
-    signal has that meaning.
+    outside of it, and the second time, the process ends at once with exit code 130 or 143. second_signal_exits: whether
+    a second one ends the process at once.
     """
 
-    def __init__(self, insistent: bool = True):
+    def __init__(self, second_signal_exits: bool = True):
         self.number: int | None = None
-        self.insistent = insistent
+        self.second_signal_exits = second_signal_exits
         self._deferring = 0  # how many `deferred` blocks are open
 
     def listen(self) -> "StopRequest":
@@ -33,7 +33,7 @@ class StopRequest:
             self._deferring -= 1
 
     def _note(self, number, frame):
-        second_time = self.number is not None and self.insistent
+        second_time = self.number is not None and self.second_signal_exits
         if not self._deferring or second_time:
             raise SystemExit(128 + number)
         self.number = number

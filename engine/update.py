@@ -12,7 +12,7 @@ BODY = "body"  # as a prefix: all but the last layer
 
 @dataclass(frozen=True)
 class Update:
-    """Config's settings of that name."""
+    """The fields of Config with these names."""
 
     opt: str
     lr: float

@@ -69,7 +69,7 @@ class Job:
             reason=reason,
         )
         with contextlib.suppress(LeaseLost):
-            self.study.publish(self.lease, row | _scores(self.folder, self.config.monitor))
+            self.study.publish(self.lease, row | _scores(self.folder, self.config))
             if self.study.over(row):
                 (self.folder / "last.pt").unlink(missing_ok=True)
 
@@ -84,7 +84,7 @@ def _in_a_line(error):
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _scores(folder, monitor):
+def _scores(folder, config):
     """The metrics of the epoch that a run kept, its seconds altogether, the standard error of its macro F1."""
     if not (folder / "results.csv").exists():
         return {}
@@ -92,7 +92,7 @@ def _scores(folder, monitor):
         epochs = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(f)]
     if not epochs:
         return {}
-    kept = max(epochs, key=lambda scores: outcome.rating(scores, monitor))
+    kept = outcome.kept_row(epochs, config)
     scores = {name: value for name, value in kept.items() if name not in NOT_KEPT}
     scores["epoch"] = int(scores["epoch"])
     scores["seconds"] = round(sum(epoch["seconds"] for epoch in epochs), 3)

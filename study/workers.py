@@ -70,7 +70,7 @@ def main() -> int:
     folder, device, pack, shard_index, shard_count, parent = sys.argv[1:]
     gc.freeze()  # what was imported stays: so that a trial's end looks through what it leaves alone
     # Slurm signals a whole task, and the supervisor passes its own signal on: this one may get two, and saves once.
-    stop = StopRequest(insistent=False).listen()
+    stop = StopRequest(second_signal_exits=False).listen()
     try:
         work(folder, device, int(pack), (int(shard_index), int(shard_count)), int(parent), stop)
     except Stopped as stopped:

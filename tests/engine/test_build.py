@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+import losses
 import predict
 import train
 from config import Config
 from engine.build import Loss, init_key, prepare_pictures
-from errors import LongtailError
+from engine.outcome import kept_row
+from errors import ConfigError, LongtailError
 
 
 def best(settings, name):
@@ -134,3 +136,43 @@ def test_tables_are_copied_in_place(settings):
     place = stepper.table.data_ptr()
     stepper.take_table(torch.full((5, 3), 0.5))
     assert stepper.table.data_ptr() == place and (stepper.table == 0.5).all()
+
+
+def test_a_studys_row_is_of_the_epoch_that_was_kept(settings):
+    """Where a change of the loss leaves out the best-scoring epochs."""
+    settings |= dict(epochs=9, drw=0.3, lr=3e-2, patience=9)
+    rows = train.train(Config(**settings))
+    kept = best(settings, "run")
+    assert kept_row(rows, Config(**settings))["epoch"] == kept["epoch"]
+    monitor_last = Config(**settings | dict(patience=0, monitor="last"))
+    assert kept_row(rows, monitor_last)["epoch"] == 9
+    made_up = [dict(epoch=e, nll=1.0, macro_f1=e / 10, acc=0.5) for e in range(1, 10)]
+    assert kept_row(made_up, Config(**settings))["epoch"] == 9
+    assert kept_row(made_up[:8], Config(**settings))["epoch"] == 3  # 4 to 8 follow the change
+
+
+@pytest.mark.parametrize("drw, epochs, first", [(0.8, 200, 160), (0.95, 10, 9), (0.99, 20, 19), (0.5, 1, 0)])
+def test_a_deferred_loss_always_sets_in(drw, epochs, first):
+    objective = Config(drw=drw).group(losses.Objective)
+    assert [losses.stage(objective, e, epochs) for e in range(epochs)] == [0] * first + [1] * (epochs - first)
+
+
+def test_a_change_that_no_best_epoch_can_follow_is_said(settings, capsys):
+    train.train(Config(**settings | dict(epochs=4, drw=0.5)))
+    assert "epochs 3 to 4 are not taken as the best, so none with the new loss is" in capsys.readouterr().err
+    train.train(Config(**settings | dict(epochs=4, drw=0.5, monitor="last", name="last")))
+    assert "not taken" not in capsys.readouterr().err and best(settings, "last")["epoch"] == 4
+
+
+def test_a_head_of_another_kind_is_fresh(settings, first):
+    """From a linear one to a cosine one and back."""
+    train.train(Config(**settings, name="cosine", init=first, head="cosine", until=1))
+    cosine = str(Path(settings["project"]) / "cosine")
+    train.train(Config(**settings, name="linear", init=cosine, freeze="body", until=1))
+    a, b = best(settings, "cosine")["weights"], best(settings, "linear")["weights"]
+    assert torch.equal(a["layer1.0.conv1.weight"], b["layer1.0.conv1.weight"]) and "fc.bias" in b
+
+
+def test_deferring_what_a_sampler_does_already_is_refused():
+    with pytest.raises(ConfigError, match="--balance sampler shows equally often"):
+        Config(drw=0.8, balance="sampler")

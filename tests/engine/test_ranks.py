@@ -156,7 +156,10 @@ def test_columns_and_gathering(monkeypatch):
     assert all(np.array_equal(s.lr, plan.lr) and np.array_equal(s.key, plan.key) for s in shares)
     noted = [np.array([[1, 3], [5, 7]]), np.array([[2, 4], [6, 8]])]
     monkeypatch.setattr(ranks.dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), noted))
-    assert two[1].whole_batches(noted[1]).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    whole = two[1].whole_batches(noted[1])
+    assert whole.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    for r, own in zip(two, noted):  # and back, at a resume
+        assert r.own_columns(torch.from_numpy(whole)).tolist() == own.tolist()
     alone = ranks.Ranks()
     assert alone.whole_batches(noted[0]) is noted[0]
     assert alone.columns(plan) is plan and alone.any(15) == 15 and alone.any(None) is None and alone.told(3) == 3

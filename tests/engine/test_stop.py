@@ -47,7 +47,7 @@ def test_overlapping_blocks_defer_until_the_last_one_ends():
 
 
 def test_who_is_not_insistent_saves_once_however_often_it_is_told():
-    stop = StopRequest(insistent=False).listen()
+    stop = StopRequest(second_signal_exits=False).listen()
     with stop.deferred():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
