@@ -172,11 +172,12 @@ class Config:
         source="Loshchilov & Hutter 2017, Smith & Topin 2018",
     )
     warmup: float = knob(
-        3.0,
+        "auto",
         "training",
-        "epochs of linear warm-up (onecycle has its own)",
+        "epochs of linear warm-up (onecycle has its own); auto: 3, or a quarter of the epochs where that is less",
         low=0,
         high=1000,
+        auto="auto",
         off=0.0,
         source="Goyal et al. 2017",
     )

@@ -65,23 +65,25 @@ def worst(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:
 def groups(
     targets: ArrayLike, predicted: ArrayLike, train_counts: ArrayLike, many: int = 100, few: int = 20
 ) -> dict[str, float]:
-    """Accuracy of the rows whose class has many, a medium number of, or few training pictures.
+    """Mean accuracy of the classes that have many, a medium number of, or few training pictures.
 
-    Many: more than `many`; few: fewer than `few`, the split of Liu et al. 2019 (OLTR). train_counts: training pictures
-    of each class [C]. nan for a group that has no row.
+    Many: more than `many`; few: fewer than `few`; each class counts alike, as in Liu et al. 2019 (OLTR) and the papers
+    after it. train_counts: training pictures of each class [C]. Classes without a row are left out; nan for a group
+    that has none left.
     """
-    targets, predicted = _checked_labels(targets, predicted, len(train_counts))
-    pictures = np.asarray(train_counts)[targets]  # [N]: how many the row's class was trained on
-    rows_of = {
+    pictures = np.asarray(train_counts)
+    table = per_class(targets, predicted, len(pictures))
+    present = table["support"] > 0
+    classes_of = {
         "many": pictures > many,
         "medium": (pictures >= few) & (pictures <= many),
         "few": pictures < few,
     }
-    right = targets == predicted
     scores = {}
-    for name, rows in rows_of.items():
+    for name, classes in classes_of.items():
+        recall = table["recall"][classes & present]
         # nan, not 0: a group that nobody asked about is not one that was always wrong.
-        scores[name] = float(right[rows].mean()) if rows.any() else math.nan
+        scores[name] = float(recall.mean()) if len(recall) else math.nan
     return scores
 
 
@@ -114,11 +116,13 @@ def ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
 def adaptive_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
     """ECE of the top class over `bins` bins of equally many rows, sizes differing by one at most.
 
-    AdaECE of Mukhoti et al. 2020; Nixon et al. 2019 apply the scheme to every class. Rows of equal confidence are
-    parted in their order.
+    AdaECE of Mukhoti et al. 2020; Nixon et al. 2019 apply the scheme to every class. Rows of equal confidence count as
+    their mean: where a bin's edge parts them, their order decides nothing.
     """
     confidence, hits = _top_class(probs, targets)
-    order = np.argsort(confidence, kind="stable")  # stable: a tie is parted alike on every machine
+    _, tie, size = np.unique(confidence, return_inverse=True, return_counts=True)
+    hits = (np.bincount(tie, hits) / size)[tie]
+    order = np.argsort(confidence)
     bin_of = np.empty(len(order), np.int64)
     # The row at place r goes to bin r * bins // N: sizes differ by one at most, whatever N is.
     bin_of[order] = np.arange(len(order)) * bins // len(order)

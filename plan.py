@@ -20,6 +20,7 @@ EVALUATION_BATCH = 128  # pictures at a time where nothing is trained
 # What --tail-crops gives the rare classes at the least: share of the area, degrees, share of the colour.
 STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
 STAGES = 4  # in which views grow
+WARMUP = 3.0  # epochs, by default
 SHRINK = 1.5  # a view shrinks its source by at most this factor: above it bilinear sampling aliases
 
 
@@ -51,7 +52,7 @@ class Course:
     batch_size: int
     lr: float
     schedule: str
-    warmup: float
+    warmup: float | str
     ema: float
     balance: str
     img_size: int | str | tuple[int, int]
@@ -260,15 +261,18 @@ def learning_rates(epoch: int, steps: int, course: Course) -> np.ndarray:
     done = at / course.epochs
     if course.schedule == "onecycle":
         return (course.lr * _one_cycle(done)).astype(np.float32)
+    warmup = course.warmup
+    if warmup == "auto":
+        warmup = min(WARMUP, course.epochs / 4)  # else a short run would end before it is warm
     if course.schedule == "cosine":
-        after = np.clip((at - course.warmup) / max(course.epochs - course.warmup, 1e-9), 0, 1)
+        after = np.clip((at - warmup) / max(course.epochs - warmup, 1e-9), 0, 1)
         factor = 0.5 + 0.5 * np.cos(np.pi * after)
     elif course.schedule == "step":
         factor = np.where(done < 0.8, 1.0, np.where(done < 0.9, 1e-2, 1e-4))
     else:
         factor = np.ones(steps)
-    if course.warmup:
-        factor = factor * np.minimum(1, at / course.warmup)
+    if warmup:
+        factor = factor * np.minimum(1, at / warmup)
     return (course.lr * factor).astype(np.float32)
 
 

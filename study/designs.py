@@ -105,6 +105,10 @@ def _in_range(spec, field, words, shares):
     numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
     if len(words) > 1 or scale not in ("", "log") or not numbers or (scale and low <= 0):
         raise ConfigError(f"{spec!r}: a range is LOW..HIGH, or LOW..HIGH:log above 0, of plain numbers")
+    ends = low, high
+    if field.type is int:  # half a number more at each end, so that the ends come as often as the rest
+        more = 0.5 if low <= high else -0.5
+        low, high = low - more, high + more
     if scale:  # even in the logarithm: each factor of ten gets as many draws
         low, high = math.log(low), math.log(high)
     values = []
@@ -113,7 +117,10 @@ def _in_range(spec, field, words, shares):
         if scale:
             value = math.exp(value)
         # As text and back: a study keeps values that a person can type.
-        values.append(typed(field, str(round(value)) if field.type is int else f"{value:.4g}"))
+        text = f"{value:.4g}"
+        if field.type is int:
+            text = str(min(max(round(value), min(ends)), max(ends)))
+        values.append(typed(field, text))
     return values
 
 

@@ -63,9 +63,11 @@ def test_absent_classes_count_in_macro_f1_and_not_in_worst():
 def test_groups():
     counts = [101, 100, 20, 19]  # head, medium, medium, tail: more than 100, 20 to 100, fewer than 20
     targets, predicted = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 1, 2, 0, 3])
-    assert metrics.groups(targets, predicted, counts) == {"many": 1 / 2, "medium": 2 / 3, "few": 1.0}
+    assert metrics.groups(targets, predicted, counts) == {"many": 1 / 2, "medium": (1 + 1 / 2) / 2, "few": 1.0}
     moved = metrics.groups(targets, predicted, counts, many=19, few=10)
-    assert moved == {"many": 3 / 5, "medium": 1.0, "few": pytest.approx(math.nan, nan_ok=True)}
+    assert moved == {"many": (1 / 2 + 1 + 1 / 2) / 3, "medium": 1.0, "few": pytest.approx(math.nan, nan_ok=True)}
+    uneven = metrics.groups(np.array([0] * 8 + [1, 1]), np.array([0] * 8 + [2, 2]), [300, 200, 5])
+    assert uneven["many"] == 1 / 2  # of rows it would be 8 / 10
     only_head = metrics.groups(targets[:2], predicted[:2], counts)
     assert only_head["many"] == 1 / 2 and math.isnan(only_head["medium"]) and math.isnan(only_head["few"])
 
@@ -108,6 +110,14 @@ def test_adaptive_ece_by_hand():
     alone = np.abs(confidence - hits).mean()
     assert metrics.adaptive_ece(probs, 1 - hits, bins=5) == pytest.approx(alone, rel=1e-12)
     assert metrics.adaptive_ece(probs, 1 - hits, bins=50) == pytest.approx(alone, rel=1e-12)
+    scores = []
+    for seed in range(20):  # equal confidences, right and wrong, in any order
+        tied = np.random.default_rng(seed).permutation(12)
+        p = np.repeat([0.6, 0.8, 0.9], 4)[tied]
+        right = np.array([1, 0, 0, 0, 1, 1, 1, 0, 1, 1, 1, 0])[tied]
+        found = metrics.adaptive_ece(np.stack([p, 1 - p], 1), 1 - right, bins=5)
+        scores.append(found)
+    assert scores == pytest.approx([scores[0]] * 20, rel=1e-12)
     order = [4, 2, 0, 1, 3]
     assert metrics.adaptive_ece(probs[order], 1 - hits[order], bins=2) == pytest.approx(0.19, rel=1e-12)
 

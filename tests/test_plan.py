@@ -363,6 +363,15 @@ def test_warmup_then_cosine():
     assert rates(1, 1) == pytest.approx([0.05])
 
 
+@pytest.mark.parametrize("epochs, warm", [(80, 3.0), (12, 3.0), (8, 2.0), (2, 0.5), (1, 0.25)])
+def test_the_default_warmup_gives_way_when_epochs_are_few(epochs, warm):
+    """The peak is reached and the rate decays, however short the run."""
+    ours = rates(epochs, 200, warmup="auto")
+    assert np.array_equal(ours, rates(epochs, 200, warmup=warm))
+    assert ours.max() > 0.097 and ours[-1] < 0.01 * 0.1
+    assert np.argmax(ours) == pytest.approx(warm * 200, abs=8)
+
+
 def test_a_plan_carries_its_epochs_rates():
     found = np.concatenate([draw(epoch=e, epochs=4, warmup=1.0).lr for e in range(4)])
     assert found == pytest.approx(rates(4, 5, warmup=1.0))

@@ -490,3 +490,17 @@ def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():
         dict(folds=2, fold=1, seed=1),
         dict(folds=2, fold=1, seed=1),
     ]
+
+
+def test_whole_numbers_of_a_range_come_equally_often():
+    """10,000 random draws of 1 to 5: each within five standard errors of a fifth; in either order; log ranges reach
+    both
+    ends."""
+    for low, high in ((1, 5), (5, 1)):
+        draws = sweep.uniforms("random", "even", 10_000, 1)
+        values = [point["epochs"] for point in sweep.search([f"epochs={low}..{high}"], 10_000, draws)]
+        share = np.bincount(values, minlength=6)[1:] / 10_000
+        assert len(share) == 5 and np.abs(share - 0.2).max() < 5 * math.sqrt(0.2 * 0.8 / 10_000)
+    ends = np.array([[0.0], [1 - 1e-12]])
+    found = sweep.search(["batch_size=16..64:log"], 2, ends)
+    assert [point["batch_size"] for point in found] == [16, 64]
