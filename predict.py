@@ -192,6 +192,9 @@ def _checkpoints(folders):
             raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
         checkpoint = load_checkpoint(path)
         check_format(checkpoint.get("format", 1), path)
+        bad = [name for name, value in checkpoint["weights"].items() if not value.isfinite().all()]
+        if bad:
+            raise LongtailError(f"{path}: the weights are not finite ({bad[0]}): train again with a lower --lr")
         checkpoints.append(checkpoint)
     for folder, checkpoint in zip(folders, checkpoints):
         if checkpoint["classes"] != checkpoints[0]["classes"]:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -177,8 +178,16 @@ class FollowedRun(Run):
 
 
 def load_checkpoint(path: Path) -> dict:
-    """A checkpoint's dict, on the CPU, without running any code of it."""
+    """A checkpoint's dict, on the CPU, without running any code of it. Raises LongtailError where a byte of it
+    changed."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch checks no CRC: a flipped bit would become another weight
+            # Nor is there one for attributes, by which torch would take a tensor's bytes for a folder.
+            odd = [entry.filename for entry in archive.infolist() if entry.external_attr]
+        damaged = damaged or next(iter(odd), None)
+        if damaged:
+            raise zipfile.BadZipFile(f"{damaged} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         raise LongtailError(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import subprocess
 from pathlib import Path
 
@@ -129,3 +130,58 @@ def test_a_run_keeps_uncommitted_code(settings, monkeypatch):
         train.train(Config(**settings, name=name, until=1))
     clean, dirty = (Path(settings["project"]) / name / "code.diff" for name in ("clean", "dirty"))
     assert not clean.exists() and dirty.read_text() == "a patch\n"
+
+
+def leaves(value, prefix=""):
+    """Every tensor, number and word of a checkpoint by its place."""
+    if isinstance(value, dict):
+        return {k: v for name, item in value.items() for k, v in leaves(item, f"{prefix}/{name}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for i, item in enumerate(value) for k, v in leaves(item, f"{prefix}/{i}").items()}
+    return {prefix: value}
+
+
+def unchanged(a, b):
+    if isinstance(a, torch.Tensor):
+        return (
+            isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        )
+    return a == b or (a != a and b != b)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_a_flipped_bit_is_refused_or_changes_nothing(settings, name):
+    """60 bits anywhere in the file, and of its directory, which no checksum covers, a bit of every 41st byte."""
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / name
+    whole = path.read_bytes()
+    right = leaves(run.load_checkpoint(path))
+    rng = random.Random(0)
+    directory = whole.index(b"PK\x01\x02")
+    places = [rng.randrange(8 * len(whole)) for _ in range(60)]
+    places += [8 * place + rng.randrange(8) for place in range(directory, len(whole), 41)]
+    refused = 0
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            found = leaves(run.load_checkpoint(path))
+        except LongtailError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        assert found.keys() == right.keys() and all(unchanged(right[k], found[k]) for k in right)
+    assert refused > 60
+
+
+def test_weights_that_are_not_finite_are_never_predicted_with(settings, capsys):
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / "best.pt"
+    best = torch.load(path, weights_only=True)
+    best["weights"]["fc.bias"][0] = float("nan")
+    torch.save(best, path)
+    capsys.readouterr()
+    assert predict.main(["--run", str(path.parent)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "not finite (fc.bias)" in err
