@@ -5,6 +5,7 @@
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,9 @@ def config_from_args(space: argparse.Namespace) -> Config:
     """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run
     exists, its own settings come before them all. Raises ConfigError."""
     given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
+    cores = os.cpu_count() or 1
+    if Config(threads=given.get("threads", 0)).threads > cores:
+        raise ConfigError(f"--threads {given['threads']}: this machine has {cores} cores")
 
     def on_top_of(base):
         recipe = read_recipe(space.config, base) if space.config else base

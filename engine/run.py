@@ -76,6 +76,7 @@ class Run:
                 if not self.folder.is_dir():
                     raise LongtailError(f"{self.folder} is a file: choose another --name or --project") from None
                 if resume:
+                    self._refuse_others_folder()
                     break
         self.lock = open(self.folder / ".lock", "w")
         try:
@@ -86,6 +87,13 @@ class Run:
             left.unlink()  # a killed writer's, as `replacing` names them
         if i > 1:
             self.say(f"{Path(project) / name} exists: this run is {self.folder} (--resume continues the old one)")
+
+    def _refuse_others_folder(self):
+        """Raises LongtailError where a folder to go on in holds something else than a run: nothing of it is touched."""
+        names = {path.name for path in self.folder.iterdir()}
+        begun = {name for name in names if name in (".lock", "train.log") or name.startswith(".")}
+        if "study.json" in names or ("args.json" not in names and names != begun):
+            raise LongtailError(f"{self.folder} is not the folder of a run: choose another --name")
 
     def close(self) -> None:
         self.lock.close()

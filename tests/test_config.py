@@ -223,3 +223,12 @@ def test_the_command_of_a_config_gives_it_again():
     words = shlex.split(train_command(config))
     assert words[:2] == ["python", "train.py"] and parse_words(words[2:]) == config
     assert train_command(Config()) == "python train.py"
+
+
+def test_threads_typed_above_the_cores_are_refused(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert parse("--threads 4").threads == 4
+    with pytest.raises(ConfigError, match="--threads 5: this machine has 4 cores"):
+        parse("--threads 5")
+    with pytest.raises(ConfigError, match="--threads takes a whole number"):
+        parse("--threads many")

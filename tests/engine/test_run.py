@@ -185,3 +185,20 @@ def test_weights_that_are_not_finite_are_never_predicted_with(settings, capsys):
     assert predict.main(["--run", str(path.parent)]) == 1
     out, err = capsys.readouterr()
     assert out == "" and "not finite (fc.bias)" in err
+
+
+@pytest.mark.parametrize("inside", ["study.json", "thesis.tex", ".hidden.notes.txt"])
+def test_resume_in_a_folder_that_is_no_run_touches_nothing(settings, inside):
+    """A study, or somebody's folder, whose hidden files look like what a killed writer leaves."""
+    folder = Path(settings["project"]) / "run"
+    folder.mkdir(parents=True)
+    (folder / inside).write_text("mine")
+    (folder / "other.txt").write_text("mine too")
+    with pytest.raises(LongtailError, match="is not the folder of a run"):
+        train.train(Config(**settings, resume=True))
+    assert sorted(path.name for path in folder.iterdir()) == sorted([inside, "other.txt"])
+
+
+def test_resume_in_an_empty_folder_begins(settings):
+    (Path(settings["project"]) / "run").mkdir(parents=True)
+    assert len(train.train(Config(**settings | dict(epochs=1), resume=True))) == 1
