@@ -49,10 +49,16 @@ def per_class(targets: ArrayLike, predicted: ArrayLike, classes: int) -> dict[st
     }
 
 
-def macro_f1(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:
-    """The mean of F1 over all `classes`; a class without a hit, even one absent from the set, counts as 0."""
+def macro_f1(targets: ArrayLike, predicted: ArrayLike, classes: int, among: np.ndarray | None = None) -> float:
+    """The mean of F1 over the classes that have a row in the set, or over `among` (bool [classes]).
+
+    A class that nobody asked about says nothing; one without a hit counts as 0. among: for a resample, the classes of
+    the whole set: one that it misses then counts as 0.
+    """
     scores = per_class(targets, predicted, classes)
-    return float(scores["f1"].mean())
+    if among is None:
+        among = scores["support"] > 0
+    return float(scores["f1"][among].mean())
 
 
 def worst(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:

@@ -100,8 +100,10 @@ def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
     # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
+    present = np.bincount(targets, minlength=len(classes)) > 0
+
     def mean_f1(targets, predicted):
-        return float(np.mean([metrics.macro_f1(targets, column, len(classes)) for column in predicted.T]))
+        return float(np.mean([metrics.macro_f1(targets, column, len(classes), present) for column in predicted.T]))
 
     return dict(
         n=len(trials),

@@ -145,9 +145,12 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
             f"best epoch {best['epoch']} of {state.epoch} by validation {config.monitor} (chosen on these pictures, "
             "so it flatters)"
         )
-    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes)), targets, predicted)
+    present = scores["support"] > 0
+    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes), present), targets, predicted)
+    absent = f" over the {present.sum()} of {len(classes)} classes with a validation picture" * (not present.all())
     run.say(
-        f"{run.folder}: {chosen}: macro F1 {kept['macro_f1']:.3f} [{low:.3f}, {high:.3f}], accuracy {kept['acc']:.3f}, "
+        f"{run.folder}: {chosen}: macro F1 {kept['macro_f1']:.3f} [{low:.3f}, {high:.3f}]{absent}, "
+        f"accuracy {kept['acc']:.3f}, "
         f"n {len(targets)}, 95% bootstrap interval over pictures. Next: {following}"
     )
 

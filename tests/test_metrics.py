@@ -49,14 +49,25 @@ def test_counts_equal_scikit_learns(absent):
     assert list(ours) == ["precision", "recall", "f1", "support"]
     for mine, theirs in zip(ours.values(), wanted):
         assert np.allclose(mine, theirs, rtol=1e-14, atol=0)
-    f1 = sklearn.metrics.f1_score(targets, predicted, labels=every, average="macro", zero_division=0)
+    present = np.unique(targets)
+    f1 = sklearn.metrics.f1_score(targets, predicted, labels=present, average="macro", zero_division=0)
     assert metrics.macro_f1(targets, predicted, 7) == pytest.approx(f1, rel=1e-14)
     assert metrics.worst(targets, predicted, 7) == 0 == wanted[1][3]
 
 
-def test_absent_classes_count_in_macro_f1_and_not_in_worst():
+def test_macro_f1_is_over_the_classes_of_the_set():
+    """scikit-learn's, with the labels that are in the set; a prediction of another class still costs its own."""
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        targets, predicted = rng.integers(0, 4, 30), rng.integers(0, 9, 30)
+        present = np.unique(targets)
+        f1 = sklearn.f1_score(targets, predicted, labels=present, average="macro", zero_division=0)
+        assert metrics.macro_f1(targets, predicted, 9) == pytest.approx(f1, rel=1e-14)
     targets, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 1])
-    assert metrics.macro_f1(targets, predicted, 4) == pytest.approx((6 / 7 + 4 / 5 + 0 + 0) / 4)
+    assert metrics.macro_f1(targets, predicted, 81) == pytest.approx((6 / 7 + 4 / 5) / 2)
+    among = np.array([True, True, True, False])
+    assert metrics.macro_f1(targets, predicted, 4, among) == pytest.approx((6 / 7 + 4 / 5 + 0) / 3)
     assert metrics.worst(targets, predicted, 4) == 3 / 4
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -510,8 +511,6 @@ def test_a_diverging_run_says_where_and_what_to_try(settings, capsys):
 
 
 def test_bad_pictures_are_refused_and_with_skip_bad_listed(settings, pictures, tmp_path, capsys):
-    import shutil
-
     root = tmp_path / "copy"
     shutil.copytree(pictures, root)
     (root / "train" / "red" / "torn.png").write_bytes((root / "train" / "red" / "0.png").read_bytes()[:500])
@@ -546,3 +545,15 @@ def test_a_finished_trial_leaves_nothing_in_memory(settings, monkeypatch):
         assert alive[-1]() is None
     finally:
         gc.enable()
+
+
+def test_classes_without_a_validation_picture_are_said_and_left_out(settings, pictures, tmp_path, capsys):
+    """A class of one picture stays in training; macro F1 is over the other three."""
+    root = tmp_path / "lone"
+    shutil.copytree(pictures, root)
+    (root / "train" / "grey").mkdir()
+    shutil.copy(root / "train" / "red" / "0.png", root / "train" / "grey" / "only.png")
+    train.train(made(settings, data=str(root), epochs=1))
+    said = capsys.readouterr().err
+    assert "no validation picture of: grey" in said
+    assert "over the 3 of 4 classes with a validation picture" in said
