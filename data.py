@@ -173,7 +173,7 @@ def check(root: str | Path, labels: str, image_col: str, label_col: str, group_c
     try:
         parts.append(test_listing(root))
     except LongtailError as error:
-        print(f"no test pictures checked: {error}", file=sys.stderr)
+        print(f"no test pictures checked: {str(error).partition(';')[0]}", file=sys.stderr)
     for part in parts:
         for name in part.skipped:
             print(f"passed over: {name}", file=sys.stderr)

@@ -20,7 +20,7 @@ import metrics
 from engine import resident
 from engine.evaluate import logits, view
 from engine.numerics import pick_device, precision
-from engine.run import check_format, load_checkpoint
+from engine.run import load_best
 from errors import LongtailError, Parser, run_command
 from model import build_model
 from pictures.store import load_store
@@ -124,9 +124,10 @@ def predict(args: Namespace) -> None:
     averaged = ", a plain average" if len(folders) > 1 else ""
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
     listing = data.test_listing(root, args.test)
-    sample = args.sample_submission or root / "sample_submission.csv"
-    if not args.sample_submission and not sample.exists():
-        sample = None
+    sample = args.sample_submission
+    own_sample = root / "sample_submission.csv"
+    if sample is None and args.test is None and own_sample.exists():  # it is of the data's own test pictures
+        sample = own_sample
     header, wanted = table(sample, listing.ids)
 
     # Every run counts alike. A running sum: the runs' posteriors are never in memory together.
@@ -190,8 +191,7 @@ def _checkpoints(folders):
         path = folder if folder.is_file() else folder / "best.pt"
         if not path.exists():
             raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
-        checkpoint = load_checkpoint(path)
-        check_format(checkpoint.get("format", 1), path)
+        checkpoint = load_best(path)
         bad = [name for name, value in checkpoint["weights"].items() if not value.isfinite().all()]
         if bad:
             raise LongtailError(f"{path}: the weights are not finite ({bad[0]}): train again with a lower --lr")

@@ -3,17 +3,20 @@
 Results go to a run's folder (docs/design.md, "Run") and to the caller; the test set is never looked at.
 """
 
+import dataclasses
 import gc
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from config import Config
 from data import Pictures
-from engine.build import Loss, build_stepper, plans_of, prepare_pictures
+from engine.build import Loss, build_stepper, plans_of, prepare_pictures, try_network
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, out_of_patience
@@ -51,9 +54,13 @@ def trial(
     device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
     pictures = prepare_pictures(config)
+    if config.init:
+        config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
+    try_network(config, pictures, resumed=config.resume or ranks.restarted)
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
     try:
-        stepper, recipe = build_stepper(config, pictures, device, ranks)
+        resumed = (run.folder / "last.pt").exists()
+        stepper, recipe = build_stepper(config, pictures, device, ranks, resumed)
         state = begin_or_resume(run, config, pictures, stepper, ranks)
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
@@ -116,6 +123,8 @@ def trial(
                 yield state.rows[-1]  # who drives several trials goes on with another
                 repeatable(config.deterministic)
         if ranks.rank == 0:  # the others have the same state, and no folder to write to
+            if state.best and not (run.folder / "best.pt").exists():  # somebody removed it: last.pt has it all
+                run.save("best.pt", recipe | state.best)
             finish(run, config, pictures, state)
     except NonFinite as e:
         raise LongtailError(
@@ -167,7 +176,8 @@ class Keeper:
         if number:
             rows = self.stepper.rows_seen()  # every rank is here, at the same step
             self.save({name: torch.from_numpy(values) for name, values in rows.items()})
-            raise Stopped(number, f"--name {self.run.folder.name} --resume")
+            folder = self.run.folder
+            raise Stopped(number, shlex.join(["--project", str(folder.parent), "--name", folder.name, "--resume"]))
 
     def pause_in_evaluation(self) -> None:
         """Between two batches of an evaluation, of which ranks may have unlike numbers: one rank alone may stop."""

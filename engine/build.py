@@ -17,7 +17,7 @@ from engine import resident
 from engine.capture import Captured
 from engine.numerics import precision, repeatable
 from engine.ranks import Ranks
-from engine.run import FORMAT, check_format, load_checkpoint
+from engine.run import FORMAT, load_best
 from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import LongtailError
@@ -36,19 +36,19 @@ def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures
 
 
 def build_stepper(
-    config: Config, pictures: Pictures, device: torch.device, ranks: Ranks | None = None
+    config: Config, pictures: Pictures, device: torch.device, ranks: Ranks | None = None, resumed: bool = False
 ) -> tuple[Stepper, dict]:
-    """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs."""
+    """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs.
+
+    resumed: the weights come from a checkpoint, so those of --init are not looked for.
+    """
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
     # The one use of torch's global generator: the first weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = build_network(config, pictures)
-    if config.init:
-        begin_with(model, config.init, pictures.listing.classes)
-    if config.freeze:
-        freeze(model, config.freeze.split(","))
+    _begin_and_freeze(model, config, pictures, resumed)
     table, bias = Loss(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
@@ -131,10 +131,30 @@ def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, 
     return build_model(**shape, pretrained=pretrained), shape
 
 
-def begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> None:
-    """Loads the weights of another run into `model`; its last layer only where it is of the same kind and knows the
-    same
-    classes, in order. Raises LongtailError where the run has no weights, or those of another network."""
+def try_network(config: Config, pictures: Pictures, resumed: bool = False) -> None:
+    """Builds the network on paper, with what it begins with and what is frozen. Raises LongtailError if it cannot
+    be."""
+    with torch.device("meta"):
+        model, _ = build_network(config, pictures)
+        _begin_and_freeze(model, config, pictures, resumed)
+
+
+def _begin_and_freeze(model, config, pictures, resumed):
+    if config.init and not resumed:
+        weights = weights_to_begin_with(model, config.init, pictures.listing.classes)
+        if not next(model.parameters()).is_meta:  # on paper there is nothing to load them into
+            model.load_state_dict(weights)
+    prefixes = [prefix.strip() for prefix in config.freeze.split(",")]
+    if any(prefixes):
+        freeze(model, [prefix for prefix in prefixes if prefix])
+
+
+def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> dict:
+    """The state of `model` with the weights of another run.
+
+    The last layer's are taken where it is of the same kind and knows the same classes, in order. Raises LongtailError
+    where the run has no weights, or those of another network.
+    """
     saved = _weights_of(run)
     own = model.state_dict()
     head = list(own)[-1].rpartition(".")[0]
@@ -146,8 +166,10 @@ def begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> None:
     unlike = _shapes(loaded).items() ^ _shapes(own).items()
     if unlike:
         name = min(unlike)[0]
-        raise LongtailError(f"--init {run}: it is another network ({name} does not fit): give its --model and --width")
-    model.load_state_dict(loaded)
+        raise LongtailError(
+            f"--init {run}: it is another network ({name} does not fit): give its --model, --width and --stem-kernel"
+        )
+    return loaded
 
 
 def _shapes(state):
@@ -173,9 +195,7 @@ def _weights_of(run):
         path = path / "best.pt"
     if not path.exists():
         raise LongtailError(f"--init {run}: no best.pt there: name the folder of a finished run")
-    saved = load_checkpoint(path)
-    check_format(saved.get("format", 1), path)
-    return saved
+    return load_best(path)
 
 
 def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], list[Plan]]:

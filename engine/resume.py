@@ -1,6 +1,7 @@
 """How a run begins: its folder opened, its first files written or, at a resume, held against what is asked."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -33,7 +34,12 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
     Returns the State to go on from. Raises LongtailError where settings, pictures, device, threads or precision are
     others than those that the run began with.
     """
-    weights_key = init_key(config.init)
+    old_env = run.read_json("env.json")
+    resumed = (run.folder / "last.pt").exists()
+    # What a resumed run began with may be gone: its weights are in last.pt.
+    weights_key = (
+        (old_env or {}).get("init_key", "") if resumed and not Path(config.init).exists() else init_key(config.init)
+    )
     env = environment(stepper.device) | dict(
         precision=PRECISIONS[stepper.dtype],
         compiled=stepper.record is not None,
@@ -44,7 +50,7 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
     )
     if ranks.rank:
         ranks.wait()  # rank 0 has the folder to itself until then
-    old_env = run.read_json("env.json")
+    old_env = run.read_json("env.json")  # rank 0 may have written it meanwhile
     _refuse_changes(run, config, env, old_env)
     for note in pictures.notes:
         run.say(note)
@@ -54,6 +60,8 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
         run.write_json("env.json", old_env | dict(format=FORMAT))  # what is written from now on
     saved = run.load("last.pt")
     if saved:
+        if "stepper" not in saved:
+            raise LongtailError(f"{run.folder / 'last.pt'} is not a last.pt of this program")
         stepper.load(saved.pop("stepper"))
         state = State(**saved)
         state.rows = [with_todays_names(row) for row in state.rows]
@@ -80,7 +88,7 @@ def _refuse_changes(run, config, env, old_env):
     old_settings = config_from(old, str(run.folder / "args.json")).settings()
     changed = []
     for name, value in config.settings().items():
-        if value != old_settings[name]:
+        if value != old_settings[name] and name != "init":  # init_key below tells, wherever the weights lie now
             changed.append(f"{flag_of(name)} {spelled(old_settings[name])} -> {spelled(value)}")
     if old_env:
         check_format(old_env.get("format", 1), run.folder)

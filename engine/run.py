@@ -36,7 +36,7 @@ def with_todays_names(scores: dict) -> dict:
 
 def check_format(number: int, path: Path) -> None:
     """Raises LongtailError where `path` was written in a later format than this program knows."""
-    if number > FORMAT:
+    if not isinstance(number, int) or number > FORMAT:
         raise LongtailError(f"{path} was written by a later version (format {number}, this one knows {FORMAT}): update")
 
 
@@ -119,9 +119,17 @@ class Run:
             path.write_text(text, encoding="utf-8")
 
     def read_json(self, name: str) -> Any:
-        """The value in file `name`, None if there is none."""
+        """The object in file `name`, None if there is none. Raises LongtailError where it is damaged."""
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as e:
+            raise LongtailError(f"{path} is damaged ({e}): the run cannot go on, begin another --name") from None
+        if not isinstance(value, dict):
+            raise LongtailError(f"{path} is damaged (no JSON object): the run cannot go on, begin another --name")
+        return value
 
     def write_rows(self, name: str, header: list, rows: list) -> None:
         with self.replacing(name) as path, open(path, "w", newline="", encoding="utf-8") as f:
@@ -201,6 +209,15 @@ def load_checkpoint(path: Path) -> dict:
         raise LongtailError(
             f"{path} cannot be read ({type(e).__name__}): damaged, or no checkpoint of this program"
         ) from e
+
+
+def load_best(path: Path) -> dict:
+    """A best.pt, of this or an earlier format. Raises LongtailError where it is something else."""
+    saved = load_checkpoint(path)
+    if not isinstance(saved, dict) or not {"weights", "classes", "model"} <= saved.keys():
+        raise LongtailError(f"{path} is not a best.pt of this program")
+    check_format(saved.get("format", 1), path)
+    return saved
 
 
 def environment(device: torch.device) -> dict:

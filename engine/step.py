@@ -37,9 +37,10 @@ class NonFinite(ArithmeticError):
 
 @functools.cache
 def compiled() -> Callable:
-    """`forward` by inductor. Compiling again and again raises: it would be a slow run. Dynamo's limit of 8 is too small
-    for
-    the networks, batches and sizes of a study's trials that share a process."""
+    """`forward` by inductor. Compiling again and again raises: it would be a slow run.
+
+    Dynamo's limit of 8 is too small for the networks, batches and sizes of a study's trials that share a process.
+    """
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = 64
     warnings.filterwarnings("ignore", message="TensorFloat32")  # the network computes in bfloat16 or float16

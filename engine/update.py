@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from errors import LongtailError
+from errors import ConfigError
 
 BODY = "body"  # as a prefix: all but the last layer
 
@@ -41,7 +41,7 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
 
 
 def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
-    """Keeps the parameters whose names begin with one of `prefixes` as they are. Raises LongtailError for a prefix that
+    """Keeps the parameters whose names begin with one of `prefixes` as they are. Raises ConfigError for a prefix that
     no parameter has, and where nothing would be left to train."""
     names = [name for name, _ in model.named_parameters()]
     head = names[-1].rpartition(".")[0]  # in every network here the last layer comes last
@@ -50,13 +50,13 @@ def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
             continue
         if not any(_within(name, prefix) for name in names):
             parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
-            raise LongtailError(f"--freeze {prefix}: no parameter begins so; the parts are {parts}, or {BODY}")
+            raise ConfigError(f"--freeze {prefix}: no parameter begins so; the parts are {parts}, or {BODY}")
     for name, parameter in model.named_parameters():
         in_body = BODY in prefixes and not _within(name, head)
         if in_body or any(_within(name, prefix) for prefix in prefixes):
             parameter.requires_grad_(False)
     if not any(p.requires_grad for p in model.parameters()):
-        raise LongtailError(f"--freeze {','.join(prefixes)} leaves nothing to train")
+        raise ConfigError(f"--freeze {','.join(prefixes)} leaves nothing to train")
 
 
 def _within(name, prefix):

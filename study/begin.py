@@ -1,12 +1,11 @@
 """How a study begins, or grows: its settings checked, its pictures and networks tried, before anything is written."""
 
+import dataclasses
 import json
 from pathlib import Path
 
-import torch
-
 from config import Config, config_from, flag_of, spelled
-from engine.build import build_network, init_key, prepare_pictures
+from engine.build import init_key, prepare_pictures, try_network
 from errors import LongtailError
 from pictures import synthetic
 from study.table import Study, identity, locked, write_spec
@@ -20,15 +19,19 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
     """
     folder = Path(folder)
     root = synthetic.folder(base.data).resolve()
+    # Paths that hold from any folder: another process may go on from elsewhere.
+    base = dataclasses.replace(base, init=_absolute(base.init))
+    trials = [trial | dict(init=_absolute(trial["init"])) if "init" in trial else trial for trial in trials]
     configs = [config_from(trial, "study", base) for trial in trials]
     data_key = _check(root, configs, halving)
     if (folder / "args.json").exists():
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
-    init = str(Path(base.init).resolve()) if base.init else ""
-    settings = dict(base.settings(), init=init, data=str(root), compile=base.compile)
-    spec = dict(base=settings, data_key=data_key, halving=halving, threads=None, trials=[])
+    settings = dict(base.settings(), data=str(root), compile=base.compile)
+    spec = dict(
+        base=settings, data_key=data_key, init_key=init_key(base.init), halving=halving, threads=None, trials=[]
+    )
     path = folder / "study.json"
     with locked(folder):
         if path.exists():
@@ -46,15 +49,19 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
     return Study(folder)
 
 
+def _absolute(path):
+    return str(Path(path).resolve()) if path else ""
+
+
 def _refuse_another(folder, old, new):
     """Raises LongtailError where the study in `folder`, of spec `old`, is not the one that `new` describes."""
     changed = []
     for name, value in old["base"].items():
-        wanted = new["base"][name]
+        wanted = new["base"].get(name)
         if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
             changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
-    for name, what in dict(data_key="the pictures", halving="--halving").items():
-        if old[name] != new[name]:
+    for name, what in dict(data_key="the pictures", init_key="the weights of --init", halving="--halving").items():
+        if name in old and old[name] != new[name]:
             changed.append(f"{what} {old[name]}, not {new[name]}")
     if changed:
         raise LongtailError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
@@ -69,9 +76,7 @@ def _check(root, checked, halving):
             pictures[at] = prepare_pictures(c, root)
     networks = {json.dumps([c.settings("model"), c.img_size]): c for c in checked}
     for c in networks.values():
-        with torch.device("meta"):
-            build_network(c, pictures[json.dumps(c.settings("data"))])
-        init_key(c.init)
+        try_network(c, pictures[json.dumps(c.settings("data"))])
     if halving and not all(len(p.val) for p in pictures.values()):
         raise LongtailError(
             "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"

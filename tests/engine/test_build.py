@@ -13,6 +13,7 @@ from config import Config
 from engine.build import Loss, init_key, prepare_pictures
 from engine.outcome import kept_row
 from errors import ConfigError, LongtailError
+from study.begin import begin_study
 
 
 def best(settings, name):
@@ -70,7 +71,7 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
 @pytest.mark.parametrize(
     "more, said",
     [
-        (dict(init="nowhere"), "--init nowhere: no best.pt there"),
+        (dict(init="nowhere"), "nowhere: no best.pt there"),
         (dict(freeze="layer9"), "--freeze layer9: no parameter begins so; the parts are conv1, bn1, layer1"),
         (dict(freeze="body,fc"), "leaves nothing to train"),
     ],
@@ -176,3 +177,73 @@ def test_a_head_of_another_kind_is_fresh(settings, first):
 def test_deferring_what_a_sampler_does_already_is_refused():
     with pytest.raises(ConfigError, match="--balance sampler shows equally often"):
         Config(drw=0.8, balance="sampler")
+
+
+def test_a_run_goes_on_when_what_it_began_with_is_gone_or_moved(settings, first, tmp_path, monkeypatch):
+    """Its weights are in its own checkpoint; another place for the same weights changes nothing, others are refused."""
+    settings |= dict(epochs=4, ema=0.9)
+    train.train(Config(**settings, name="whole", init=first))
+    for name in ("parts", "moved"):
+        train.train(Config(**settings, name=name, init=first, until=2))
+    other = tmp_path / "other"
+    Path(first).rename(other)
+    train.train(Config(**settings, name="parts", init=first, resume=True))
+    monkeypatch.chdir(tmp_path)
+    train.train(Config(**settings, name="moved", init="other", resume=True))
+    whole = best(settings, "whole")["weights"]
+    for name in ("parts", "moved"):
+        assert all(torch.equal(whole[k], v) for k, v in best(settings, name)["weights"].items())
+
+
+def test_what_cannot_be_trained_leaves_no_folder(settings):
+    for more in (dict(init="nowhere"), dict(freeze="layer9")):
+        with pytest.raises(LongtailError):
+            train.train(Config(**settings | more))
+    assert not Path(settings["project"]).exists()
+
+
+def test_items_of_freeze_may_have_spaces(settings):
+    train.train(Config(**settings, freeze="conv1, layer1,", until=1))
+
+
+def test_a_removed_best_is_written_again(settings):
+    train.train(Config(**settings))
+    path = Path(settings["project"]) / "run" / "best.pt"
+    weights = best(settings, "run")["weights"]
+    path.unlink()
+    train.train(Config(**settings, resume=True))
+    assert all(torch.equal(weights[k], v) for k, v in best(settings, "run")["weights"].items())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "x"}'])
+def test_a_damaged_env_is_a_line(settings, text):
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / "env.json"
+    path.write_text(text)
+    with pytest.raises(LongtailError, match="env.json is damaged|written by a later version"):
+        train.train(Config(**settings, resume=True))
+
+
+def test_a_last_pt_is_no_best_pt(settings, first, capsys):
+    with pytest.raises(LongtailError, match="last.pt is not a best.pt"):
+        train.train(Config(**settings, name="x", init=f"{first}/last.pt"))
+    assert predict.main(["--run", f"{first}/last.pt"]) == 1 and "not a best.pt" in capsys.readouterr().err
+
+
+def test_a_study_holds_the_weights_it_began_with(settings, first, tmp_path, monkeypatch):
+    """Paths are kept whole; other weights at the same place, and parts that are not there, are refused at once."""
+    folder = Path(settings["project"]) / "study"
+    monkeypatch.chdir(settings["project"])
+    base = Config(**settings, init="first")
+    study = begin_study(folder, base, [{}, dict(init="first", lr=0.5)])
+    assert study.base.init == first and study.config(1).init == first
+    monkeypatch.chdir(tmp_path)
+    begin_study(folder, Config(**settings, init=first), [dict(lr=0.1)])
+    with pytest.raises(LongtailError, match="no parameter begins so"):
+        begin_study(folder, Config(**settings, init=first), [dict(freeze="nonsense")])
+    assert len(begin_study(folder, Config(**settings, init=first), [{}]).trials) == 3
+    saved = torch.load(Path(first) / "best.pt", weights_only=True)
+    saved["weights"]["fc.bias"] += 1
+    torch.save(saved, Path(first) / "best.pt")
+    with pytest.raises(LongtailError, match="the weights of --init"):
+        begin_study(folder, Config(**settings, init=first), [dict(lr=0.2)])

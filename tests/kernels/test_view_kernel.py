@@ -189,8 +189,7 @@ def test_equals_its_twin_for_a_plan_that_was_drawn(device):
 @on_device
 def test_boxes_of_one_row_at_the_edges_of_tiles(device, monkeypatch):
     """A tile leaves the partner's view out where its rows miss the box: 512 pixels end in row 15 of 33. The last box
-    has
-    no width, so it is none, and its row is mixed."""
+    has no width, so it is none, and its row is mixed."""
     monkeypatch.setattr(kernel, "BLOCK", 512)
     monkeypatch.setattr(kernel, "TILES", 2)
     size, tops = 33, (0, 14, 15, 16, 30, 31, 32, 5)

@@ -494,8 +494,7 @@ def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():
 
 def test_whole_numbers_of_a_range_come_equally_often():
     """10,000 random draws of 1 to 5: each within five standard errors of a fifth; in either order; log ranges reach
-    both
-    ends."""
+    both ends."""
     for low, high in ((1, 5), (5, 1)):
         draws = sweep.uniforms("random", "even", 10_000, 1)
         values = [point["epochs"] for point in sweep.search([f"epochs={low}..{high}"], 10_000, draws)]
