@@ -56,7 +56,7 @@ def macro_f1(targets: ArrayLike, predicted: ArrayLike, classes: int, among: np.n
     the whole set: one that it misses then counts as 0.
     """
     scores = per_class(targets, predicted, classes)
-    if among is None:
+    if among is None:  # nobody asked for others
         among = scores["support"] > 0
     return float(scores["f1"][among].mean())
 
@@ -174,7 +174,7 @@ def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> 
     classes = logits.shape[1]
     if len(train_counts) != classes:
         raise ValueError(f"train_counts has {len(train_counts)} numbers, but there are {classes} classes")
-    probs = softmax(logits)
+    probs = softmax(logits)  # once, for all the scores that want probabilities
     predicted = logits.argmax(1)  # of the logits: two that differ may round to one probability
     return {
         "acc": accuracy(targets, predicted),

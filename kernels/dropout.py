@@ -17,7 +17,7 @@ class Dropout(nn.Module):
     def __init__(self, p: float, share: str = "unit"):
         super().__init__()
         self.p = p
-        self.share = share
+        self.share = share  # what falls together
 
     @property
     def p(self) -> float:

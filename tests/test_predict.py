@@ -202,3 +202,18 @@ def test_stdout_is_csv_only_and_a_closed_pipe_is_quiet(project):
         f"{sys.executable} {ROOT}/predict.py --project {project} | true", shell=True, capture_output=True, text=True
     )
     assert "Traceback" not in cut.stderr and "BrokenPipe" not in cut.stderr
+
+
+def test_other_pictures_take_no_sample_of_the_datas_own(project, pictures, tmp_path, capsys):
+    """The data's sample_submission.csv lists its own test pictures: with --test it says nothing, unless it is named."""
+    root = tmp_path / "data"
+    shutil.copytree(pictures, root)
+    (root / "sample_submission.csv").write_text("id,colour\n000,red\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("000", "new"):
+        shutil.copy(pictures / "test" / "000.png", other / f"{name}.png")
+    code, rows, _ = predicted(capsys, "--project", project, "--data", root)
+    assert code == 0 and [row[0] for row in rows] == ["id", "000"] and rows[0][1] == "colour"
+    code, rows, _ = predicted(capsys, "--project", project, "--data", root, "--test", other)
+    assert code == 0 and [row[0] for row in rows] == ["id", "000", "new"] and rows[0][1] == "label"
