@@ -203,7 +203,7 @@ def bare(config, pictures, device):
         stepper.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), y).backward()
         stepper.optimizer.step()
-        if stepper.ema:
+        if stepper.average is not None:
             lerp(floating(stepper.average), floating(model), share)
 
     call = stepper.record(step) if stepper.record else step

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -166,6 +167,23 @@ def test_tables_of_a_gpu(bench):
     )
     said = bench("changes").changes_table(r)
     assert "| fp32 | 8.00 (8.00 to 8.00) | 16000 | 2.000 (2.000 to 2.000) |" in said and "| both | no | | |" in said
+
+
+def test_every_contender_of_the_training_bench_still_trains(tmp_path):
+    """The benches reach into the engine, and a name that moved there would be noticed on a lent GPU only."""
+    step = importlib.import_module("bench.step")
+    names = sorted({*step.USUAL["cpu"], *step.USUAL["cuda"]})
+    small = dict(device="cpu", img_size=32, batch_size=2, steps=1, repeats=1, workers=1)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
+    ran = subprocess.run(
+        [sys.executable, "-m", "bench.step", *flags, "--contenders", *names, "--json", str(tmp_path / "record.json")],
+        cwd=step.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (size,) = json.loads((tmp_path / "record.json").read_text())["sizes"]
+    assert sorted(size["seconds"]) == names and all(len(spent) == 1 for spent in size["seconds"].values())
 
 
 FAKE = """
