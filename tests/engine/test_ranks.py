@@ -20,7 +20,7 @@ from plan import Plan
 TIMES = ("seconds", "images_per_s", "data_wait")
 
 STEPS = """
-import json, sys
+import gc, json, sys
 import torch
 sys.path.insert(0, sys.argv[1])
 import augment
@@ -63,6 +63,9 @@ logits = stepper.logits(evaluation[0], len(pictures.val))
 if here.rank == 0:
     torch.save(dict(losses=torch.cat(losses), gradients=gradients, logits=torch.from_numpy(logits)), sys.argv[3])
 here.end()
+# As train.py does: gloo's threads that outlive the interpreter may abort it.
+stepper = None
+gc.collect()
 """
 
 
