@@ -13,6 +13,7 @@ import numpy as np
 from errors import LongtailError, Parser, run_command
 from pictures.class_counts import plot_counts, print_counts
 from pictures.duplicates import duplicates
+from pictures.layout import own_test
 from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
 from pictures.store import Store, dimensions, load_store
 
@@ -29,7 +30,7 @@ class Pictures:
     counts: np.ndarray  # int64 [C], training pictures of each class
     mean: list[float]  # RGB in [0, 1], of the training pictures
     std: list[float]
-    notes: list[str]  # what was passed over, a line each, to be said
+    notes: list[str]  # what was passed over or may be wrong, a line each, to be said
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
     found = listing(root, source.labels or None, source.image_col, source.label_col, source.group_col or None)
     size, side = sizes(found, source.img_size)
     store = load_store(found.files, side, source.resize)
-    notes = [f"passed over: {name}" for name in found.skipped]
+    notes = found.notes + [f"passed over: {name}" for name in found.skipped]
     for row, reason in store.bad.items():
         path = found.paths[row]
         if not source.skip_bad:
@@ -169,14 +170,14 @@ def check(root: str | Path, labels: str, image_col: str, label_col: str, group_c
     """
     found = listing(root, labels or None, image_col, label_col, group_col or None)
     parts = [found]
-    # A data set without test pictures is still checked.
-    try:
+    if own_test(root):
         parts.append(test_listing(root))
-    except LongtailError as error:
-        print(f"no test pictures checked: {str(error).partition(';')[0]}", file=sys.stderr)
+    else:  # a data set without test pictures is still checked
+        print("no test pictures checked: neither test.csv nor test/ is there", file=sys.stderr)
     for part in parts:
-        for name in part.skipped:
-            print(f"passed over: {name}", file=sys.stderr)
+        notes = part.notes + [f"passed over: {name}" for name in part.skipped]
+        for note in notes:
+            print(note, file=sys.stderr)
     try:
         _, side = sizes(found)
     except LongtailError:

@@ -13,6 +13,7 @@ from data import Pictures
 from engine.run import Run
 from engine.step import Stepper
 from losses import Objective, settling
+from pictures.layout import own_test
 
 OVERFIT_GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
 
@@ -107,9 +108,8 @@ def kept_row(rows: list[dict], config: Config) -> dict:
 
 def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
-    root = pictures.listing.root
-    has_test = any((root / name).exists() for name in ("test.csv", "test"))
-    following = f"python predict.py --run {run.folder} {'' if has_test else '--test DIR '}> submission.csv"
+    test = "" if own_test(pictures.listing.root) else "--test DIR "
+    following = f"python predict.py --run {run.folder} {test}> submission.csv"
     if not len(pictures.val):
         run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {following}")
         return
@@ -188,7 +188,8 @@ def _write_tables(run, pictures, logits, scores, confusion):
 
 def validation_labels(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """(targets [V], predicted [V], class names) of a finished run's validation pictures, from its folder."""
-    classes = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
+    # A class may hold what read_text and splitlines take for the end of a line.
+    classes = (folder / "classes.txt").read_bytes().decode().removesuffix("\n").split("\n")
     number = {name: c for c, name in enumerate(classes)}
     with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))

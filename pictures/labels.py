@@ -1,19 +1,17 @@
 """What a CSV says: which file each row means, with its label, its group or its id.
 
-Finds the columns by their usual names or as told. Finds the files in several folders, with or without extension, in any
-Unicode form. What it cannot settle is a LongtailError of one line, which names the line or column and the mend.
+Finds the columns by their usual names or as told; csv_table.py reads the CSV, named_files.py finds the files. What it
+cannot settle is a LongtailError of one line, which names the line or column and the mend.
 """
 
-import csv
-import functools
-import io
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
 from errors import LongtailError
+from pictures.csv_table import Table, read_csv
+from pictures.named_files import NamedFiles
+from pictures.names import UNWRITABLE, is_picture_name, some
 
 # Usual column names, the surest first; compared in lower case.
 IMAGE_COLUMNS = (
@@ -31,24 +29,18 @@ IMAGE_COLUMNS = (
     "id",
     "name",
 )
-LABEL_COLUMNS = ("label", "class", "category", "target", "class_name", "label_name", "artist", "y")
-# What a picture's name ends with. Only names are judged here; the decoder looks at the bytes.
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".avif",
-    ".mpo",
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "target",
+    "class_name",
+    "label_name",
+    "class_id",
+    "classid",
+    "artist",
+    "y",
 )
 
 
@@ -62,21 +54,23 @@ class Row(NamedTuple):
     id: str = ""  # of a test picture
 
 
-class Line(NamedTuple):
-    number: int  # as a text editor counts
-    cells: dict[str, str]  # column -> text
-
-
 def label_rows(
-    root: Path, file: Path, image_col: str, label_col: str, group_col: str | None, skipped: list[str]
+    root: Path,
+    file: Path,
+    image_col: str,
+    label_col: str,
+    group_col: str | None,
+    skipped: list[str],
+    part: str = "train",
 ) -> list[Row]:
-    """The rows of a CSV of labels, all of part train. Every file must be there.
+    """The rows of a CSV of labels, all of `part`. Every file must be there.
 
     image_col, label_col: a column's name, or "auto". group_col: a column's name, or None for no groups.
     A row that repeats an earlier one is left out and named in `skipped`. One that contradicts an earlier one, by giving
     the same file another label, raises LongtailError, as do missing files, empty cells and columns not found.
     """
-    table = _read_csv(file)
+    files = NamedFiles(root, file, part)
+    table = _read(files, image_col, label_col, group_col)
     group = table.column(group_col, (), "--group-col") if group_col else None
     image = table.column(image_col, IMAGE_COLUMNS, "--image-col")
     # A column that was named for the pictures, say "class", does not hold the labels too.
@@ -86,6 +80,8 @@ def label_rows(
         # One of the two is known and one column is left: it is the other.
         image = image or others[0]
         label = label or others[0]
+    if label is None:
+        _refuse_one_hot(table, others)
     for column, what, flag in ((image, "pictures", "--image-col"), (label, "labels", "--label-col")):
         if column is None:
             names = ", ".join(table.header)
@@ -94,13 +90,14 @@ def label_rows(
         for column in filter(None, (image, label, group)):
             if not cells[column]:
                 raise LongtailError(f"{file} line {number}: no {column}")
+        _refuse_unwritable(file, number, cells[label])
 
-    paths = _locate(table, image, root, root / "train")
-    missing = [f"line {line.number} {line.cells[image]!r}" for line, path in zip(table.lines, paths) if path is None]
+    paths = files.locate(table, image)
+    missing = [line for line, path in zip(table.lines, paths) if path is None]
     if missing:
         raise LongtailError(
-            f"{file}: {len(missing)} of {len(paths)} files are not there: {some(missing)}; names count "
-            f"from {root}, {root / 'train'} or the CSV's folder"
+            f"{file}: {len(missing)} of {len(paths)} files are not there: {files.said(missing, image)}; names count "
+            f"from {files.places()}"
         )
     rows = []
     first_line = {}
@@ -109,7 +106,7 @@ def label_rows(
         first = first_line.setdefault(path, line)
         here, before = cells[label], first.cells[label]
         if first is line:
-            rows.append(Row(path, here, "train", cells[group] if group else None))
+            rows.append(Row(path, here, part, cells[group] if group else None))
         elif normalize("NFC", before) != normalize("NFC", here):
             raise LongtailError(f"{file} line {number}: {path} is {here!r} here and {before!r} on line {first.number}")
         else:
@@ -122,9 +119,11 @@ def id_rows(root: Path, file: Path) -> list[Row]:
 
     The picture's column is found by its usual names, else it is the first. The id's is "id", else the picture's. Labels
     are known where a column has a usual name for them.
-    Raises LongtailError where an id is missing or stands twice, or where none of the files is there.
+    Raises LongtailError where an id is missing or stands twice, where none of the files is there, and where a missing
+    one is there in another spelling.
     """
-    table = _read_csv(file)
+    files = NamedFiles(root, file, "test")
+    table = _read(files)
     image = table.column("auto", IMAGE_COLUMNS) or table.header[0]
     key = table.column("auto", ("id",)) or image
     label = table.column("auto", LABEL_COLUMNS, taken=(image, key))
@@ -135,16 +134,21 @@ def id_rows(root: Path, file: Path) -> list[Row]:
             raise LongtailError(f"{file} line {number}: no id")
         if name in ids:
             raise LongtailError(f"{file} line {number}: the id {name!r} again")
+        _refuse_unwritable(file, number, name)
+        if label:
+            _refuse_unwritable(file, number, cells[label])
         ids.add(name)
 
-    paths = _locate(table, image, root, root / "test")
+    paths = files.locate(table, image)
+    missing = [line for line, path in zip(table.lines, paths) if path is None]
     # Some may be missing, but if all are, the names count from somewhere else.
-    if table.lines and not any(paths):
-        example = table.lines[0].cells[image]
+    if missing and not any(paths):
         raise LongtailError(
-            f"{file}: none of its files is there, {example!r} for one; names count from {root}, "
-            f"{root / 'test'} or the CSV's folder"
+            f"{file}: none of its files is there: {files.said(missing, image)}; names count from {files.places()}"
         )
+    respelled = [line for line in missing if files.respelled(line.cells[image])]
+    if respelled:
+        raise LongtailError(f"{file}: {len(respelled)} files are spelled otherwise: {files.said(respelled, image)}")
     rows = []
     for (_, cells), path in zip(table.lines, paths):
         known = cells[label] if label else ""
@@ -152,123 +156,37 @@ def id_rows(root: Path, file: Path) -> list[Row]:
     return rows
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file's name ends as a picture's does."""
-    return name.casefold().endswith(SUFFIXES)
+def _read(files, *wanted) -> Table:
+    """The CSV, whose first line may name a picture instead of the columns. wanted: columns that flags name."""
+    known = {*IMAGE_COLUMNS, *LABEL_COLUMNS, *(name.casefold() for name in wanted if name)}
+
+    def names_picture(cell):
+        return is_picture_name(cell) or bool(files.find(cell))
+
+    def is_data(cells):
+        """Endings tell; without any, names of files do, but "id" is a column even beside a file id.jpg."""
+        return any(map(is_picture_name, cells)) or (
+            not known.intersection(map(str.casefold, cells)) and any(map(names_picture, cells))
+        )
+
+    def columns(cells):
+        pictured = next(i for i, cell in enumerate(cells) if names_picture(cell))
+        return ["file" if i == pictured else f"column {i + 1}" for i in range(len(cells))]
+
+    return read_csv(files.csv, is_data, columns)
 
 
-def some(names: list[str]) -> str:
-    """The first five names, and how many more there are."""
-    more = len(names) - 5
-    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
+def _refuse_one_hot(table, others):
+    """Raises LongtailError where several columns hold nothing but 0 and 1."""
+    hot = [name for name in others if {line.cells[name] for line in table.lines} in ({"0", "1"}, {"0.0", "1.0"})]
+    if len(hot) > 1:
+        raise LongtailError(
+            f"{table.file}: the columns {some(hot)} hold 0 or 1, as if one for each class: write the class's name into "
+            "one column, label"
+        )
 
 
-@dataclass(frozen=True)
-class _Table:
-    file: Path
-    header: list[str]
-    lines: list[Line]
-
-    def column(self, wanted: str, usual, flag="", taken=()) -> str | None:
-        """The column `wanted`, in any case; for "auto" the first of the `usual` names that is there, else None.
-
-        Columns in `taken` do not count. flag: what to name in the error where `wanted` is not there.
-        """
-        spelled = {normalize("NFC", name).casefold(): name for name in self.header if name not in taken}
-        if wanted != "auto":
-            usual = (normalize("NFC", wanted).casefold(),)
-            if usual[0] not in spelled:
-                columns = ", ".join(self.header)
-                raise LongtailError(f"{self.file} has no column {wanted!r} for {flag}; it has {columns}")
-        return next((spelled[name] for name in usual if name in spelled), None)
-
-
-def _read_csv(file: Path) -> _Table:
-    """A CSV in UTF-8. Fields end at a comma, semicolon or tab, whichever the header has most of."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # Excel begins its files with a byte order mark
-    except UnicodeDecodeError:
-        raise LongtailError(f"{file} is not UTF-8: save it as UTF-8") from None
-    except OSError as error:
-        raise LongtailError(f"{file}: {error.strerror}") from None
-    # The header decides: cells may hold commas of their own.
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    # The csv module wants line ends as they are, for a quoted field may hold some.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = []
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        for row in reader:
-            fields = [field.strip() for field in row]
-            if any(fields):
-                rows.append((reader.line_num, fields))
-    except csv.Error as error:
-        raise LongtailError(f"{file} line {reader.line_num}: {error}") from None
-
-    if not any(header):
-        raise LongtailError(f"{file} is empty: its first line must name the columns")
-    for position, name in enumerate(header):
-        if name and name in header[:position]:
-            raise LongtailError(f"{file} has two columns {name!r}")
-    for number, fields in rows:
-        if len(fields) != len(header):
-            raise LongtailError(f"{file} line {number}: {len(fields)} fields, where the header names {len(header)}")
-    return _Table(file, header, [Line(number, dict(zip(header, fields))) for number, fields in rows])
-
-
-def _locate(table, column, root: Path, inner: Path):
-    """For each line the path, from root, of the file that its `column` names; None where no such file is there.
-
-    A name counts from root, else from the CSV's folder, else from `inner`.
-    """
-    read_folder = functools.cache(_read_folder)  # once for each folder, not for each row
-    paths = []
-    for number, cells in table.lines:
-        parent, _, name = cells[column].rpartition("/")
-        path = None
-        for base in (root, table.file.parent, inner):
-            folder = read_folder(root, base, parent)
-            matches = folder.matches(name)
-            if len(matches) > 1:
-                either = " or ".join(sorted(matches))
-                raise LongtailError(
-                    f"{table.file} line {number}: {cells[column]!r} may be {either}: write the extension"
-                )
-            if matches:  # the first folder that has one decides
-                path = folder.prefix + matches[0]
-                break
-        paths.append(path)
-    return paths
-
-
-@dataclass(frozen=True)
-class _Folder:
-    prefix: str  # what comes before a name to make it a path from root
-    names: dict[str, str]  # a name, as spelled or in NFC -> as spelled
-    stems: dict[str, list[str]]  # a picture's name in NFC without its extension -> the names that it may mean
-
-    def matches(self, name: str) -> list[str]:
-        """The files that `name` may mean: the one of that very name, else all pictures of that stem."""
-        composed = normalize("NFC", name)
-        same = self.names.get(name) or self.names.get(composed)
-        return [same] if same else self.stems.get(composed, [])
-
-
-def _read_folder(root, base, parent) -> _Folder:
-    """What base/parent holds. Each part of `parent` is matched in NFC; a folder that is not there holds nothing."""
-    here = base
-    for part in Path(parent).parts:
-        if not (here / part).is_dir():  # by this spelling; perhaps by another
-            listed = os.listdir(here) if here.is_dir() else []
-            part = next((name for name in listed if normalize("NFC", name) == normalize("NFC", part)), part)
-        here = here / part
-    names, stems = {}, {}
-    for entry in os.scandir(here) if here.is_dir() else ():
-        is_picture = is_picture_name(entry.name)
-        if is_picture or not entry.is_dir():
-            names.setdefault(normalize("NFC", entry.name), entry.name)
-            names[entry.name] = entry.name  # the very spelling goes before another one of the same NFC
-        if is_picture:
-            stems.setdefault(normalize("NFC", Path(entry.name).stem), []).append(entry.name)
-    prefix = "" if here == root else f"{os.path.relpath(here, root)}/"
-    return _Folder(prefix, names, stems)
+def _refuse_unwritable(file, number, text):
+    """Raises LongtailError where a list of classes or ids, a line each, could not hold `text`."""
+    if UNWRITABLE.search(text):
+        raise LongtailError(f"{file} line {number}: {text!r} holds a line break: write it as one line")

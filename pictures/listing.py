@@ -1,25 +1,31 @@
 """Which pictures a folder or a CSV lists, with their classes, parts, groups and ids.
 
 Reads names and never a picture. Passes nothing over in silence: `skipped` names it with the reason. What it cannot
-settle is a LongtailError of one line, with the folder and the mend. labels.py reads the CSVs.
+settle is a LongtailError of one line, with the folder and the mend. labels.py reads the CSVs, layout.py knows folders.
 """
 
 import os
-import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 
 from errors import LongtailError
-from pictures.labels import Row, id_rows, is_picture_name, label_rows, some
-
-VAL = ("val", "valid", "validation")
-PARTS = ("train", *VAL, "test")
-# What systems leave in folders without being asked.
-LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir")
+from pictures.labels import Row, id_rows, label_rows
+from pictures.layout import (
+    PART_WORDS,
+    Entries,
+    entries,
+    existing_folder,
+    own_test,
+    part_csvs,
+    part_folder,
+    part_of,
+    unpacked,
+)
+from pictures.names import doubts, is_picture_name, natural_key, shown, some
 
 
 @dataclass(frozen=True)
@@ -32,25 +38,13 @@ class Listing:
     classes: list[str]  # natural order
     parts: np.ndarray  # str [N]: train, val or test
     groups: list[str] | None = None
-    skipped: list[str] = field(
-        default_factory=list
-    )  # what was passed over, each with its reason, for the caller to say
+    skipped: list[str] = field(default_factory=list)  # what was passed over and why, for the caller to say
     ids: list[str] = field(default_factory=list)  # of a test listing
+    notes: list[str] = field(default_factory=list)  # what may be wrong with it, or was found by itself, to be said
 
     @property
     def files(self) -> list[Path]:
         return [self.root / path for path in self.paths]
-
-
-def natural_key(name: str) -> tuple[list, str]:
-    """Sort key: digits by value, letters without case, then code points. It is the same under every locale."""
-    name = normalize("NFC", name)
-    pieces = re.split("([0-9]+)", name.casefold())  # every second piece is digits
-    for position in range(1, len(pieces), 2):
-        # Length, then text, orders numbers as their values do. int() would refuse very long ones.
-        digits = pieces[position].lstrip("0")
-        pieces[position] = (len(digits), digits)
-    return pieces, name
 
 
 def listing(
@@ -62,26 +56,38 @@ def listing(
 ) -> Listing:
     """The pictures of parts train and val in the folder `root`; those of part test are never among them.
 
-    Without `labels`, classes are folders: root/<class>/**, or root/{train,val,valid,validation}/<class>/**. Either may
-    lie in a lone folder of root. Every visible file in a class folder is listed, whatever its name. A class folder
-    without any file is no class.
+    Without `labels`, classes are folders: root/<class>/**, or root/<part>/<class>/**, where the folder of a part is
+    called train, val, valid, validation, or a kin of these (Training, seg_train, train_images). Either may lie in a
+    lone folder of root. Every visible file in a class folder is listed, whatever its name. A class folder without any
+    file is no class. Where root holds train.csv, that is read instead, and val.csv with it.
     With `labels`, a CSV: its file names count from root, the CSV's folder or root/train, with or without extension.
     image_col, label_col, group_col: its columns, see `label_rows`.
-    Raises LongtailError where there is no picture, only one class, or a class of validation pictures alone.
+    Raises LongtailError where there is no picture, only one class, or a class of validation pictures alone; and where
+    a name is not UTF-8 or holds a line break.
     """
-    root = _existing_folder(root)
-    skipped = []
+    root = existing_folder(root)
+    skipped, notes = [], []
     if labels is not None:
-        rows = label_rows(root, Path(labels), image_col, label_col, group_col, skipped)
-    elif group_col:
-        raise LongtailError("--group-col names a column of a CSV: give the CSV by --labels")
+        csvs = {"train": Path(labels)}
     else:
-        root = _unpacked(root)
-        rows = _folder_rows(root, skipped)
+        root = unpacked(root)
+        csvs = _own_csvs(root)
+        if csvs:
+            names = " and ".join(file.name for file in csvs.values())
+            notes.append(f"pictures and labels are those of {names} in {root}")
+    if group_col and not csvs:
+        raise LongtailError("--group-col names a column of a CSV: give the CSV by --labels")
+    rows = [] if csvs else _folder_rows(root, skipped)
+    for part, file in csvs.items():
+        rows += label_rows(root, file, image_col, label_col, group_col, skipped, part)
+    twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
+    if twice:  # a CSV's own repeats are settled, and a folder has none
+        raise LongtailError(f"{root}: the CSVs of train and val both list {some(twice)}: take them out of one")
     if not rows:
         raise LongtailError(
             f"{root}: no picture found; expected {root}/<class>/*.jpg, {root}/train/<class>/*.jpg or a CSV by --labels"
         )
+    _refuse_unwritable(root, [*dict.fromkeys(row.label for row in rows), *(row.path for row in rows)])
     numbers, classes = _classes([row.label for row in rows])
     if len(classes) < 2:
         raise LongtailError(f"{root}: one class only, {classes[0]!r}: a classifier needs two or more")
@@ -92,11 +98,15 @@ def listing(
         names = some([repr(classes[number]) for number in untaught])
         raise LongtailError(f"{root}: only validation pictures, none to train on, of {names}: is a folder misspelled?")
     groups = [row.group for row in rows] if group_col else None
-    return Listing(root, [row.path for row in rows], numbers, classes, parts, groups, skipped)
+    skipped = [shown(name) for name in skipped]
+    return Listing(
+        root, [row.path for row in rows], numbers, classes, parts, groups, skipped, notes=notes + doubts(classes)
+    )
 
 
 def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
-    """The test pictures and their ids, from `test`, a folder or a CSV; by default from root/test.csv, else root/test/.
+    """The test pictures and their ids, from `test`, a folder or a CSV; by default from root/test.csv, else root/test/
+    or a kin of it, see `own_test`.
 
     A picture's id is the one in the CSV. In a folder it is the file's stem; if two stems are equal, all ids are file
     names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row.
@@ -104,13 +114,15 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
     listing's own `classes`.
     Raises LongtailError where there is no test picture, and for faults of the CSV, see `id_rows`.
     """
-    root = _existing_folder(root)
+    root = existing_folder(root)
     skipped = []
     if test is None:
-        root = _unpacked(root)
-        test = next((root / name for name in ("test.csv", "test") if (root / name).exists()), None)
+        root = unpacked(root)
+        test = own_test(root)
         if test is None:
-            raise LongtailError(f"{root}: neither test.csv nor test/ is there; name the test pictures by --test")
+            raise LongtailError(
+                f"{root}: no test.csv or test/, or several that may be it: name the test pictures by --test"
+            )
     test = Path(test)
     if test.is_dir():
         # Paths count from root, or from a folder that lies elsewhere.
@@ -124,56 +136,26 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
         ids = [row.id for row in rows]
     if not rows:
         raise LongtailError(f"{test}: no test picture found")
+    _refuse_unwritable(test, [name for row in rows for name in (row.path, row.label or "", row.id)])
     labels = np.full(len(rows), -1, np.int64)
     # A part of the pictures may lie in class folders, or have an empty label in the CSV.
     known = [row.label is not None for row in rows]
     labels[known], classes = _classes([row.label for row in rows if row.label is not None])
     parts = np.full(len(rows), "test")
+    skipped = [shown(name) for name in skipped]
     return Listing(root, [row.path for row in rows], labels, classes, parts, None, skipped, ids)
 
 
-def _existing_folder(root):
-    root = Path(root)
-    if not root.is_dir():
-        raise LongtailError(f"{root} is not a folder" if root.exists() else f"{root}: no such folder")
-    return root
-
-
-class _Entries(NamedTuple):
-    """What a folder holds, by name, sorted."""
-
-    folders: list[str]
-    others: list[str]
-
-
-def _entries(folder: Path, base="", skipped=None) -> _Entries:
-    """The visible entries of `folder`. Hidden ones are added to `skipped`, with `base` before their names."""
-    found = _Entries([], [])
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: (normalize("NFC", entry.name), entry.name))
-    except OSError as error:
-        raise LongtailError(f"{folder} cannot be read: {error.strerror}") from None
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.casefold() in LITTER:
-            if skipped is not None:
-                skipped.append(f"{base}{entry.name} (hidden)")
-        elif entry.is_dir():
-            found.folders.append(entry.name)
-        else:
-            found.others.append(entry.name)
-    return found
-
-
-def _unpacked(root: Path) -> Path:
-    """Enter folders that hold nothing but one folder of folders, as unpacked archives often do."""
-    while True:
-        folders, others = _entries(root)
-        if len(folders) != 1 or folders[0].casefold() in PARTS or any(map(is_picture_name, others)):
-            return root
-        inner = root / folders[0]  # a class if it holds no folders
-        if not _entries(inner).folders:
-            return root
-        root = inner
+def _own_csvs(root) -> dict[str, Path]:
+    """Part -> CSV of labels, where root holds train.csv; val.csv counts only beside it."""
+    csvs = {}
+    for part in ("train", "val"):
+        names = part_csvs(root, part)
+        if len(names) > 1:
+            raise LongtailError(f"{root} holds {' and '.join(names)}: keep one of them, or name one by --labels")
+        if names:
+            csvs[part] = root / names[0]
+    return csvs if "train" in csvs else {}
 
 
 def _pictures(root: Path, base, skipped, above=()):
@@ -186,7 +168,7 @@ def _pictures(root: Path, base, skipped, above=()):
     if here in above:  # following the link would never end
         skipped.append(f"{base} (a link to a folder that it is in)")
         return
-    folders, others = _entries(root / base, base, skipped)
+    folders, others = entries(root / base, base, skipped)
     for name in others:
         yield base + name
     for name in filter(is_picture_name, folders):
@@ -198,22 +180,24 @@ def _pictures(root: Path, base, skipped, above=()):
 
 def _folder_rows(root: Path, skipped) -> list[Row]:
     """The pictures of parts train and val, where classes are folders."""
-    folders, others = _entries(root, "", skipped)
+    folders, others = entries(root, "", skipped)
     parts = []  # a part and the name of its folder
     flat = []  # part folders that hold no folders
     classes = []  # all other folders
     for name in folders:
-        part = "val" if name.casefold() in VAL else name.casefold()
-        if part not in PARTS:
+        part = part_of(name)
+        if part is None:
             classes.append(name)
-        elif part != "test":  # nothing of a test folder is even looked at
-            if _entries(root / name).folders:
-                parts.append((part, name))
-            else:
-                flat.append(name)
+        elif part == "test":  # nothing of a test folder is even looked at
+            if name.casefold() != "test":
+                skipped.append(f"{name}/ (the test pictures)")
+        elif entries(root / part_folder(root, name)).folders:
+            parts.append((part, part_folder(root, name)))
+        else:
+            flat.append(name)
     for name in flat:
         # Beside other classes, "train" is a class itself: a vehicle.
-        if name.casefold() != "train" or not classes:
+        if name.casefold() not in PART_WORDS["train"] or not classes:
             raise LongtailError(f"{root / name} holds no class folders: sort its pictures into them, or give --labels")
     places = []  # of class folders: part, path of the folder they are in, entries
     if any(part == "train" for part, _ in parts):
@@ -221,24 +205,56 @@ def _folder_rows(root: Path, skipped) -> list[Row]:
         beside = [*classes, *filter(is_picture_name, others)]
         skipped += [f"{name} (beside the train folder)" for name in beside]
     else:
-        places.append(("train", "", _Entries(classes + flat, others)))
+        places.append(("train", "", Entries(classes + flat, others)))
     for part, name in sorted(parts):
         base = f"{name}/"
-        places.append((part, base, _entries(root / name, base, skipped)))
+        places.append((part, base, entries(root / name, base, skipped)))
     rows = []
     for part, base, (folders, others) in places:
         skipped += [f"{base}{name} (in no class folder)" for name in others if is_picture_name(name)]
+        inner = {}  # class folder -> the folders in it
         for name in folders:
             found = [Row(path, name, part) for path in _pictures(root, f"{base}{name}/", skipped)]
             rows += found
             if not found:
                 skipped.append(f"{base}{name}/ (no picture, so no class)")
+            below = [row.path.removeprefix(f"{base}{name}/").split("/") for row in found]
+            inner[name] = {first for first, *more in below if more}
+        _refuse_repeated(root / base, inner)
     return rows
+
+
+def _refuse_repeated(place, inner):
+    """Raises LongtailError where two class folders hold the same folders: those are the classes, or parts.
+
+    One folder in common may be a habit, as is <class>/images, and says nothing.
+    """
+    holders = {}  # an inner folder -> the class folders that hold it
+    for name, folders in inner.items():
+        if len(folders) < 2:
+            continue
+        shared = Counter(holder for folder in folders for holder in holders.get(folder, ()))
+        other, count = next(iter(shared.most_common(1)), (None, 0))
+        if count > 1:
+            both = some(sorted(map(shown, folders & inner[other]), key=natural_key))
+            raise LongtailError(
+                f"{place}: {shown(other)}/ and {shown(name)}/ both hold the folders {both}. If these are the classes, "
+                "name the outer folders train, val or test; if not, move their pictures up, or give a CSV by --labels"
+            )
+        for folder in folders:
+            holders.setdefault(folder, []).append(name)
+
+
+def _refuse_unwritable(place, names):
+    """Raises LongtailError where a table, or the list of classes, could not hold one of `names`."""
+    bad = [shown(name) for name in names if shown(name) != name]
+    if bad:
+        raise LongtailError(f"{place}: names that are not UTF-8 or hold a line break: {some(bad)}: rename them")
 
 
 def _test_rows(root: Path, base, skipped) -> list[Row]:
     """The test pictures in root/base: those without a class, then those in class folders."""
-    folders, others = _entries(root / base, base, skipped)
+    folders, others = entries(root / base, base, skipped)
     rows = [Row(base + name, None, "test") for name in others]
     for name in folders:
         rows += [Row(path, name, "test") for path in _pictures(root, f"{base}{name}/", skipped)]

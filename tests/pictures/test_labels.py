@@ -114,7 +114,7 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
         (["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
         (["id,file", "1,a", ",a"], "line 3: no id"),
         (["id"], "no test picture"),
-        (["id", "x", "y"], "none of its files is there, 'x'"),
+        (["id", "x", "y"], "none of its files is there: line 2 'x'"),
     ):
         with pytest.raises(LongtailError, match=said):
             data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))

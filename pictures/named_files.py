@@ -1,0 +1,130 @@
+"""Which file a name in a CSV means: in several folders, with or without extension, in any Unicode form.
+
+A name that is wrong by its case, its ending or a \\ is never followed; what it may mean is there to be said.
+"""
+
+import functools
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
+
+from errors import LongtailError
+from pictures.csv_table import Line, Table
+from pictures.layout import named_folders
+from pictures.names import is_picture_name, some
+
+
+class NamedFiles:
+    """The files that the CSV `csv` of `part` (train, val or test) names.
+
+    A name counts from root, else from the CSV's folder, else from the folders of that part.
+    """
+
+    def __init__(self, root: Path, csv: Path, part: str):
+        self.root, self.csv = root, csv
+        self.bases = list(dict.fromkeys([root, csv.parent, *named_folders(root, part)]))
+        self._folder = functools.cache(_read_folder)  # once for each folder, not for each row
+
+    def places(self) -> str:
+        """Where names count from, to be said."""
+        inner = [str(base) for base in self.bases if base != self.csv.parent]
+        return f"{', '.join(inner)} or the CSV's folder" if inner else "the CSV's folder"
+
+    def find(self, name: str) -> list[str]:
+        """The paths, from root, of all files that `name` may mean in the first folder that has any."""
+        parent, _, name = name.rpartition("/")
+        for base in self.bases:
+            folder = self._folder(self.root, base, parent)
+            matches = folder.matches(name)
+            if matches:
+                return [folder.prefix + match for match in matches]
+        return []
+
+    def locate(self, table: Table, column: str) -> list[str | None]:
+        """For each line the path of the file that its `column` names; None where no such file is there."""
+        paths = []
+        for number, cells in table.lines:
+            found = self.find(cells[column])
+            if len(found) > 1:
+                either = " or ".join(sorted(Path(path).name for path in found))
+                raise LongtailError(
+                    f"{table.file} line {number}: {cells[column]!r} may be {either}: write the extension"
+                )
+            paths.append(found[0] if found else None)
+        return paths
+
+    def said(self, lines: list[Line], column: str) -> str:
+        """The first of the lines whose file is missing, each with the file that may be meant."""
+        named = []
+        for number, cells in lines[:5]:
+            name = cells[column]
+            meant = self.respelled(name) or self._elsewhere(name)
+            named.append(f"line {number} {name!r}" + (f" (is {meant} meant?)" if meant else ""))
+        return some(named + [""] * (len(lines) - len(named)))
+
+    def respelled(self, name: str) -> str | None:
+        """The picture that `name` means but for its case, its ending or a \\; None if there is not exactly one."""
+        wanted = [_parts(os.path.relpath(base, self.root), name) for base in self.bases]
+        found = [path for path in self._by_stem[wanted[0][-1]] if _parts(path) in wanted]
+        return found[0] if len(found) == 1 else None
+
+    def _elsewhere(self, name):
+        """The picture whose last folders and stem are those of `name`, more of them than of any other; or None."""
+        wanted = _parts(name)[::-1]
+        agree = {}
+        for path in self._by_stem[wanted[0]]:
+            agree[path] = len(os.path.commonprefix([_parts(path)[::-1], wanted]))
+        best = [path for path, count in agree.items() if count == max(agree.values())]
+        return best[0] if len(best) == 1 else None
+
+    @functools.cached_property
+    def _by_stem(self):
+        """The paths of all pictures below root, by their stems as `_parts` has them."""
+        found = defaultdict(list)
+        for folder, _, names in os.walk(self.root):
+            for name in filter(is_picture_name, names):
+                path = os.path.relpath(os.path.join(folder, name), self.root)
+                found[_parts(path)[-1]].append(path)
+        return found
+
+
+def _parts(*path):
+    """The folders of a path and its file's stem, without what a misspelled name may have otherwise."""
+    plain = normalize("NFC", "/".join(path)).casefold().replace("\\", "/")
+    *folders, name = os.path.normpath(plain).split("/")
+    return [*folders, name.rpartition(".")[0] if is_picture_name(name) else name]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    prefix: str  # what comes before a name to make it a path from root
+    names: dict[str, str]  # a name, as spelled or in NFC -> as spelled
+    stems: dict[str, list[str]]  # a picture's name in NFC without its extension -> the names that it may mean
+
+    def matches(self, name: str) -> list[str]:
+        """The files that `name` may mean: the one of that very name, else all pictures of that stem."""
+        composed = normalize("NFC", name)
+        same = self.names.get(name) or self.names.get(composed)
+        return [same] if same else self.stems.get(composed, [])
+
+
+def _read_folder(root, base, parent) -> _Folder:
+    """What base/parent holds. Each part of `parent` is matched in NFC; a folder that is not there holds nothing."""
+    here = base
+    for part in Path(parent).parts:
+        if not os.path.isdir(here / part):  # by this spelling; perhaps by another
+            listed = os.listdir(here) if os.path.isdir(here) else []
+            part = next((name for name in listed if normalize("NFC", name) == normalize("NFC", part)), part)
+        here = here / part
+    names, stems = {}, {}
+    for entry in os.scandir(here) if os.path.isdir(here) else ():
+        is_picture = is_picture_name(entry.name)
+        if is_picture or not os.path.isdir(entry.path):
+            names.setdefault(normalize("NFC", entry.name), entry.name)
+            names[entry.name] = entry.name  # the very spelling goes before another one of the same NFC
+        if is_picture:
+            stems.setdefault(normalize("NFC", Path(entry.name).stem), []).append(entry.name)
+    prefix = "" if here == root else f"{os.path.relpath(here, root)}/"
+    return _Folder(prefix, names, stems)

@@ -1,0 +1,84 @@
+"""Names of classes, pictures and folders: their order, which no table could hold, which classes look alike.
+
+Reads and changes no file.
+"""
+
+import re
+from fractions import Fraction
+from unicodedata import normalize
+
+# What a picture's name ends with. Only names are judged here; the decoder looks at the bytes.
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".avif",
+    ".mpo",
+)
+# Control characters, all line breaks among them, and the bytes of a name that is not UTF-8, as Python shows them.
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MISSING = ("nan", "null", "none", "na", "n/a", "<na>", "#n/a")  # how programs write that there is no value
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file's name ends as a picture's does."""
+    return name.casefold().endswith(SUFFIXES)
+
+
+def natural_key(name: str) -> tuple[list, str]:
+    """Sort key: digits by value, letters without case, then code points. It is the same under every locale."""
+    name = normalize("NFC", name)
+    pieces = re.split("([0-9]+)", name.casefold())  # every second piece is digits
+    for position in range(1, len(pieces), 2):
+        # Length, then text, orders numbers as their values do. int() would refuse very long ones.
+        digits = pieces[position].lstrip("0")
+        pieces[position] = (len(digits), digits)
+    return pieces, name
+
+
+def some(names: list[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = len(names) - 5
+    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
+
+
+def shown(name: str) -> str:
+    """`name` as text of one line: what tables cannot hold is escaped, a byte that is not UTF-8 as \\xfc."""
+
+    def escaped(match):
+        character = match[0]
+        if "\udc80" <= character <= "\udcff":
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        return character.encode("unicode_escape").decode()
+
+    return UNWRITABLE.sub(escaped, name)
+
+
+def doubts(classes: list[str]) -> list[str]:
+    """What looks wrong with the classes' names, a line each: several that may be one, and those that say "no value"."""
+    alike = {}
+    for name in classes:
+        alike.setdefault(_meant(name), []).append(name)
+    found = [f"classes {', '.join(map(repr, names))}: are they one?" for names in alike.values() if len(names) > 1]
+    for name in classes:
+        if name.strip().casefold() in MISSING:
+            found.append(f"class {name!r}: is it a value that is missing?")
+    return found
+
+
+def _meant(name):
+    """The same for names that differ in case, in spaces, - and _, or in how they write a number."""
+    plain = re.sub(r"[\s_]+|(?<=\w)-+", " ", normalize("NFKC", name).casefold()).strip()
+    if re.fullmatch(r"-?[0-9]{1,99}(\.[0-9]{0,99})?", plain):  # no exponents: 1e9 would be long
+        return str(Fraction(plain))  # exact, unlike float
+    return plain
