@@ -82,10 +82,10 @@ def _text(file):
         text = raw.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise LongtailError(f"{file} line {line} is not UTF-8: save it as UTF-8") from None
+        raise LongtailError(f"{file} line {line} is not UTF-8: save it as a CSV in UTF-8") from None
     if "\0" in text:  # UTF-16 or UTF-32 without a mark, or no text at all
         line = text.partition("\0")[0].count("\n") + 1
-        raise LongtailError(f"{file} line {line} is not UTF-8: it holds a zero byte; save it as UTF-8")
+        raise LongtailError(f"{file} line {line} is not UTF-8: it holds a zero byte; save it as a CSV in UTF-8")
     return text
 
 

@@ -21,10 +21,15 @@ from samples import names, table, tree
         (["file,other,Künstler", "x/1.jpg,e,a", "2,e,b"], dict(label_col=normalize("NFD", "künstler"))),
         (["wo,label", "x/1.jpg,a", '"2",b', ""], {}),
         (["file,label", "./x/1.jpg,a", "2,b", "2.png,b"], {}),
+        (["x/1.jpg,a", "2.png,b"], {}),  # no header: an ending tells,
+        (["x/1,a", "2,b"], {}),  # a file of that name too
+        (["a;x/1.jpg", "b;2.png"], {}),
+        (["x/1.jpg,who,a", "2.png,who,b"], dict(label_col="column 3")),
+        (["x/1.jpg,a", "2.png,b"], dict(image_col="file", label_col="column 2")),
     ],
 )
 def test_a_csv_of_labels(rows, options, tmp_path):
-    tree(tmp_path, "pictures/x/1.jpg", "pictures/2.png", "pictures/2.txt")
+    tree(tmp_path, "pictures/x/1.jpg", "pictures/2.png", "pictures/2.txt", "pictures/file.png")
     file = table(tmp_path / "labels.csv", *rows)
     found = data.listing(tmp_path / "pictures", file, **options)
     assert names(found) == [("x/1.jpg", "a", "train"), ("2.png", "b", "train")]
@@ -70,6 +75,12 @@ def test_groups_come_with_the_csv(tmp_path):
         (["file,label", "1,a", "twin,b"], {}, "line 3: 'twin' may be twin.jpg or twin.png: write the extension"),
         (["file,label", "1,a", "2,a"], {}, "one class only"),
         (["file,label"], {}, "no picture found"),
+        (["file,label", "1,a", '"2","b\nx"'], {}, r"line 3: 'b\\nx' holds a line break: write it as one line"),
+        (["file,label", '1,"a\rx"', "2,b"], {}, r"line 2: 'a\\rx' holds a line break"),
+        (["file,label", "1,a\u2028x", "2,b"], {}, r"line 2: 'a\\u2028x' holds a line break"),
+        (["file,label", "1,a\x85x", "2,b"], {}, r"line 2: 'a\\x85x' holds a line break"),
+        (["file,MEL,NV", "1,1.0,0.0", "2,0.0,1.0"], {}, "columns MEL, NV hold 0 or 1.*one column, label"),
+        (["1.jpg,x,a", "2.jpg,y,b"], {}, "which column holds the labels.*file, column 2, column 3 by --label-col"),
         ([""], {}, "is empty"),
     ],
 )
@@ -105,6 +116,17 @@ def test_a_csv_of_ids(rows, ids, tmp_path):
     assert found.paths == ["test/b.jpg", "test/a.png"] and found.ids == ids and found.labels.tolist() == [-1, -1]
 
 
+def test_a_csv_of_ids_without_a_header_loses_no_picture(tmp_path):
+    tree(tmp_path, "test/a.png", "test/b.jpg", "test/id.jpg")
+    for rows, ids in (
+        (["b.jpg", "a.png"], ["b.jpg", "a.png"]),
+        (["b", "a"], ["b", "a"]),
+        (["id", "b", "a"], ["b", "a"]),
+    ):
+        found = data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
+        assert found.paths == ["test/b.jpg", "test/a.png"] and found.ids == ids
+
+
 def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
     tree(tmp_path, "test/a.png")
     found = data.test_listing(tmp_path, table(tmp_path / "other.csv", "id,file,label", "1,a,x", "2,gone.jpg,w"))
@@ -114,6 +136,8 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
         (["id,file", "1,a", "1,a"], "line 3: the id '1' again"),
         (["id,file", "1,a", ",a"], "line 3: no id"),
         (["id"], "no test picture"),
+        (["id,file", "1,a", "2,A.JPG"], r"1 files are spelled otherwise: line 3 'A.JPG' \(is test/a.png meant\?\)"),
+        (["id", "1", "2\x85x"], r"line 3: '2\\x85x' holds a line break"),
         (["id", "x", "y"], "none of its files is there: line 2 'x'"),
     ):
         with pytest.raises(LongtailError, match=said):

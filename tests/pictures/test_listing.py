@@ -12,7 +12,8 @@ import data
 from conftest import ROOT
 from errors import LongtailError
 from pictures import store
-from samples import RNG, names, tree
+from pictures.names import shown
+from samples import RNG, names, pictures_in, table, tree
 
 
 def test_class_folders(tmp_path):
@@ -26,6 +27,95 @@ def test_class_folders(tmp_path):
     ]
     assert found.labels.dtype == np.int64 and found.skipped == [] and found.groups is None and found.ids == []
     assert found.files == [tmp_path / path for path in found.paths]
+
+
+@pytest.mark.parametrize(
+    "train, val, test",
+    [
+        ("Training", "Validation", "Testing"),
+        ("train_images", "val_images", "test_images"),
+        ("seg_train/seg_train", "seg_val/seg_val", "seg_test/seg_test"),
+        ("Training Set", "valid", "Test"),
+    ],
+)
+def test_kin_of_train_and_test_are_parts(train, val, test, tmp_path):
+    tree(tmp_path, f"{train}/a/1.jpg", f"{train}/b/2.jpg", f"{val}/b/3.jpg", f"{test}/a/4.jpg", f"{test}/b/5.jpg")
+    found = data.listing(tmp_path)
+    assert sorted(names(found)) == sorted(
+        [(f"{train}/a/1.jpg", "a", "train"), (f"{train}/b/2.jpg", "b", "train"), (f"{val}/b/3.jpg", "b", "val")]
+    )
+    top = test.partition("/")[0]
+    assert found.skipped == ([f"{top}/ (the test pictures)"] if top != "Test" else [])
+    tests = data.test_listing(tmp_path)
+    assert names(tests) == [(f"{test}/a/4.jpg", "a", "test"), (f"{test}/b/5.jpg", "b", "test")]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("fold1/cat/1.jpg", "fold1/dog/1.jpg", "fold2/cat/2.jpg", "fold2/dog/2.jpg"),
+        ("cat/train/1.jpg", "cat/test/1.jpg", "dog/train/2.jpg", "dog/test/2.jpg"),
+        ("A/x/1.jpg", "A/y/1.jpg", "A/z/1.jpg", "B/x/1.jpg", "B/y/1.jpg", "C/1.jpg"),  # most of them are enough
+        ("train/A/x/1.jpg", "train/A/y/1.jpg", "train/B/x/1.jpg", "train/B/y/1.jpg"),
+    ],
+)
+def test_folders_that_hold_the_same_folders_are_no_classes(paths, tmp_path):
+    with pytest.raises(LongtailError, match="both hold the folders .*name the outer folders train, val or test"):
+        data.listing(tree(tmp_path, *paths))
+
+
+def test_a_habit_of_one_inner_folder_says_nothing(tmp_path):
+    found = data.listing(tree(tmp_path, "a/images/1.jpg", "b/images/1.jpg", "c/images/1.jpg", "c/more/2.jpg"))
+    assert found.classes == ["a", "b", "c"] and len(found.paths) == 4
+
+
+def test_train_csv_is_found_by_itself(tmp_path):
+    """As Kaggle lays it out; and where class folders lie beside it, the CSV says what they may not."""
+    tree(tmp_path / "k", "train/1.jpg", "train/2.jpg", "test/3.jpg", "sample_submission.csv")
+    table(tmp_path / "k" / "train.csv", "id,label", "1,cat", "2,dog")
+    table(tmp_path / "k" / "test.csv", "id", "3")
+    found = data.listing(tmp_path / "k")
+    assert names(found) == [("train/1.jpg", "cat", "train"), ("train/2.jpg", "dog", "train")]
+    assert found.notes == [f"pictures and labels are those of train.csv in {tmp_path / 'k'}"] and not found.skipped
+    assert data.test_listing(tmp_path / "k").paths == ["test/3.jpg"]
+
+    tree(tmp_path / "p", "p/Train_Images/patient1/1.jpg", "p/Train_Images/patient2/2.jpg", "p/valid/3.jpg")
+    table(tmp_path / "p/p/Train.csv", "path,label", "patient1/1.jpg,cat", "patient2/2.jpg,dog")
+    table(tmp_path / "p/p/valid.csv", "path,label", "3.jpg,cat")
+    found = data.listing(tmp_path / "p")
+    assert names(found) == [
+        ("Train_Images/patient1/1.jpg", "cat", "train"),
+        ("Train_Images/patient2/2.jpg", "dog", "train"),
+        ("valid/3.jpg", "cat", "val"),
+    ]
+    table(tmp_path / "p/p/valid.csv", "path,label", "Train_Images/patient1/1.jpg,cat")
+    with pytest.raises(LongtailError, match="train and val both list Train_Images/patient1/1.jpg"):
+        data.listing(tmp_path / "p")
+    tree(tmp_path / "p/p", "TRAIN.csv")
+    with pytest.raises(LongtailError, match="holds TRAIN.csv and Train.csv: keep one of them"):
+        data.listing(tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", ["b\udcfcrger", "a\nx", "a\rx", "a\u2028x", "a\x85x"])
+def test_names_that_no_table_holds_are_refused_and_hidden_ones_are_said(name, tmp_path):
+    tree(tmp_path / "hidden", f"a/.{name}", "a/1.jpg", "b/2.jpg")
+    assert data.listing(tmp_path / "hidden").skipped == [f"a/.{shown(name)} (hidden)"]
+    for kind, paths in (("class", (f"{name}/1.jpg", "b/2.jpg")), ("picture", (f"a/{name}.jpg", "b/2.jpg"))):
+        with pytest.raises(LongtailError) as caught:
+            data.listing(tree(tmp_path / kind, *paths))
+        assert shown(name) in str(caught.value) and "rename" in str(caught.value)
+        assert str(caught.value).isascii() and len(str(caught.value).splitlines()) == 1
+    with pytest.raises(LongtailError, match="rename"):
+        data.test_listing(tree(tmp_path / "test", f"test/{name}.jpg"))
+    with pytest.raises(LongtailError, match="rename the folder"):
+        data.listing(tree(tmp_path / name, "a/1.jpg", "b/2.jpg"))
+
+
+def test_classes_that_look_alike_are_said_by_check_and_training(tmp_path):
+    root = pictures_in(tmp_path, {"Cat": 4, "cat": 4, "nan": 4})
+    said = ["classes 'Cat', 'cat': are they one?", "class 'nan': is it a value that is missing?"]
+    assert data.listing(root).notes == said
+    assert data.prepare(root, data.Source(), data.Split()).notes[:2] == said
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
@@ -79,8 +169,9 @@ def test_what_is_passed_over_is_said_and_the_rest_is_a_candidate(tmp_path):
     )
     (tmp_path / "b" / "dangling.png").symlink_to("nowhere")
     (tmp_path / "b" / "loop").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "self.png").symlink_to("self.png")
     found = data.listing(tmp_path)
-    assert found.paths == ["a/1.jpg", "b/2.jpg", "b/dangling.png", "b/notes.txt", "b/folder.jpg"]
+    assert found.paths == ["a/1.jpg", "b/2.jpg", "b/dangling.png", "b/notes.txt", "b/self.png", "b/folder.jpg"]
     assert sorted(found.skipped) == sorted(
         [
             ".git (hidden)",
