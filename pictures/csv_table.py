@@ -13,7 +13,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from errors import LongtailError
-from pictures.names import shown
+from pictures.names import brief, shown, some
 
 
 class Line(NamedTuple):
@@ -27,6 +27,10 @@ class Table:
     header: list[str]
     lines: list[Line]
 
+    def columns(self) -> str:
+        """Their names, to be said in an error."""
+        return some([shown(name[:80]) for name in self.header], 20)
+
     def column(self, wanted: str, usual: tuple[str, ...], flag: str = "", taken: tuple = ()) -> str | None:
         """The column `wanted`, in any case; for "auto" the first of the `usual` names that is there, else None.
 
@@ -36,8 +40,7 @@ class Table:
         if wanted != "auto":
             usual = (_plain(wanted),)
             if usual[0] not in spelled:
-                columns = ", ".join(self.header)
-                raise LongtailError(f"{self.file} has no column {wanted!r} for {flag}; it has {columns}")
+                raise LongtailError(f"{self.file} has no column {wanted!r} for {flag}; it has {self.columns()}")
         return next((spelled[name] for name in usual if name in spelled), None)
 
 
@@ -58,7 +61,7 @@ def read_csv(file: Path, is_data=lambda cells: False, names=lambda cells: cells)
         del rows[0]
     for position, name in enumerate(header):
         if name and name in header[:position]:
-            raise LongtailError(f"{file} has two columns {name!r}")
+            raise LongtailError(f"{file} has two columns {brief(name)}")
     for number, fields in rows:
         if len(fields) != len(header):
             raise LongtailError(f"{file} line {number}: {len(fields)} fields, where the first line has {len(header)}")
@@ -92,7 +95,7 @@ def _text(file):
 def _rows(file, text) -> list[tuple[int, list[str]]]:
     """(line number, fields) of each line that is not empty."""
     # The csv module wants line ends as they are, for a quoted field may hold some.
-    first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
+    first = next((line for line in io.StringIO(text, newline="") if re.search(r'[^\s",;]', line)), "")
     told = re.fullmatch("sep=(.)", first.rstrip("\r\n"), re.IGNORECASE)  # Excel's own first line
     # Else the first line decides: cells may hold commas of their own.
     delimiter = told[1] if told else max(",;\t", key=first.count)

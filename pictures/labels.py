@@ -11,7 +11,7 @@ from unicodedata import normalize
 from errors import LongtailError
 from pictures.csv_table import Table, read_csv
 from pictures.named_files import NamedFiles
-from pictures.names import UNWRITABLE, is_picture_name, some
+from pictures.names import UNWRITABLE, brief, is_picture_name
 
 # Usual column names, the surest first; compared in lower case.
 IMAGE_COLUMNS = (
@@ -84,7 +84,7 @@ def label_rows(
         _refuse_one_hot(table, others)
     for column, what, flag in ((image, "pictures", "--image-col"), (label, "labels", "--label-col")):
         if column is None:
-            names = ", ".join(table.header)
+            names = table.columns()
             raise LongtailError(f"{file}: which column holds the {what}? Name one of {names} by {flag}")
     for number, cells in table.lines:
         for column in filter(None, (image, label, group)):
@@ -108,7 +108,9 @@ def label_rows(
         if first is line:
             rows.append(Row(path, here, part, cells[group] if group else None))
         elif normalize("NFC", before) != normalize("NFC", here):
-            raise LongtailError(f"{file} line {number}: {path} is {here!r} here and {before!r} on line {first.number}")
+            raise LongtailError(
+                f"{file} line {number}: {path} is {brief(here)} here and {brief(before)} on line {first.number}"
+            )
         else:
             skipped.append(f"{file.name} line {number} (repeats line {first.number})")
     return rows
@@ -133,7 +135,7 @@ def id_rows(root: Path, file: Path) -> list[Row]:
         if not name:
             raise LongtailError(f"{file} line {number}: no id")
         if name in ids:
-            raise LongtailError(f"{file} line {number}: the id {name!r} again")
+            raise LongtailError(f"{file} line {number}: the id {brief(name)} again")
         _refuse_unwritable(file, number, name)
         if label:
             _refuse_unwritable(file, number, cells[label])
@@ -181,12 +183,12 @@ def _refuse_one_hot(table, others):
     hot = [name for name in others if {line.cells[name] for line in table.lines} in ({"0", "1"}, {"0.0", "1.0"})]
     if len(hot) > 1:
         raise LongtailError(
-            f"{table.file}: the columns {some(hot)} hold 0 or 1, as if one for each class: write the class's name into "
-            "one column, label"
+            f"{table.file}: {len(hot)} columns, {brief(hot[0])} for one, hold 0 or 1, as if one for each class: write "
+            "the class's name into one column, label"
         )
 
 
 def _refuse_unwritable(file, number, text):
     """Raises LongtailError where a list of classes or ids, a line each, could not hold `text`."""
     if UNWRITABLE.search(text):
-        raise LongtailError(f"{file} line {number}: {text!r} holds a line break: write it as one line")
+        raise LongtailError(f"{file} line {number}: {brief(text)} holds a line break: write it as one line")

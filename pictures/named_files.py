@@ -5,6 +5,7 @@ A name that is wrong by its case, its ending or a \\ is never followed; what it 
 
 import functools
 import os
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from unicodedata import normalize
 from errors import LongtailError
 from pictures.csv_table import Line, Table
 from pictures.layout import named_folders
-from pictures.names import is_picture_name, some
+from pictures.names import brief, is_picture_name, some
 
 
 class NamedFiles:
@@ -50,7 +51,7 @@ class NamedFiles:
             if len(found) > 1:
                 either = " or ".join(sorted(Path(path).name for path in found))
                 raise LongtailError(
-                    f"{table.file} line {number}: {cells[column]!r} may be {either}: write the extension"
+                    f"{table.file} line {number}: {brief(cells[column])} may be {either}: write the extension"
                 )
             paths.append(found[0] if found else None)
         return paths
@@ -61,7 +62,7 @@ class NamedFiles:
         for number, cells in lines[:5]:
             name = cells[column]
             meant = self.respelled(name) or self._elsewhere(name)
-            named.append(f"line {number} {name!r}" + (f" (is {meant} meant?)" if meant else ""))
+            named.append(f"line {number} {brief(name)}" + (f" (is {meant} meant?)" if meant else ""))
         return some(named + [""] * (len(lines) - len(named)))
 
     def respelled(self, name: str) -> str | None:
@@ -94,7 +95,7 @@ def _parts(*path):
     """The folders of a path and its file's stem, without what a misspelled name may have otherwise."""
     plain = normalize("NFC", "/".join(path)).casefold().replace("\\", "/")
     *folders, name = os.path.normpath(plain).split("/")
-    return [*folders, name.rpartition(".")[0] if is_picture_name(name) else name]
+    return [*folders, re.sub(r"\.([a-z]{2,5}|jp2)$", "", name)]
 
 
 @dataclass(frozen=True)

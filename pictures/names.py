@@ -46,10 +46,15 @@ def natural_key(name: str) -> tuple[list, str]:
     return pieces, name
 
 
-def some(names: list[str]) -> str:
-    """The first five names, and how many more there are."""
-    more = len(names) - 5
-    return ", ".join(names[:5]) + (f" and {more} more" if more > 0 else "")
+def some(names: list[str], most: int = 5) -> str:
+    """The first names, `most` at the most, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def brief(text: str) -> str:
+    """`text` in quotes and in one line, its first 80 characters at the most."""
+    return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
 def shown(name: str) -> str:

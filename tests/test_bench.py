@@ -299,3 +299,10 @@ def test_a_fourth_channel_changes_nothing(bench, monkeypatch):
     torch.testing.assert_close(wide(four), plain(x))
     bare, _ = changes.altered(plain, {}, changes.BASE | dict(norm=False))
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in bare.modules())
+
+
+def test_each_fault_of_a_csv_is_refused_by_name_or_read_rightly(bench, tmp_path):
+    malformed = bench("malformed_csv")
+    faults = [*malformed.CELLS, *malformed.TABLES, *malformed.BYTES]
+    counts = malformed.trials(len(faults), 5, tmp_path / "set")
+    assert set(counts) == {("--labels", "refused"), ("--labels", "read")} and counts.total() == len(faults)

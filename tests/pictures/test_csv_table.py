@@ -20,6 +20,7 @@ TEXT = 'file,label\n1.jpg,Zoë\n2.jpg,"a, b"\n'
         codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
         TEXT.replace("\n", "\r\n").encode(),
         TEXT.replace("\n", "\r").encode(),
+        b'""\n\nfile;label\n1.jpg;Zo\xc3\xab\n2.jpg;"a, b"\n',
         ("\n \r\n" + TEXT + "\n\n").encode(),
         TEXT.removesuffix("\n").encode(),
         b"file;label\n1.jpg;Zo\xc3\xab\n2.jpg;a, b\n",

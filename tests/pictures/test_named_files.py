@@ -19,7 +19,8 @@ from samples import table, tree
         ("2.JPG", "train/x/2.jpg"),
         ("1.JPG", None),  # of x or of y
         ("x/3.jpg", None),
-        ("x/1.txt", None),
+        ("x/1.heic", "train/x/1.jpg"),
+        ("x/1.5", None),
         ("", None),
         ("x/", None),
         ("../../../etc/passwd", None),
