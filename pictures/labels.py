@@ -25,7 +25,9 @@ IMAGE_COLUMNS = (
     "img",
     "picture",
     "image_id",
+    "image_name",
     "img_id",
+    "id_code",
     "id",
     "name",
 )
@@ -80,6 +82,8 @@ def label_rows(
         # One of the two is known and one column is left: it is the other.
         image = image or others[0]
         label = label or others[0]
+    if len(table.header) == 1:
+        raise LongtailError(f"{file} has one column only: its fields must end at a comma, a semicolon or a tab")
     if label is None:
         _refuse_one_hot(table, others)
     for column, what, flag in ((image, "pictures", "--image-col"), (label, "labels", "--label-col")):

@@ -61,7 +61,7 @@ def entries(folder: Path, base: str = "", skipped: list[str] | None = None) -> E
 
 def part_of(name: str) -> str | None:
     """The part, train, val or test, that a folder's name says: Training, seg_train, test_images. None for others."""
-    words = re.split(r"[\W_]+", name.casefold())
+    words = re.split(r"[\W\d_]+", name.casefold())  # numbers aside: test1, train_224
     said = [part for part, usual in PART_WORDS.items() for word in words if word in usual]
     known = sum(word in FILLERS or word == "" for word in words) + len(said)
     return said[0] if len(said) == 1 and known == len(words) else None
@@ -95,6 +95,21 @@ def part_csvs(root: Path, part: str) -> list[str]:
     """Which of train.csv, test.csv, or val.csv (valid.csv, validation.csv), in any case, the folder `root` holds."""
     usual = [f"{word}.csv" for word in PART_WORDS[part]]
     return [name for name in entries(root).others if name.casefold() in usual]
+
+
+def own_csvs(root: Path) -> dict[str, Path]:
+    """Part -> CSV of labels, where root holds train.csv; val.csv counts only beside it.
+
+    Raises LongtailError where there are several of a part.
+    """
+    csvs = {}
+    for part in ("train", "val"):
+        names = part_csvs(root, part)
+        if len(names) > 1:
+            raise LongtailError(f"{root} holds {' and '.join(names)}: keep one of them, or name one by --labels")
+        if names:
+            csvs[part] = root / names[0]
+    return csvs if "train" in csvs else {}
 
 
 def own_test(root: str | Path) -> Path | None:

@@ -19,8 +19,8 @@ from pictures.layout import (
     Entries,
     entries,
     existing_folder,
+    own_csvs,
     own_test,
-    part_csvs,
     part_folder,
     part_of,
     unpacked,
@@ -71,7 +71,7 @@ def listing(
         csvs = {"train": Path(labels)}
     else:
         root = unpacked(root)
-        csvs = _own_csvs(root)
+        csvs = own_csvs(root)
         if csvs:
             names = " and ".join(file.name for file in csvs.values())
             notes.append(f"pictures and labels are those of {names} in {root}")
@@ -79,7 +79,11 @@ def listing(
         raise LongtailError("--group-col names a column of a CSV: give the CSV by --labels")
     rows = [] if csvs else _folder_rows(root, skipped)
     for part, file in csvs.items():
-        rows += label_rows(root, file, image_col, label_col, group_col, skipped, part)
+        try:
+            rows += label_rows(root, file, image_col, label_col, group_col, skipped, part)
+        except LongtailError as error:
+            why = "" if labels is not None else f"; rename {file.name} if it is no list of labels"
+            raise LongtailError(f"{error}{why}") from None
     twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
     if twice:  # a CSV's own repeats are settled, and a folder has none
         raise LongtailError(f"{root}: the CSVs of train and val both list {some(twice)}: take them out of one")
@@ -146,25 +150,14 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
     return Listing(root, [row.path for row in rows], labels, classes, parts, None, skipped, ids)
 
 
-def _own_csvs(root) -> dict[str, Path]:
-    """Part -> CSV of labels, where root holds train.csv; val.csv counts only beside it."""
-    csvs = {}
-    for part in ("train", "val"):
-        names = part_csvs(root, part)
-        if len(names) > 1:
-            raise LongtailError(f"{root} holds {' and '.join(names)}: keep one of them, or name one by --labels")
-        if names:
-            csvs[part] = root / names[0]
-    return csvs if "train" in csvs else {}
-
-
-def _pictures(root: Path, base, skipped, above=()):
-    """Paths from root of all files below root/base. above: device and inode of the folders that it is in.
+def _pictures(root: Path, base, skipped, above=None):
+    """Paths from root of all files below root/base. above: the folders that it is in, as `_same` tells them.
 
     A folder that is named like a picture is listed and not entered: the decoder will say what it is.
     """
-    status = os.stat(root / base)  # follows links, unlike a comparison of names
-    here = status.st_dev, status.st_ino
+    here = _same(root / base)
+    if above is None:  # a class folder: the parts and root are above it
+        above = [_same(root / folder) for folder in Path(base).parents]
     if here in above:  # following the link would never end
         skipped.append(f"{base} (a link to a folder that it is in)")
         return
@@ -176,6 +169,12 @@ def _pictures(root: Path, base, skipped, above=()):
     for name in folders:
         if not is_picture_name(name):
             yield from _pictures(root, f"{base}{name}/", skipped, (*above, here))
+
+
+def _same(folder):
+    """Device and inode: unlike names, the same for a folder and a link to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _folder_rows(root: Path, skipped) -> list[Row]:
@@ -253,11 +252,12 @@ def _refuse_unwritable(place, names):
 
 
 def _test_rows(root: Path, base, skipped) -> list[Row]:
-    """The test pictures in root/base: those without a class, then those in class folders."""
+    """The test pictures in root/base: those without a class, then those in class folders; one folder alone is none."""
     folders, others = entries(root / base, base, skipped)
     rows = [Row(base + name, None, "test") for name in others]
     for name in folders:
-        rows += [Row(path, name, "test") for path in _pictures(root, f"{base}{name}/", skipped)]
+        label = name if len(folders) > 1 else None  # test/images, test/unknown
+        rows += [Row(path, label, "test") for path in _pictures(root, f"{base}{name}/", skipped)]
     return rows
 
 

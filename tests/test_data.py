@@ -1,5 +1,6 @@
 """Splits against their own promises; check against planted faults."""
 
+import importlib
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import data
 from data import Listing
 from errors import LongtailError
 from pictures import store
-from samples import RNG, pictures_in, tree
+from samples import RNG, pictures_in, table, tree
 
 ROOT = Path(data.__file__).parent
 
@@ -272,6 +273,26 @@ def test_real_pictures(painters, cifar100lt):
     assert data.sizes(found) == (32, 32)
     held = store.load_store(found.files[::40], 32)
     assert not held.bad and np.array_equal(held.pixels[5], np.asarray(Image.open(found.files[200])))
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "seeds"])
+def test_every_command_refuses_what_no_table_holds(command, tmp_path, capsys):
+    """By one line, and before it makes a folder. check and predict list pictures by the same functions."""
+    tree(tmp_path / "set", "a/1.jpg", "b/2.jpg")
+    file = table(tmp_path / "l.csv", "file,label", "a/1.jpg,a", "b/2.jpg,b\u2028x")
+    tree(tmp_path / "latin", "b\udcfcrger/1.jpg", "b/2.jpg")
+    tree(tmp_path / "p\udcfc", "a/1.jpg", "b/2.jpg")
+    for data_flags, said in (
+        (["--data", str(tmp_path / "set"), "--labels", str(file)], "l.csv line 3: 'b\\u2028x' holds a line break"),
+        (["--data", str(tmp_path / "latin")], "b\\xfcrger/1.jpg: rename them"),
+        (["--data", str(tmp_path / "p\udcfc")], "p\\xfc: this name is not UTF-8"),
+    ):
+        project = tmp_path / "runs"
+        grid = ["--grid", "ls=0,0.1"] if command == "sweep" else []
+        assert importlib.import_module(command).main([*data_flags, "--project", str(project), *grid]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"{command}.py: ") and said in line and not project.exists()
+        assert check(data_flags[1], *data_flags[2:])[0] == 1
 
 
 def test_check_names_the_next_command_whole(tmp_path):

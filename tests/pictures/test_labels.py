@@ -80,6 +80,8 @@ def test_groups_come_with_the_csv(tmp_path):
         (["file,label", "1,a\u2028x", "2,b"], {}, r"line 2: 'a\\u2028x' holds a line break"),
         (["file,label", "1,a\x85x", "2,b"], {}, r"line 2: 'a\\x85x' holds a line break"),
         (["file,MEL,NV", "1,1.0,0.0", "2,0.0,1.0"], {}, "2 columns, 'MEL' for one, hold 0 or 1.*one column, label"),
+        (["file|label", "1|a"], {}, "has one column only: its fields must end at a comma, a semicolon or a tab"),
+        (["1.jpg a", "2.jpg b"], {}, "has one column only"),
         (["1.jpg,x,a", "2.jpg,y,b"], {}, "which column holds the labels.*file, column 2, column 3 by --label-col"),
         ([""], {}, "is empty"),
     ],

@@ -9,16 +9,12 @@ from samples import tree
 @pytest.mark.parametrize(
     "part, names",
     [
-        (
-            "train",
-            "train Train TRAINING train_images train-images images_train seg_train Training_set trainset train_jpg",
-        ),
+        ("train", "train Train TRAINING train_images train-images images_train seg_train Training_set trainset"),
+        ("train", "train_jpg train1 train_224"),
         ("val", "val valid Validation val_images seg_val validation-set"),
-        ("test", "test Testing test_images seg_test test_set"),
-        (
-            None,
-            "trains crash_test_dummy train_station contest latest trainval train_test images seg_pred pretrain attest",
-        ),
+        ("test", "test Testing test_images seg_test test_set test1"),
+        (None, "trains crash_test_dummy train_station contest latest trainval train_test pretrain attest"),
+        (None, "images seg_pred 1 1_2"),
     ],
 )
 def test_the_part_that_a_folder_says(part, names):

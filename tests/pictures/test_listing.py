@@ -91,6 +91,11 @@ def test_train_csv_is_found_by_itself(tmp_path):
     table(tmp_path / "p/p/valid.csv", "path,label", "Train_Images/patient1/1.jpg,cat")
     with pytest.raises(LongtailError, match="train and val both list Train_Images/patient1/1.jpg"):
         data.listing(tmp_path / "p")
+    table(tmp_path / "p/p/valid.csv", "epoch,loss", "1,0.5")
+    with pytest.raises(
+        LongtailError, match="which column .* by --image-col; rename valid.csv if it is no list of labels"
+    ):
+        data.listing(tmp_path / "p")
     tree(tmp_path / "p/p", "TRAIN.csv")
     with pytest.raises(LongtailError, match="holds TRAIN.csv and Train.csv: keep one of them"):
         data.listing(tmp_path / "p")
@@ -191,6 +196,16 @@ def test_what_is_passed_over_is_said_and_the_rest_is_a_candidate(tmp_path):
     }
 
 
+def test_a_link_upwards_brings_no_other_class(tmp_path):
+    tree(tmp_path, "train/a/1.jpg", "train/b/2.jpg")
+    for link, target in (("train/a/up", ".."), ("train/b/top", "../.."), ("train/c", ".")):
+        (tmp_path / link).symlink_to(target, target_is_directory=True)
+    found = data.listing(tmp_path)
+    assert names(found) == [("train/a/1.jpg", "a", "train"), ("train/b/2.jpg", "b", "train")]
+    reasons = [f"train/{name}/ (a link to a folder that it is in)" for name in ("a/up", "b/top", "c")]
+    assert found.skipped == [*reasons, "train/c/ (no picture, so no class)"]
+
+
 def test_classes_are_matched_in_nfc_and_printed_as_spelled(tmp_path):
     nfd, nfc = normalize("NFD", "Émile"), normalize("NFC", "Émile")
     assert nfd != nfc
@@ -256,6 +271,8 @@ def test_the_test_folder_flat_and_by_class(tmp_path):
     assert names(sorted_) == [("test/a/2.jpg", "a", "test"), ("test/b/1.jpg", "b", "test")]
     assert sorted_.ids == ["2", "1"]
     assert data.test_listing(tree(tmp_path / "stems", "test/1.jpg", "test/1.png")).ids == ["1.jpg", "1.png"]
+    lone = data.test_listing(tree(tmp_path / "lone", "test/unknown/1.jpg", "test/unknown/2.jpg"))
+    assert lone.ids == ["1", "2"] and lone.labels.tolist() == [-1, -1]
     same = data.test_listing(tree(tmp_path / "same", "test/a/1.jpg", "test/b/1.jpg"))
     assert same.ids == same.paths == ["test/a/1.jpg", "test/b/1.jpg"]
     other = data.test_listing(tmp_path / "flat", tmp_path / "same" / "test" / "a")
