@@ -25,7 +25,7 @@ from pictures.layout import (
     part_of,
     unpacked,
 )
-from pictures.names import doubts, is_picture_name, natural_key, shown, some
+from pictures.names import UNWRITABLE, doubts, is_picture_name, natural_key, shown, some
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ def _folder_rows(root: Path, skipped) -> list[Row]:
             rows += found
             if not found:
                 skipped.append(f"{base}{name}/ (no picture, so no class)")
-            below = [row.path.removeprefix(f"{base}{name}/").split("/") for row in found]
-            inner[name] = {first for first, *more in below if more}
+            depth = f"{base}{name}/".count("/")
+            inner[name] = {row.path.split("/")[depth] for row in found if row.path.count("/") > depth}
         _refuse_repeated(root / base, inner)
     return rows
 
@@ -246,7 +246,7 @@ def _refuse_repeated(place, inner):
 
 def _refuse_unwritable(place, names):
     """Raises LongtailError where a table, or the list of classes, could not hold one of `names`."""
-    bad = [shown(name) for name in names if shown(name) != name]
+    bad = [shown(name) for name in names if UNWRITABLE.search(name)]
     if bad:
         raise LongtailError(f"{place}: names that are not UTF-8 or hold a line break: {some(bad)}: rename them")
 
