@@ -34,7 +34,7 @@ def make_pictures(root: Path) -> None:
     """Twelve pictures for training and twelve for testing, with names that are no plain ASCII among them."""
     rng = np.random.default_rng(0)
     for part in ("train", "test"):
-        for name in ("a/1", "a/2", "a b/1", "ü/é1", "ü/x,y", "z", *(f"b/{i:02d}" for i in range(6))):
+        for name in ("a/u", "a/v", "a b/u", "ü/éu", "ü/x,y", "z", *(f"b/p{i:02d}" for i in range(6))):
             path = root / part / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(path)
