@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from errors import LongtailError, Parser, run_command
-from pictures.class_counts import plot_counts, print_counts
+from pictures.class_counts import plot_counts, print_counts, print_findings
 from pictures.duplicates import duplicates
 from pictures.layout import own_test
 from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
+from pictures.names import doubts
+from pictures.samples import check_own_sample
 from pictures.store import Store, dimensions, load_store
 
 
@@ -22,6 +24,7 @@ from pictures.store import Store, dimensions, load_store
 class Pictures:
     """What training needs to know about its data."""
 
+    root: Path  # the folder that was named; the listing's may be one inside it
     listing: Listing
     store: Store
     size: int  # what the network sees
@@ -59,10 +62,11 @@ class Split:
 def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
     """The pictures of the folder `root`, listed, decoded and split.
 
-    Raises LongtailError where the data cannot be used, and for a bad picture unless source.skip_bad, which leaves them
-    out with a note of each.
+    Raises LongtailError where the data cannot be used, also where its sample submission could not be filled later, and
+    for a bad picture unless source.skip_bad, which leaves them out with a note of each.
     """
     found = listing(root, source.labels or None, source.image_col, source.label_col, source.group_col or None)
+    check_own_sample(root, found.classes)
     size, side = sizes(found, source.img_size)
     store = load_store(found.files, side, source.resize)
     notes = found.notes + [f"passed over: {name}" for name in found.skipped]
@@ -72,7 +76,7 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
             raise LongtailError(
                 f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
                 f"{found.root / path} for one ({reason}): mend or remove them, or train without "
-                f"them by --skip-bad; `python data.py check {root}` lists them"
+                f"them by --skip-bad; `python data.py check {root} --all` lists them"
             )
         notes.append(f"bad picture left out: {path}: {reason}")
     # A bad picture keeps its row in the Store and is in neither part of the split.
@@ -86,7 +90,7 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
             notes.append(f"no {part} picture of: {', '.join(absent)}")
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
     moments = statistics(store, train)
-    return Pictures(found, store, size, train, val, counts, moments["mean"], moments["std"], notes)
+    return Pictures(Path(root), found, store, size, train, val, counts, moments["mean"], moments["std"], notes)
 
 
 def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] = "auto") -> tuple[int, int]:
@@ -160,61 +164,68 @@ def statistics(store: Store, rows: np.ndarray) -> dict[str, list[float]]:
     return {"mean": mean.tolist(), "std": std.tolist()}
 
 
-def check(root: str | Path, labels: str, image_col: str, label_col: str, group_col: str, plot: str) -> bool:
-    """Print what is wrong with a data set, then its classes. True if training would take it as it is.
+def check(
+    root: str | Path, labels: str, image_col: str, label_col: str, group_col: str, plot: str, everything: bool
+) -> bool:
+    """Print five lines on a data set, then what is wrong with it by count, then its classes. True if training would
+    take it as it is.
 
-    Names every bad file and every set of pictures that are the same, or nearly, once decoded, with their classes. A set
-    may lie across train, val and test. labels, image_col, label_col, group_col: as in `listing`, "" for none.
-    plot: a file for a bar picture of the class counts, "" for none.
+    Bad files are found, and sets of pictures that are the same, or nearly, once decoded: such a set may lie across
+    train, val and test. everything: name each of them, and every class.
+    labels, image_col, label_col, group_col: as in `listing`, "" for none. plot: a file for a bar picture of the class
+    counts, "" for none.
     Raises LongtailError where the pictures cannot be listed.
     """
+    columns = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
     found = listing(root, labels or None, image_col, label_col, group_col or None)
-    parts = [found]
-    if own_test(root):
-        parts.append(test_listing(root))
-    else:  # a data set without test pictures is still checked
-        print("no test pictures checked: neither test.csv nor test/ is there", file=sys.stderr)
-    for part in parts:
-        notes = part.notes + [f"passed over: {name}" for name in part.skipped]
-        for note in notes:
-            print(note, file=sys.stderr)
+    parts, refusals = [found], []
+    problems = {"class names": doubts(found.classes)}  # a kind -> what is of it, in words
+    try:
+        parts += [test_listing(root)] if own_test(root) else []
+    except LongtailError as error:
+        problems["test pictures"] = [str(error)]
+        refusals.append(f"predict.py would refuse this: {error}")
+    try:
+        check_own_sample(root, found.classes)
+    except LongtailError as error:
+        problems["sample submission"] = [str(error)]
     try:
         _, side = sizes(found)
     except LongtailError:
         side = 64  # any side will do: no file can be read, and each is about to be named
     stored = [load_store(part.files, side) for part in parts]
-    for part, store in zip(parts, stored):
-        for row, reason in store.bad.items():
-            print(f"bad: {part.paths[row]}: {reason}")
-    for finding in duplicates(parts, stored):
-        print(finding)
+    bad = [f"{part.paths[row]}: {why}" for part, store in zip(parts, stored) for row, why in store.bad.items()]
+    problems["unreadable"] = bad
+    for kind, members in duplicates(parts, stored):
+        problems.setdefault(kind, []).append(members)
+    problems["passed over"] = [name for part in parts for name in part.skipped]
+    # Training's own code decides, with the settings that matter here at their defaults.
+    try:
+        prepare(root, Source(**columns), Split())
+    except LongtailError as error:
+        refusals.insert(0, f"training would refuse this: {error}")
+    verdict = refusals[0] if refusals else "training would take this"
 
-    columns = {}
+    counts = {}
     for name in ("train", "val"):
         rows = found.parts == name
         if rows.any():
-            columns[name] = np.bincount(found.labels[rows], minlength=len(found.classes))
-    print_counts(found.classes, columns)
+            counts[name] = np.bincount(found.labels[rows], minlength=len(found.classes))
+    tests = sum(len(part.paths) for part in parts[1:])
+    print_findings(counts, tests, {kind: what for kind, what in problems.items() if what}, verdict, everything)
+    print_counts(found.classes, counts, everything)
+    for note in found.notes:
+        if note not in problems["class names"]:
+            print(note, file=sys.stderr)
     if plot:
-        plot_counts(found.classes, columns, plot)
+        plot_counts(found.classes, counts, plot)
         print(f"class counts drawn in {plot}", file=sys.stderr)
-    # Training's own code decides, with the settings that matter here at their defaults.
-    try:
-        prepare(root, Source(labels, image_col, label_col, group_col), Split())
-    except LongtailError as error:
-        print(f"training would refuse this: {error}", file=sys.stderr)
-        return False
     words = ["python", "train.py", "--data", str(root)]
-    for flag, value in {
-        "--labels": labels,
-        "--image-col": image_col,
-        "--label-col": label_col,
-        "--group-col": group_col,
-    }.items():
+    for name, value in columns.items():
         if value not in ("", "auto"):
-            words += [flag, str(value)]
-    print(f"training would take this. Next: {shlex.join(words)}", file=sys.stderr)
-    return True
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    print(verdict if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)
+    return not refusals
 
 
 def _deal(labels, shares, rng):
@@ -268,13 +279,14 @@ def main(args: list[str] | None = None) -> int:
     """The command `python data.py check`. Returns its exit code: 0 where training would take the data."""
     parser = Parser(prog="data.py", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="check")
-    said = "name bad files, duplicates and conflicting labels; count the classes"
+    said = "find bad files, duplicates and conflicting labels; count the classes"
     command = commands.add_parser("check", help=said)
     command.add_argument("root", metavar="DIR", help="the data that training would get by --data")
     command.add_argument("--labels", default="", help="CSV of file names and labels, where folders do not say them")
     command.add_argument("--image-col", default="auto", help="its column of file names (auto)")
     command.add_argument("--label-col", default="auto", help="its column of labels (auto)")
     command.add_argument("--group-col", default="", help="its column of groups that a split must not divide")
+    command.add_argument("--all", action="store_true", dest="everything", help="name every file, set and class")
     command.add_argument("--plot", default="", metavar="FILE", help="draw the class counts, as .png, .pdf or .svg")
     sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text are printed as spelled
     space = parser.parse_args(args)

@@ -8,6 +8,9 @@ read.
 """
 
 import csv
+import io
+import os
+import stat
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -20,13 +23,14 @@ import metrics
 from engine import resident
 from engine.evaluate import logits, view
 from engine.numerics import pick_device, precision
-from engine.run import load_best
+from engine.run import load_best, replacing
 from errors import LongtailError, Parser, run_command
 from model import build_model
+from pictures.samples import Sample, own_sample, read_sample
 from pictures.store import load_store
 from plan import evaluation_plans
 from study import ranking
-from study.table import Study, newest, write_csv
+from study.table import Study, newest
 
 
 def probabilities(
@@ -91,30 +95,10 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
     return [weights.parent], f"{weights.parent}, the newest run"
 
 
-def table(sample: Path | str | None, ids: list[str], header=("id", "label")) -> tuple[list[str], list[str]]:
-    """What to write: (header, ids in order). `sample`: a sample submission to take them from, or None.
-
-    Raises LongtailError where the sample asks for a picture that is not there, or for one twice.
-    """
-    if sample is None:
-        return header, ids
-    with open(sample, newline="", encoding="utf-8-sig") as f:  # -sig: spreadsheets begin a file with a mark
-        header, *rows = [row for row in csv.reader(f) if row]
-    wanted = [row[0] for row in rows]
-    known = set(ids)
-    for line, name in enumerate(wanted, 2):
-        if name not in known:
-            raise LongtailError(f"{sample}, line {line}: id {name!r} is not among the test pictures")
-    if len(set(wanted)) < len(wanted):
-        raise LongtailError(f"{sample}: an id stands twice")
-    if len(wanted) < len(ids):
-        print(f"{sample} lists {len(wanted)} of {len(ids)} test pictures: only those are written", file=sys.stderr)
-    return header, wanted
-
-
 def predict(args: Namespace) -> None:
     """The command, from its parsed arguments."""
     device = pick_device(args.device)
+    _check_output(args.output)
     if args.run:
         folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
     else:
@@ -123,32 +107,39 @@ def predict(args: Namespace) -> None:
     root = Path(args.data or checkpoints[0]["data"])
     averaged = ", a plain average" if len(folders) > 1 else ""
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
-    listing = data.test_listing(root, args.test)
-    sample = args.sample_submission
-    own_sample = root / "sample_submission.csv"
-    if sample is None and args.test is None and own_sample.exists():  # it is of the data's own test pictures
-        sample = own_sample
-    header, wanted = table(sample, listing.ids)
+    tests = data.test_listing(root, args.test)
+    classes = checkpoints[0]["classes"]
+    file = args.sample_submission
+    if file is None and args.test is None:  # the data's own sample is of its own test pictures
+        file = own_sample(root)
+    if file is None:
+        sample = Sample(["id", "label"], tests.ids, range(len(tests.ids)), None)
+    else:
+        sample = read_sample(file, tests, classes)
+        print(
+            f"answering {len(sample.ids)} of {len(tests.ids)} test pictures, those of {file}, whose first id, "
+            f"{sample.ids[0]!r}, is {tests.paths[sample.rows[0]]}",
+            file=sys.stderr,
+        )
 
     # Every run counts alike. A running sum: the runs' posteriors are never in memory together.
     probs, bad = 0, {}
     for checkpoint in checkpoints:
-        own_probs, own_bad = probabilities(checkpoint, listing.files, device=device, tta=args.tta)
+        own_probs, own_bad = probabilities(checkpoint, tests.files, device=device, tta=args.tta)
         probs = probs + own_probs / len(checkpoints)
         bad |= own_bad
-    for row, reason in bad.items():
-        print(f"warning: {listing.paths[row]}: {reason}: its row is the class prior's answer", file=sys.stderr)
+    for row in sorted(bad.keys() & set(sample.rows)):
+        print(f"warning: {tests.paths[row]}: {bad[row]}: its row is the class prior's answer", file=sys.stderr)
 
-    classes = checkpoints[0]["classes"]
-    row_of = {name: row for row, name in enumerate(listing.ids)}
-    rows = []
-    for name in wanted:  # in the sample's order
-        p = probs[row_of[name]]
-        answer = [f"{value:.6g}" for value in p] if args.probs else [classes[p.argmax()]]
-        rows.append([name, *answer])
-    if args.probs:
-        header = [header[0], *classes]
-    _write(args.output, header, rows)
+    header, columns = sample.header, sample.columns
+    if args.probs and columns is None:
+        header, columns = [header[0], *classes], range(len(classes))
+    lines = [header]
+    for name, row in zip(sample.ids, sample.rows):
+        p = probs[row]
+        answers = [classes[p.argmax()]] if columns is None else [f"{p[column]:.6g}" for column in columns]
+        lines.append([name, *answers])
+    _write(args.output, lines)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -164,10 +155,12 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")
     parser.add_argument(
-        "--test", help="folder, or CSV of ids, of the test pictures (default: test.csv or test/ in --data)"
+        "--test", help="folder, picture, or CSV of ids: the test pictures (default: test.csv or test/ in --data)"
     )
     parser.add_argument(
-        "--sample-submission", metavar="CSV", help="keep its header, ids and order (default: --data's, if any)"
+        "--sample-submission",
+        metavar="CSV",
+        help="keep its header, ids and order (default: --data's, if any, without --test)",
     )
     parser.add_argument(
         "--probs", action="store_true", help="a column of probabilities for each class instead of the label"
@@ -178,7 +171,7 @@ def main(args: list[str] | None = None) -> int:
         choices=("none", "flip", "crops"),
         help="average over mirrored views, or corner crops too",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write here, all or nothing, instead of stdout")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write here, a file all or nothing, instead of stdout")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     space = parser.parse_args(args)
     return run_command("predict.py", lambda: predict(space))
@@ -202,14 +195,38 @@ def _checkpoints(folders):
     return checkpoints
 
 
-def _write(output, header, rows):
-    """The CSV, to the file `output`, all or nothing, or to stdout."""
+def _check_output(output):
+    """Raises an error where `output` cannot be a file: before the work, not after it."""
+    if output and os.path.isdir(output):
+        raise LongtailError(f"{output} is a folder: name a file")
     if output:
-        columns = len(rows[0]) if rows else len(header)  # a sample's further columns stay empty: they go
-        write_csv(Path(output), [header[:columns], *rows])
-    else:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
-        sys.stdout.flush()
+        os.stat(Path(os.path.realpath(output)).parent)
+
+
+def _write(output, lines):
+    """The CSV, to stdout or to `output`, byte for byte the same.
+
+    A file is replaced, all or nothing, and keeps its mode; a link stays one; a device or a pipe is written to.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    content = text.getvalue().encode("utf-8", "surrogateescape")  # names that are no text are written as spelled
+    if output in (None, "/dev/stdout"):  # which may be a file that is not ours to replace
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        mode = os.stat(output).st_mode if os.path.exists(output) else None
+        if mode is None or stat.S_ISREG(mode):
+            with replacing(Path(os.path.realpath(output))) as draft:
+                draft.write_bytes(content)
+                if mode is not None:
+                    draft.chmod(stat.S_IMODE(mode))
+        else:
+            with open(output, "wb") as file:
+                file.write(content)
+    except OSError as error:
+        raise LongtailError(f"{output} cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

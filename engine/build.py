@@ -85,7 +85,7 @@ def build_stepper(
         resize=config.resize,
         mean=pictures.mean,
         std=pictures.std,
-        data=str(pictures.listing.root.resolve()),
+        data=str(pictures.root.resolve()),
     )
     return stepper, recipe
 

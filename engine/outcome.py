@@ -108,7 +108,7 @@ def kept_row(rows: list[dict], config: Config) -> dict:
 
 def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
-    test = "" if own_test(pictures.listing.root) else "--test DIR "
+    test = "" if own_test(pictures.root) else "--test DIR "
     following = f"python predict.py --run {run.folder} {test}> submission.csv"
     if not len(pictures.val):
         run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {following}")

@@ -1,25 +1,57 @@
-"""How many pictures each class has, as text and as a picture. For people only: nothing reads it back."""
+"""What a data set holds and what is wrong with it, as text and as a picture. For people only: nothing reads it back."""
 
 import numpy as np
 
+MOST_CLASSES = 30  # that are shown unless everything is asked for
+MOST_LETTERS = 300  # of a finding, which may be a set of thousands of pictures
 
-def print_counts(classes: list[str], columns: dict[str, np.ndarray]) -> None:
-    """Print a line for each class and one for the whole.
 
-    classes: C names. columns: part -> int64 [C], its pictures of each class; "train" is one of the parts.
+def print_findings(
+    columns: dict[str, np.ndarray], tests: int, problems: dict[str, list[str]], verdict: str, everything: bool
+) -> None:
+    """Print five lines, pictures, classes, imbalance, problems and verdict; then each kind of problem, the most first.
+
+    columns: part -> int64 [C], its pictures of each class; "train" is one of the parts. tests: number of test pictures.
+    problems: a kind -> what is of it, in words, one or more. everything: print all of it, not the first alone.
+    """
+    train = columns["train"]
+    kinds = sorted(problems, key=lambda kind: -len(problems[kind]))
+    said = {"train": "for training", "val": "for validation"}
+    pictures = [f"{counts.sum()} {said[part]}" for part, counts in columns.items()]
+    print("pictures  ", ", ".join([*pictures, f"{tests or 'none'} for testing"]))
+    print("classes   ", len(train))
+    print("imbalance ", f"{train.max() / train.min():.1f} ({train.max()} to {train.min()} training pictures)")
+    print("problems  ", "; ".join(f"{kind}: {len(problems[kind])}" for kind in kinds) or "none")
+    print("verdict   ", verdict)
+    for kind in kinds:
+        first, *others = problems[kind]
+        if everything:
+            print(*(f"{kind}: {finding}" for finding in problems[kind]), sep="\n")
+            continue
+        cut = "..." if len(first) > MOST_LETTERS else ""
+        more = f", and {len(others)} more (--all lists them)" if others else ""
+        print(f"{kind}: {first[:MOST_LETTERS]}{cut}{more}")
+
+
+def print_counts(classes: list[str], columns: dict[str, np.ndarray], everything: bool) -> None:
+    """Print a line for each class, the one of most pictures first.
+
+    classes: C names. columns: as above. everything: also those in the middle, where there are many.
     """
     total = sum(columns.values())
+    order = np.argsort(-total, kind="stable")
+    hidden = 0 if everything or len(order) <= MOST_CLASSES else len(order) - MOST_CLASSES
+    ends = MOST_CLASSES // 2
     widest = max(map(len, [*classes, "class"]))
     print(f"{'class':{widest}}", *(f"{part:>7}" for part in columns))
-    for number, name in enumerate(classes):
+    for place, number in enumerate(order):
+        if hidden and place == ends:
+            print(f"... {hidden} classes of {total[number]} to {total[order[ends + hidden - 1]]} pictures (--all)")
+        if hidden and ends <= place < ends + hidden:
+            continue
         # At most 40 characters; at least one, so that no class looks empty.
         bar = "#" * max(1, round(40 * total[number] / total.max()))
-        print(f"{name:{widest}}", *(f"{counts[number]:7d}" for counts in columns.values()), bar)
-    train = columns["train"]
-    print(
-        f"{total.sum()} pictures, {len(classes)} classes, imbalance ratio {train.max() / train.min():.1f} "
-        f"({train.max()} to {train.min()} training pictures)"
-    )
+        print(f"{classes[number]:{widest}}", *(f"{counts[number]:7d}" for counts in columns.values()), bar)
 
 
 def plot_counts(classes: list[str], columns: dict[str, np.ndarray], file: str) -> None:

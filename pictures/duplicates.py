@@ -25,8 +25,8 @@ class Picture(NamedTuple):
     row: int
 
 
-def duplicates(parts: list[Listing], stored: list[Store]) -> list[str]:
-    """A line for every set of pictures with equal pixels, and for every set of nearly equal ones.
+def duplicates(parts: list[Listing], stored: list[Store]) -> list[tuple[str, str]]:
+    """(kind, members), in words, of every set of pictures with equal pixels, and of every set of nearly equal ones.
 
     parts: listings, say of the training and of the test pictures. stored: their Stores, all of one side.
     Nearly equal pictures have difference hashes at most 10 bits apart, and colour thumbnails at most 8 of 255 apart on
@@ -41,12 +41,12 @@ def duplicates(parts: list[Listing], stored: list[Store]) -> list[str]:
     for picture in pictures:
         digest = hashlib.blake2b(picture.store.pixels[picture.row]).digest()
         equal_sets.setdefault(digest, []).append(picture)
-    lines = [_line("same picture", members) for members in equal_sets.values() if len(members) > 1]
+    found = [_finding("same picture", members) for members in equal_sets.values() if len(members) > 1]
     # One picture stands for its equals, which are named already.
     distinct = [members[0] for members in equal_sets.values()]
     for numbers in _near_sets(distinct):
-        lines.append(_line("nearly the same", [distinct[number] for number in numbers]))
-    return lines
+        found.append(_finding("nearly the same", [distinct[number] for number in numbers]))
+    return found
 
 
 def _near_sets(pictures):
@@ -83,8 +83,8 @@ def _difference_hashes(thumbnails):
     return np.packbits(brighter.reshape(-1, 64), axis=1).view(np.uint64).ravel()
 
 
-def _line(kind, members):
-    """One finding: the pictures with their classes, the parts that they lie across, and whether the labels agree."""
+def _finding(kind, members):
+    """One finding: its kind, with the parts that it lies across and whether labels agree; its pictures and classes."""
     said, names = [], set()
     for part, _, row in members:
         path, label = part.paths[row], part.labels[row]
@@ -97,4 +97,4 @@ def _line(kind, members):
     places = dict.fromkeys(str(part.parts[row]) for part, _, row in members)
     across = f", across {' and '.join(places)}" if len(places) > 1 else ""
     conflict = ", CONFLICTING LABELS" if len(names) > 1 else ""
-    return f"{kind}{across}{conflict}: {' = '.join(said)}"
+    return f"{kind}{across}{conflict}", " = ".join(said)

@@ -109,19 +109,18 @@ def listing(
 
 
 def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
-    """The test pictures and their ids, from `test`, a folder or a CSV; by default from root/test.csv, else root/test/
-    or a kin of it, see `own_test`.
+    """The test pictures and their ids, from `test`: a folder, a picture, or a CSV; by default those of `own_test`.
 
-    A picture's id is the one in the CSV. In a folder it is the file's stem; if two stems are equal, all ids are file
+    A picture's id is the one in the CSV. Elsewhere it is the file's stem; if two stems are equal, all ids are file
     names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row.
     A label is known in a class folder, or in a CSV with a column of labels, and is -1 elsewhere. It indexes this
     listing's own `classes`.
     Raises LongtailError where there is no test picture, and for faults of the CSV, see `id_rows`.
     """
-    root = existing_folder(root)
+    root = Path(root)  # where `test` is given, the data itself need not be there
     skipped = []
     if test is None:
-        root = unpacked(root)
+        root = unpacked(existing_folder(root))
         test = own_test(root)
         if test is None:
             raise LongtailError(
@@ -134,12 +133,14 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
         base = f"{test.relative_to(root).as_posix()}/" if inside else ""
         root = root if inside else test
         rows = _test_rows(root, base, skipped)
-        ids = _ids([row.path for row in rows])
+    elif test.is_file() and is_picture_name(test.name):
+        root = test.parent
+        rows = [Row(test.name, None, "test")]
     else:
         rows = id_rows(root, test)
-        ids = [row.id for row in rows]
     if not rows:
         raise LongtailError(f"{test}: no test picture found")
+    ids = [row.id for row in rows] if rows[0].id else _ids([row.path for row in rows])
     _refuse_unwritable(test, [name for row in rows for name in (row.path, row.label or "", row.id)])
     labels = np.full(len(rows), -1, np.int64)
     # A part of the pictures may lie in class folders, or have an empty label in the CSV.

@@ -4,6 +4,7 @@ A name that is wrong by its case, its ending or a \\ is never followed; what it 
 """
 
 import functools
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -14,7 +15,7 @@ from unicodedata import normalize
 from errors import LongtailError
 from pictures.csv_table import Line, Table
 from pictures.layout import named_folders
-from pictures.names import brief, is_picture_name, some
+from pictures.names import brief, is_picture_name, some, unpadded
 
 
 class NamedFiles:
@@ -34,11 +35,14 @@ class NamedFiles:
         return f"{', '.join(inner)} or the CSV's folder" if inner else "the CSV's folder"
 
     def find(self, name: str) -> list[str]:
-        """The paths, from root, of all files that `name` may mean in the first folder that has any."""
+        """The paths, from root, of all files that `name` may mean in the first folder that has any.
+
+        A number may lack the zeros before it, where no folder has it as it is.
+        """
         parent, _, name = name.rpartition("/")
-        for base in self.bases:
+        for way, base in itertools.product((_Folder.matches, _Folder.same_number), self.bases):
             folder = self._folder(self.root, base, parent)
-            matches = folder.matches(name)
+            matches = way(folder, name)
             if matches:
                 return [folder.prefix + match for match in matches]
         return []
@@ -51,7 +55,7 @@ class NamedFiles:
             if len(found) > 1:
                 either = " or ".join(sorted(Path(path).name for path in found))
                 raise LongtailError(
-                    f"{table.file} line {number}: {brief(cells[column])} may be {either}: write the extension"
+                    f"{table.file} line {number}: {brief(cells[column])} may be {either}: write the extension and the zeros"
                 )
             paths.append(found[0] if found else None)
         return paths
@@ -103,12 +107,17 @@ class _Folder:
     prefix: str  # what comes before a name to make it a path from root
     names: dict[str, str]  # a name, as spelled or in NFC -> as spelled
     stems: dict[str, list[str]]  # a picture's name in NFC without its extension -> the names that it may mean
+    numbers: dict[str, list[str]]  # the same, and with it, but without the zeros before a number
 
     def matches(self, name: str) -> list[str]:
         """The files that `name` may mean: the one of that very name, else all pictures of that stem."""
         composed = normalize("NFC", name)
         same = self.names.get(name) or self.names.get(composed)
         return [same] if same else self.stems.get(composed, [])
+
+    def same_number(self, name: str) -> list[str]:
+        """The pictures of the same number, zeros before it aside: 0007.jpg for 7 and for 7.jpg, not for 7.png."""
+        return self.numbers.get(unpadded(normalize("NFC", name)), [])
 
 
 def _read_folder(root, base, parent) -> _Folder:
@@ -119,13 +128,16 @@ def _read_folder(root, base, parent) -> _Folder:
             listed = os.listdir(here) if os.path.isdir(here) else []
             part = next((name for name in listed if normalize("NFC", name) == normalize("NFC", part)), part)
         here = here / part
-    names, stems = {}, {}
+    names, stems, numbers = {}, {}, {}
     for entry in os.scandir(here) if os.path.isdir(here) else ():
         is_picture = is_picture_name(entry.name)
         if is_picture or not os.path.isdir(entry.path):
             names.setdefault(normalize("NFC", entry.name), entry.name)
             names[entry.name] = entry.name  # the very spelling goes before another one of the same NFC
         if is_picture:
-            stems.setdefault(normalize("NFC", Path(entry.name).stem), []).append(entry.name)
+            stem = Path(entry.name).stem
+            stems.setdefault(normalize("NFC", stem), []).append(entry.name)
+            for name in (stem, entry.name):
+                numbers.setdefault(unpadded(normalize("NFC", name)), []).append(entry.name)
     prefix = "" if here == root else f"{os.path.relpath(here, root)}/"
-    return _Folder(prefix, names, stems)
+    return _Folder(prefix, names, stems, numbers)

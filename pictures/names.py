@@ -35,6 +35,14 @@ def is_picture_name(name: str) -> bool:
     return name.casefold().endswith(SUFFIXES)
 
 
+def unpadded(name: str) -> str:
+    """A file's name or stem; where that is a number, without the zeros before it."""
+    stem, dot, suffix = name.rpartition(".") if is_picture_name(name) else (name, "", "")
+    if stem.isascii() and stem.isdigit():
+        stem = stem.lstrip("0") or "0"
+    return stem + dot + suffix
+
+
 def natural_key(name: str) -> tuple[list, str]:
     """Sort key: digits by value, letters without case, then code points. It is the same under every locale."""
     name = normalize("NFC", name)

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +99,7 @@ def test_a_sample_keeps_header_order_and_ids(project, pictures, tmp_path, capsys
     code, rows, err = predicted(capsys, "--project", project, "--sample-submission", sample)
     truth = (pictures / "truth.txt").read_text().split()
     assert code == 0 and rows == [["Id", "Artist"], *[[f"{i:03d}", truth[i]] for i in (6, 0, 2)]]
-    assert "3 of 7" in err
+    assert "answering 3 of 7 test pictures" in err and "'006', is test/006.png" in err
 
 
 def test_a_sample_beside_the_data_is_found(project, pictures, tmp_path, capsys):
@@ -109,12 +111,36 @@ def test_a_sample_beside_the_data_is_found(project, pictures, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "text, said", [("id,label\n009,x\n", "line 2: id '009' is not among"), ("id,label\n001,x\n001,x\n", "stands twice")]
+    "text, said",
+    [
+        ("id,label\n009,x\n", "line 2 '009'"),
+        ("id,label\n001,x\n001,x\n", "line 3: '001' is test/001.png, as is line 2"),
+    ],
 )
 def test_a_sample_that_does_not_fit_is_refused(project, tmp_path, capsys, text, said):
     (tmp_path / "s.csv").write_text(text)
     code, rows, err = predicted(capsys, "--project", project, "--sample-submission", tmp_path / "s.csv")
     assert code == 1 and not rows and said in err
+
+
+def test_a_sample_with_a_column_a_class_gets_probabilities_in_its_order(project, tmp_path, capsys):
+    sample = tmp_path / "s.csv"
+    sample.write_text("picture,red,blue,green\ntest/6.png,0,0,0\n2,0,0,0\n")
+    p = probs(capsys, "--project", project)
+    code, rows, _ = predicted(capsys, "--project", project, "--sample-submission", sample)
+    assert code == 0 and rows[0] == ["picture", "red", "blue", "green"]
+    assert [row[0] for row in rows[1:]] == ["test/6.png", "2"]
+    assert np.array_equal(np.array([row[1:] for row in rows[1:]], float), p[[6, 2]][:, [2, 0, 1]])
+
+
+def test_one_picture(project, pictures, tmp_path, capsys):
+    """The data that the run was trained on may be gone; its sample is of other pictures."""
+    file = shutil.copy(pictures / "test" / "004.png", tmp_path / "mine.PNG")
+    for extra in ((), ("--data", tmp_path / "gone")):
+        code, rows, _ = predicted(capsys, "--project", project, "--test", file, *extra)
+        assert code == 0 and rows == [["id", "label"], ["mine", "red"]]
+    code, rows, err = predicted(capsys, "--project", project, "--test", tmp_path / "none.png")
+    assert code == 1 and not rows and "none.png: No such file" in err
 
 
 def probs(capsys, *args):
@@ -159,8 +185,54 @@ def test_output_file_is_all_or_nothing(project, tmp_path, capsys):
     out = tmp_path / "s.csv"
     code, rows, _ = predicted(capsys, "--project", project, "-o", out)
     assert code == 0 and not rows and out.read_text().startswith("id,label\n000,")
-    code, _, err = predicted(capsys, "--project", project, "-o", tmp_path / "no" / "s.csv")
-    assert code == 1 and "No such file" in err and not (tmp_path / "no").exists()
+    for output, said in ((tmp_path / "no" / "s.csv", "No such file"), (tmp_path, "is a folder: name a file")):
+        code, rows, err = predicted(capsys, "--project", project, "-o", output)
+        assert code == 1 and not rows and said in err and "warning" not in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv"]
+
+
+def test_output_and_stdout_are_equal_byte_for_byte(project, pictures, tmp_path):
+    """Whatever the sample spells and whatever stdout's encoding is; at stdout's own device too."""
+    sample = tmp_path / "sample.csv"
+    sample.write_text('"Bild, Nr.";Künstler\r\n6;x\r\n0.png;x\r\n', encoding="utf-8-sig")
+    line = [sys.executable, ROOT / "predict.py", "--project", project, "--sample-submission", sample]
+    done = subprocess.run([*line, "-o", tmp_path / "s.csv"], capture_output=True)
+    truth = (pictures / "truth.txt").read_text().split()
+    wanted = f'"Bild, Nr.",Künstler\n6,{truth[6]}\n0.png,{truth[0]}\n'.encode()
+    assert done.returncode == 0 and done.stdout == b"" and (tmp_path / "s.csv").read_bytes() == wanted
+    env = dict(os.environ, PYTHONIOENCODING="ascii")
+    with open(tmp_path / "both.csv", "wb") as file:
+        file.write(b"before\n")
+        file.flush()
+        assert subprocess.run([*line, "-o", "/dev/stdout"], stdout=file, env=env).returncode == 0
+    assert (tmp_path / "both.csv").read_bytes() == b"before\n" + wanted
+
+
+def test_output_goes_through_links_into_pipes_and_keeps_a_files_mode(project, tmp_path, capsys):
+    plain = tmp_path / "plain.csv"
+    assert predicted(capsys, "--project", project, "-o", plain)[0] == 0
+    content = plain.read_bytes()
+    kept = tmp_path / "kept.csv"
+    kept.write_text("old")
+    kept.chmod(0o604)
+    (tmp_path / "link.csv").symlink_to("kept.csv")
+    (tmp_path / "dangling.csv").symlink_to(tmp_path / "made.csv")
+    for name in ("link.csv", "dangling.csv"):
+        assert predicted(capsys, "--project", project, "-o", tmp_path / name)[0] == 0
+        assert (tmp_path / name).is_symlink() and (tmp_path / name).read_bytes() == content
+    assert kept.read_bytes() == content and kept.stat().st_mode & 0o777 == 0o604
+    assert (tmp_path / "made.csv").stat().st_mode == plain.stat().st_mode
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(pipe.read_bytes)
+        assert predicted(capsys, "--project", project, "-o", pipe)[0] == 0
+        assert reader.result(10) == content and stat.S_ISFIFO(pipe.stat().st_mode)
+    assert predicted(capsys, "--project", project, "-o", "/dev/null")[0] == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    if Path("/dev/full").exists():
+        code, _, err = predicted(capsys, "--project", project, "-o", "/dev/full")
+        assert code == 1 and err.splitlines()[-1] == "predict.py: /dev/full cannot be written: No space left on device"
 
 
 @pytest.mark.parametrize(
