@@ -211,47 +211,96 @@ def test_check_finds_what_was_planted(tmp_path):
     b.resize((61, 67), Image.Resampling.BICUBIC).save(root / "test/smaller.png")
     c = Image.open(root / "train/c/0.png")
     ImageEnhance.Brightness(c.crop((1, 1, 79, 79))).enhance(1.03).save(root / "train/c/brighter.png")
-    code, out, err = check(root)
-    assert code == 0
-    assert out[0] == (
+    code, out, err = check(root, "--all")
+    assert code == 0 and len(out) == 12
+    assert out[:5] == [
+        "pictures   25 for training, 6 for testing",
+        "classes    3",
+        "imbalance  3.2 (13 to 4 training pictures)",
+        "problems   same picture, across train and test, CONFLICTING LABELS: 1; nearly the same, across train and "
+        "test: 1; nearly the same: 1",
+        "verdict    training would take this",
+    ]
+    assert out[5] == (
         "same picture, across train and test, CONFLICTING LABELS: train/a/3.png (a) = train/a/copy.bmp "
         "(a) = train/b/wrong.png (b) = test/leak.png"
     )
-    assert out[1] == (
+    assert out[6] == (
         "nearly the same, across train and test: train/b/0.png (b) = train/b/again.jpg (b) = test/smaller.png"
     )
-    assert out[2] == "nearly the same: train/c/0.png (c) = train/c/brighter.png (c)"
-    assert [line.split()[:2] for line in out[3:7]] == [["class", "train"], ["a", "13"], ["b", "8"], ["c", "4"]]
-    assert out[7] == "25 pictures, 3 classes, imbalance ratio 3.2 (13 to 4 training pictures)" and len(out) == 8
+    assert out[7] == "nearly the same: train/c/0.png (c) = train/c/brighter.png (c)"
+    assert [line.split()[:2] for line in out[8:]] == [["class", "train"], ["a", "13"], ["b", "8"], ["c", "4"]]
     assert err[-1].startswith("training would take this. Next: python train.py --data")
 
 
-def test_check_names_every_bad_file_and_exits_1(tmp_path):
-    root = pictures_in(tmp_path, {"train/a": 3, "train/b": 3, "val/a": 2, "test": 1})
+def test_check_counts_bad_files_and_exits_1(tmp_path):
+    root = pictures_in(tmp_path, {"train/b": 3, "train/a": 4, "val/a": 2, "test": 1})
     (root / "train/a/bad.jpg").write_bytes((root / "train/a/0.png").read_bytes()[:90])
     (root / "val/a/text.txt").write_text("no")
     (root / "test/empty.png").write_text("")
+    (root / "train/.x").write_text("")
     code, out, err = check(root, "--plot", tmp_path / "bars.png")
     assert code == 1
-    assert [line for line in out if line.startswith("bad: ")] == [
-        "bad: train/a/bad.jpg: image file is truncated",
-        "bad: val/a/text.txt: not a picture",
-        "bad: test/empty.png: an empty file",
+    assert out[:4] == [
+        "pictures   8 for training, 3 for validation, 2 for testing",
+        "classes    2",
+        "imbalance  1.7 (5 to 3 training pictures)",
+        "problems   unreadable: 3; passed over: 1",
     ]
-    assert [line.split()[:3] for line in out if line[:2] in ("cl", "a ", "b ")] == [
-        ["class", "train", "val"],
-        ["a", "4", "3"],
-        ["b", "3", "0"],
-    ]
-    assert err[-1].startswith("training would refuse this: ") and "--skip-bad" in err[-1]
+    assert out[4].startswith("verdict    training would refuse this: 2 of 11 pictures cannot be read")
+    assert out[5] == "unreadable: train/a/bad.jpg: image file is truncated, and 2 more (--all lists them)"
+    assert out[6] == "passed over: train/.x (hidden)"
+    assert [line.split()[:3] for line in out[7:]] == [["class", "train", "val"], ["a", "5", "3"], ["b", "3", "0"]]
+    assert err[-1].startswith("training would refuse this: ") and "--skip-bad" in err[-1] and "--all" in err[-1]
     bars = np.asarray(Image.open(tmp_path / "bars.png").convert("RGB"))
     assert min(bars.shape[:2]) > 300 and len(np.unique(bars.reshape(-1, 3), axis=0)) > 3
+    assert [line for line in check(root, "--all")[1] if line.startswith("unreadable: ")] == [
+        "unreadable: train/a/bad.jpg: image file is truncated",
+        "unreadable: val/a/text.txt: not a picture",
+        "unreadable: test/empty.png: an empty file",
+    ]
 
 
 def test_check_of_nothing_but_bad_files_still_names_them(tmp_path):
-    code, out, err = check(tree(tmp_path, "a/1.jpg", "b/2.jpg"))
-    assert code == 1 and out[:2] == ["bad: a/1.jpg: not a picture", "bad: b/2.jpg: not a picture"]
+    code, out, err = check(tree(tmp_path, "a/1.jpg", "b/2.jpg"), "--all")
+    assert code == 1 and out[5:7] == ["unreadable: a/1.jpg: not a picture", "unreadable: b/2.jpg: not a picture"]
     assert err[-1].startswith("training would refuse this: no picture can be read")
+
+
+def test_check_shows_the_ends_of_a_long_tail(tmp_path):
+    root = pictures_in(tmp_path, {f"c{i:02d}": 1 + i % 4 for i in range(32)}, side=8)
+    _, out, _ = check(root)
+    assert out[3].startswith("problems   ")
+    table = out[next(i for i, line in enumerate(out) if line.startswith("class ")) + 1 :]
+    assert [line.split()[0] for line in table[:9]] == [f"c{i:02d}" for i in (3, 7, 11, 15, 19, 23, 27, 31, 2)]
+    assert len(table) == 31 and table[15] == "... 2 classes of 3 to 2 pictures (--all)"
+    assert [line.split()[0] for line in table[-2:]] == ["c24", "c28"]
+    assert (
+        len([line for line in check(root, "--all")[1] if line.startswith("c")]) == 34
+    )  # and the two lines that say class
+
+
+def test_a_sample_that_cannot_be_filled_is_found_before_anything_trains(tmp_path):
+    root = pictures_in(tmp_path, {"train/a": 3, "train/b": 3, "test": 2})
+    file = root / "sample_submission.csv"
+    file.write_text("id,b,a\n01.png,0,0\n0.png,0,0\n")
+    prepared = data.prepare(root, data.Source(), data.Split())
+    assert check(root)[0] == 0 and prepared.root == root
+    for text, said in (("id,label\n7,x\n", "line 2 '7'"), ("id,c,a\n1,0,0\n", "no class is called 'c'")):
+        file.write_text(text)
+        with pytest.raises(LongtailError, match=said):
+            data.prepare(root, data.Source(), data.Split())
+        code, out, err = check(root)
+        assert code == 1 and out[3] == "problems   sample submission: 1" and said in out[5]
+        assert err[-1] == out[4].removeprefix("verdict    ") and said in err[-1] and "move" in err[-1]
+
+
+def test_check_of_test_pictures_that_cannot_be_listed(tmp_path):
+    root = pictures_in(tmp_path, {"train/a": 3, "train/b": 3, "test": 2})
+    (root / "test.csv").write_text("id\n0\n0\n")
+    code, out, err = check(root)
+    assert code == 1 and out[0] == "pictures   6 for training, none for testing" and "line 3" in out[5]
+    assert out[4].startswith("verdict    predict.py would refuse this: ") and len(err) == 1
 
 
 def test_check_of_unusable_data_is_one_line_on_stderr(tmp_path):

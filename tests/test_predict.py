@@ -194,7 +194,7 @@ def test_output_file_is_all_or_nothing(project, tmp_path, capsys):
 def test_output_and_stdout_are_equal_byte_for_byte(project, pictures, tmp_path):
     """Whatever the sample spells and whatever stdout's encoding is; at stdout's own device too."""
     sample = tmp_path / "sample.csv"
-    sample.write_text('"Bild, Nr.";Künstler\r\n6;x\r\n0.png;x\r\n', encoding="utf-8-sig")
+    sample.write_text('"Bild, Nr.",Künstler\r\n6,x\r\n0.png,x\r\n', encoding="utf-8-sig")
     line = [sys.executable, ROOT / "predict.py", "--project", project, "--sample-submission", sample]
     done = subprocess.run([*line, "-o", tmp_path / "s.csv"], capture_output=True)
     truth = (pictures / "truth.txt").read_text().split()

@@ -15,6 +15,6 @@ def test_near_duplicates_of_flat_and_of_unlike_pictures(tmp_path):
         Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
     found = listing(tmp_path)
     held = load_store(found.files, 40)
-    assert duplicates([found], [held]) == ["nearly the same, CONFLICTING LABELS: a/2.png (a) = b/3.png (b)"]
+    assert duplicates([found], [held]) == [("nearly the same, CONFLICTING LABELS", "a/2.png (a) = b/3.png (b)")]
     unlike = listing(pictures_in(tmp_path / "many", {"a": 150, "b": 150}))
     assert duplicates([unlike], [load_store(unlike.files, 20)]) == []

@@ -21,6 +21,7 @@ from samples import names, table, tree
         (["file,other,Künstler", "x/1.jpg,e,a", "2,e,b"], dict(label_col=normalize("NFD", "künstler"))),
         (["wo,label", "x/1.jpg,a", '"2",b', ""], {}),
         (["file,label", "./x/1.jpg,a", "2,b", "2.png,b"], {}),
+        (["file,label", "x/001.jpg,a", "02,b", "02.png,b"], {}),
         (["x/1.jpg,a", "2.png,b"], {}),  # no header: an ending tells,
         (["x/1,a", "2,b"], {}),  # a file of that name too
         (["a;x/1.jpg", "b;2.png"], {}),
@@ -72,7 +73,11 @@ def test_groups_come_with_the_csv(tmp_path):
         ),
         (["file,label", "1,a", "2,b"], dict(image_col="nr"), "no column 'nr' for --image-col"),
         (["file,label", "1,a", "2,b"], dict(group_col="nr"), "no column 'nr' for --group-col"),
-        (["file,label", "1,a", "twin,b"], {}, "line 3: 'twin' may be twin.jpg or twin.png: write the extension"),
+        (
+            ["file,label", "1,a", "twin,b"],
+            {},
+            "line 3: 'twin' may be twin.jpg or twin.png: write the extension",
+        ),
         (["file,label", "1,a", "2,a"], {}, "one class only"),
         (["file,label"], {}, "no picture found"),
         (["file,label", "1,a", '"2","b\nx"'], {}, r"line 3: 'b\\nx' holds a line break: write it as one line"),

@@ -47,8 +47,9 @@ def test_ids_are_matched_by_name_stem_path_or_number_and_spelled_as_in_the_sampl
         b"\xef\xbb\xbfid,label\r\n0007.jpg,\r\n0008.jpg,\r\n\r\n",
         b"id;label\n0007.jpg;a, b\n0008.jpg;a, b\n",
         b'"id"\t"label"\n"0007.jpg"\t"x"\n"0008.jpg"\t"x"\n',
-        b"id\n0007.jpg\n0008.jpg\n,\n"[:-2],
+        b"id\n0007.jpg\n0008.jpg",
         b"id,label\n 0007.jpg ,0\n0008.jpg,0\n,\n",
+        "id,label\n0007.jpg,0\n0008.jpg,0\n".encode("utf-16"),
     ],
 )
 def test_marks_delimiters_quotes_and_line_ends(data, text):
@@ -98,9 +99,9 @@ def test_what_cannot_be_filled_is_refused_by_line(data, rows, said):
 
 
 def test_samples_that_are_no_text(data):
-    for content in ("id,label\n7,café".encode("latin-1"), "id,label\n7,x".encode("utf-16")):
+    for content in ("id,label\n7,café".encode("latin-1"), "id,label\n7,x".encode("utf-16-le")):
         (data / "s.csv").write_bytes(content)
-        with pytest.raises(LongtailError, match=r"s\.csv is not UTF-8: save it as UTF-8"):
+        with pytest.raises(LongtailError, match=r"s\.csv line . is not UTF-8: .*save it as a CSV in UTF-8"):
             read_sample(data / "s.csv", listing_of(data), CLASSES)
 
 
