@@ -4,6 +4,7 @@ Reads names and never a picture. What cannot be filled is a LongtailError of one
 column, and the mend. labels.py reads the CSV.
 """
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,9 @@ def own_sample(root: str | Path) -> Path | None:
     It is sample_submission.csv in any case, with or without the line: Kaggle has sampleSubmission.csv too.
     """
     folders = {Path(root), unpacked(Path(root))}
-    found = [path for folder in folders for path in folder.iterdir() if _plain(path.name) == "samplesubmission.csv"]
+    found = [
+        folder / name for folder in folders for name in os.listdir(folder) if _plain(name) == "samplesubmission.csv"
+    ]
     if len(found) > 1:
         raise LongtailError(f"{root} has two sample submissions, {found[0]} and {found[1]}: remove one")
     return found[0] if found else None
