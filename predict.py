@@ -98,7 +98,8 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
 def predict(args: Namespace) -> None:
     """The command, from its parsed arguments."""
     device = pick_device(args.device)
-    _check_output(args.output)
+    if args.output is not None:
+        _check_output(args.output)
     if args.run:
         folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
     else:
@@ -197,10 +198,19 @@ def _checkpoints(folders):
 
 def _check_output(output):
     """Raises an error where `output` cannot be a file: before the work, not after it."""
-    if output and os.path.isdir(output):
-        raise LongtailError(f"{output} is a folder: name a file")
-    if output:
+    mode = _mode(output)
+    if mode is None:
         os.stat(Path(os.path.realpath(output)).parent)
+    elif stat.S_ISDIR(mode):
+        raise LongtailError(f"{output} is a folder: name a file")
+
+
+def _mode(output):
+    """The mode of what `output` is, or of what its link leads to; None where nothing is there yet."""
+    try:
+        return os.stat(output).st_mode
+    except FileNotFoundError:
+        return None
 
 
 def _write(output, lines):
@@ -216,7 +226,7 @@ def _write(output, lines):
         sys.stdout.buffer.flush()
         return
     try:
-        mode = os.stat(output).st_mode if os.path.exists(output) else None
+        mode = _mode(output)
         if mode is None or stat.S_ISREG(mode):
             with replacing(Path(os.path.realpath(output))) as draft:
                 draft.write_bytes(content)

@@ -185,10 +185,16 @@ def test_output_file_is_all_or_nothing(project, tmp_path, capsys):
     out = tmp_path / "s.csv"
     code, rows, _ = predicted(capsys, "--project", project, "-o", out)
     assert code == 0 and not rows and out.read_text().startswith("id,label\n000,")
-    for output, said in ((tmp_path / "no" / "s.csv", "No such file"), (tmp_path, "is a folder: name a file")):
+    (tmp_path / "loop").symlink_to("loop")
+    for output, said in (
+        (tmp_path / "no" / "s.csv", "No such file"),
+        (tmp_path, "is a folder: name a file"),
+        (tmp_path / "loop", "loop: Too many levels of symbolic links"),
+        (out / "s.csv", "Not a directory"),
+    ):
         code, rows, err = predicted(capsys, "--project", project, "-o", output)
-        assert code == 1 and not rows and said in err and "warning" not in err
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv"]
+        assert code == 1 and not rows and said in err and "predicting" not in err  # before the work
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["loop", "s.csv"]
 
 
 def test_output_and_stdout_are_equal_byte_for_byte(project, pictures, tmp_path):
