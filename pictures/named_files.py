@@ -55,7 +55,8 @@ class NamedFiles:
             if len(found) > 1:
                 either = " or ".join(sorted(Path(path).name for path in found))
                 raise LongtailError(
-                    f"{table.file} line {number}: {brief(cells[column])} may be {either}: write the extension and the zeros"
+                    f"{table.file} line {number}: {brief(cells[column])} may be {either}: "
+                    "write the extension and the zeros"
                 )
             paths.append(found[0] if found else None)
         return paths

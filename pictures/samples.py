@@ -15,7 +15,7 @@ from pictures.csv_table import read_csv
 from pictures.labels import IMAGE_COLUMNS
 from pictures.layout import own_test, unpacked
 from pictures.listing import Listing, test_listing
-from pictures.names import is_picture_name, some, unpadded
+from pictures.names import brief, is_picture_name, some, unpadded
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_sample(file: str | Path, tests: Listing, classes: list[str]) -> Sample:
     columns = _columns(file, names, classes)
     find = _Finder(tests)
     if key.casefold() not in IMAGE_COLUMNS and find.rows(key):
-        raise LongtailError(f"{file}: its first line names a picture, {key!r}: begin it with the columns' names")
+        raise LongtailError(f"{file}: its first line names a picture, {brief(key)}: begin it with the columns' names")
     if not table.lines:
         raise LongtailError(f"{file} lists no id below its first line: take the competition's file once more")
 
@@ -75,18 +75,20 @@ def read_sample(file: str | Path, tests: Listing, classes: list[str]) -> Sample:
     for number, cells in table.lines:
         name = cells[key]
         if not name:
-            raise LongtailError(f"{file} line {number}: no {key}")
+            raise LongtailError(f"{file} line {number}: no id")
         found = find.rows(name)
         if not found:
-            unknown.append(f"line {number} {name!r}")
+            unknown.append(f"line {number} {brief(name)}")
             continue
         if len(found) > 1:
             paths = " or ".join(tests.paths[row] for row in found[:5])
-            raise LongtailError(f"{file} line {number}: {name!r} may be {paths}: write its path")
+            raise LongtailError(f"{file} line {number}: {brief(name)} may be {paths}: write its path")
         first = line_of.setdefault(found[0], number)
         if first != number:
             path = tests.paths[found[0]]
-            raise LongtailError(f"{file} line {number}: {name!r} is {path}, as is line {first}: remove one of them")
+            raise LongtailError(
+                f"{file} line {number}: {brief(name)} is {path}, as is line {first}: remove one of them"
+            )
         ids.append(name)
         rows.append(found[0])
     if unknown:
@@ -107,7 +109,7 @@ def _columns(file, names, classes):
     columns = [number.get(normalize("NFC", name)) for name in names]
     if columns in ([], [None]):
         return None
-    strange = [repr(name) for name, column in zip(names, columns) if column is None]
+    strange = [brief(name) for name, column in zip(names, columns) if column is None]
     absent = [repr(name) for i, name in enumerate(classes) if i not in columns]
     faults = []
     if strange:
