@@ -10,40 +10,24 @@ import json
 import os
 import signal
 import stat
-import struct
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
-RECIPE = 1  # part of every Store's key: raise it whenever decode() would give other pixels
+from pictures.foreign import what_it_is
+from pictures.rgb import SIDEWAYS, PictureError, orientation, upright_rgb
+
+RECIPE = 2  # part of every Store's key: raise it whenever decode() would give other pixels
 RESIZES = ("squash", "crop", "pad")
 MAX_PIXELS = 89_478_485  # where Pillow, too, begins to suspect a decompression bomb
 # These formats begin with a signature, need no other program (EPS does) and show a cut (JPEG 2000 does not).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# The bytes at the end of a whole file, and how far from the end to look for them. Pillow does without them. A file
-# that lacks them was cut, even if every pixel is there.
-ENDINGS = {"PNG": (b"IEND\xaeB`\x82", 2**20), "GIF": (b"\0;", 2**10)}
-EXIF_ORIENTATION = 0x0112
-# How to bring a picture upright, by its EXIF orientation; 1 is upright already.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+Image.WARN_POSSIBLE_FORMATS = True  # Pillow then says why a decoder did not take a file
 # The machine's failures, not the picture's. They are raised as they are, because they may be gone tomorrow.
 MACHINE = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT)
-
-
-class PictureError(ValueError):
-    """One picture cannot be used. The message is the reason alone, without the file's name."""
 
 
 def decode(path: str | Path, size: int, resize: str = "squash") -> np.ndarray:
@@ -51,14 +35,15 @@ def decode(path: str | Path, size: int, resize: str = "squash") -> np.ndarray:
 
     resize: `squash` scales both sides to S; `crop` scales the central square to S; `pad` scales the long side to S and
     leaves black around. The filter is Pillow's antialiased bilinear one, as in torchvision's Resize.
-    Of several frames the first counts. What is transparent shows white. Grey of 16 bits keeps its high byte. Colour
-    profiles are ignored.
+    Of several frames the first counts. What is transparent shows white, and so does what a first frame that is smaller
+    than its canvas leaves free. Colour profiles are ignored.
+    Grey of up to 16 bits keeps its 8 high bits. No file says how many bits it uses, so the greatest value tells: 8 bits
+    where it is below 256, 12 below 4096, else 16. Thus 8 or 12 bits in a wide container keep their brightness, and a
+    picture of 16 bits that nowhere reaches a sixteenth of white comes out lighter. Such a one in colour is refused.
     Raises PictureError with the reason why the picture cannot be used, and OSError where the machine failed.
     """
     with _opened(path) as image:
-        # For JPEG only: its decoder can halve a picture at little cost. It stops before either side is below 2 S.
-        image.draft(None, (2 * size, 2 * size))
-        return np.asarray(_resized(_rgb(image), size, resize))
+        return np.asarray(_resized(upright_rgb(image, size), size, resize))
 
 
 def decode_into(file: int, start: int, row: int, path: str | Path, size: int, resize: str) -> list[list[float]] | str:
@@ -87,7 +72,7 @@ def dimensions(files: list[Path]) -> list[tuple[int, int] | None]:
             with _opened(path) as image:
                 width, height = image.size
                 # Of a TIFF, Pillow gives the size that it has once upright.
-                if image.format != "TIFF" and _orientation(image) in SIDEWAYS:
+                if image.format != "TIFF" and orientation(image) in SIDEWAYS:
                     width, height = height, width
                 found.append((width, height))
         except PictureError:
@@ -104,8 +89,8 @@ def _opened(path):
             raise PictureError("a folder, not a file")
         if not stat.S_ISREG(mode):
             raise PictureError("not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what spoils a picture raises
+        with warnings.catch_warnings(record=True) as said:  # not printed: what spoils a picture raises
+            warnings.simplefilter("always")
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise PictureError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels: shrink it")
@@ -115,59 +100,16 @@ def _opened(path):
     except FileNotFoundError:
         raise PictureError("a dangling link" if os.path.islink(path) else "no such file") from None
     except UnidentifiedImageError:
-        raise PictureError("not a picture" if os.path.getsize(path) else "an empty file") from None
+        # What Pillow has said is "PNG opening failed. " and then why, or that it has no decoder of that format.
+        why = str(said[-1].message).rpartition("opening failed. ")[2] if said else ""
+        raise PictureError(" ".join(what_it_is(path, why).split())) from None
     except Exception as error:  # on a damaged file Pillow may raise nearly anything
         if isinstance(error, OSError) and error.errno in MACHINE:
             raise
         reason = getattr(error, "strerror", None) or str(error) or repr(error)
+        if reason.startswith("decoder error"):  # and then a number
+            reason = f"damaged or truncated ({reason})"
         raise PictureError(" ".join(reason.split())) from None  # in one line
-
-
-def _orientation(image):
-    """EXIF's orientation, 1 to 8; 1 where the EXIF data is damaged, since viewers do not turn such a picture."""
-    try:
-        # Image's own method: that of the PNG class would decode all pixels first.
-        orientation = Image.Image.getexif(image).get(EXIF_ORIENTATION)
-    except (SyntaxError, ValueError, struct.error):
-        return 1
-    return orientation if orientation in TURNS else 1
-
-
-def _rgb(image):
-    """The decoded picture in mode RGB, upright; PictureError where it was cut or has no known white."""
-    image.load()
-    if image.format in ENDINGS:
-        _check_ending(image.filename, *ENDINGS[image.format])
-    orientation = _orientation(image)  # read after load(), which turns a TIFF itself and then says 1
-    if image.mode == "F":
-        raise PictureError("floating-point pixels have no known white")
-    if image.mode.startswith("I"):
-        image = _high_byte(image)
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    if orientation in TURNS:
-        image = image.transpose(TURNS[orientation])
-    return image
-
-
-def _check_ending(path, mark, within):
-    """PictureError where the last `within` bytes of the file do not hold `mark`."""
-    with open(path, "rb") as file:
-        file.seek(-min(within, os.path.getsize(path)), os.SEEK_END)
-        if mark not in file.read():
-            raise PictureError("image file is truncated: its end mark is missing")
-
-
-def _high_byte(image):
-    """Grey of 16 bits as grey of 8. Pillow may hold it in 32 bits, and then more than 16 could be used."""
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise PictureError("integer pixels beyond 16 bits have no known white")
-    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _resized(image, size, resize):

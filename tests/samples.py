@@ -27,6 +27,32 @@ def png(path, samples, depth, colour, width=None):
     )
 
 
+def tiff(path, planes, photometric, order="<", together=True, **more):
+    """A TIFF written by hand, for what Pillow cannot write. planes: [C, H, W] integers. more: tags, as t338=(1,)."""
+    count, height, width = planes.shape
+    stored = [np.moveaxis(planes, 0, -1)] if together else list(planes)
+    strips = [strip.astype(strip.dtype.newbyteorder(order)).tobytes() for strip in stored]
+    bits, kind = planes.dtype.itemsize * 8, {"u": 1, "i": 2}[planes.dtype.kind]
+    tags = {256: (width,), 257: (height,), 258: (bits,) * count, 259: (1,), 262: (photometric,), 277: (count,)}
+    tags |= {278: (height,), 279: tuple(map(len, strips)), 284: (1 if together else 2,), 339: (kind,) * count}
+    tags |= {int(name[1:]): value for name, value in more.items()}
+    at, offsets = 8, []
+    for strip in strips:
+        offsets.append(at)
+        at += len(strip)
+    tags[273] = tuple(offsets)
+    directory, behind = struct.pack(order + "H", len(tags)), b""
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        if len(packed) > 4:
+            place = at + 2 + 12 * len(tags) + 4 + len(behind)
+            behind += packed
+            packed = struct.pack(order + "I", place)
+        directory += struct.pack(order + "HHI", tag, 4, len(values)) + packed
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, at)
+    path.write_bytes(head + b"".join(strips) + directory + bytes(4) + behind)
+
+
 def tree(root, *paths):
     for path in map(str, paths):
         target = root / path

@@ -1,11 +1,15 @@
 """Pixels against what NumPy or torchvision make of the same numbers."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
 from pictures import decode
-from samples import RNG, noise, png
+from samples import RNG, noise, png, tiff
 
 S = 24
 
@@ -27,12 +31,70 @@ INDEX = noise(S, S, high=16)
 OTHER = Image.fromarray(noise(S, S, 3))
 
 
+def png_with_key(path, values, depth, key):
+    """A PNG whose pixels of the value `key` are clear. values: [H, W] or [H, W, 3] integers below 2**depth."""
+    channels = values.reshape(*values.shape[:2], -1)
+    if depth == 16:
+        packed = channels.astype(">u2")
+    else:  # several pixels in a byte
+        bits = channels >> np.arange(depth)[::-1] & 1
+        packed = np.packbits(bits.astype(np.uint8).reshape(len(values), -1), axis=1)
+    png(path, packed, depth, 2 if channels.shape[-1] == 3 else 0, width=values.shape[1])
+    data = path.read_bytes()
+    body = b"tRNS" + np.asarray(key).astype(">u2").tobytes()
+    path.write_bytes(
+        data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+    )
+
+
+def gif_of_a_part(path, index, place, canvas):
+    """A GIF whose only frame is `index` [h, w], at `place` (x, y) of a canvas (width, height)."""
+    image = Image.frombytes("P", index.shape[::-1], index.tobytes())
+    image.putpalette(PALETTE.tobytes())
+    image.save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b",\0\0\0\0" + struct.pack("<HH", *image.size))
+    data[at + 1 : at + 5] = struct.pack("<HH", *place)
+    data[6:10] = struct.pack("<HH", *canvas)
+    path.write_bytes(data)
+
+
+def webp_of_a_part(path, pixels, place, canvas):
+    """An animated WebP without transparency, each frame `pixels` [h, w, 3] at `place` of a canvas (width, height)."""
+
+    def three(*values):
+        return b"".join(value.to_bytes(3, "little") for value in values)
+
+    def chunk(name, body):
+        return name + struct.pack("<I", len(body)) + body
+
+    still = io.BytesIO()
+    Image.fromarray(pixels).save(still, "WEBP", lossless=True)
+    height, width = pixels.shape[:2]
+    x, y = place
+    frame = chunk(b"ANMF", three(x // 2, y // 2, width - 1, height - 1, 100) + b"\0" + still.getvalue()[12:])
+    head = chunk(b"VP8X", b"\2\0\0\0" + three(canvas[0] - 1, canvas[1] - 1)) + chunk(b"ANIM", bytes(6))
+    path.write_bytes(chunk(b"RIFF", b"WEBP" + head + frame + frame))
+
+
 def paletted():
     image = Image.fromarray(INDEX, "L").copy()
     image = Image.frombytes("P", (S, S), INDEX.tobytes())
     image.putpalette(PALETTE.tobytes())
     return image
 
+
+PART = noise(10, 8, 3)
+AROUND = np.full((S, S, 3), 255, np.uint8)
+AROUND[6:16, 4:12] = PART
+SMALL = Image.fromarray(L.astype(np.uint16))  # values of 8 bits in 16
+KEYED = (
+    WIDE.copy()
+)  # grey of 16 bits, half of it clear; the rest shares its high byte or its low byte with what is clear
+KEYED[:12] = 0x1234
+KEYED[12:14], KEYED[14:16] = 0x1200, 0x3434
+COLOURS = np.dstack([KEYED, KEYED[::-1], np.full_like(KEYED, 0x1234)])
+COLOURS[:4] = 0x1234
 
 MODES = {  # name: (writes the file, the picture that everyone should see, tolerance)
     "rgb.png": (lambda p: Image.fromarray(RGB).save(p), RGB, 0),
@@ -92,6 +154,49 @@ MODES = {  # name: (writes the file, the picture that everyone should see, toler
         grey(WIDE // 256),
         0,
     ),
+    "white-is-zero16.tif": (lambda p: tiff(p, WIDE[None], 0), grey(255 - WIDE // 256), 0),
+    "white-is-zero16-big-endian.tif": (lambda p: tiff(p, WIDE[None], 0, ">"), grey(255 - WIDE // 256), 0),
+    "white-is-zero-8-in-16.tif": (lambda p: tiff(p, L[None].astype(np.uint16), 0), grey(255 - L), 0),
+    "8-in-16.png": (SMALL.save, grey(L), 0),
+    "8-in-16.tif": (SMALL.save, grey(L), 0),
+    "8-in-16.pgm": (SMALL.save, grey(L), 0),
+    "8-in-16-signed.tif": (lambda p: tiff(p, L[None].astype(np.int16), 1), grey(L), 0),
+    "8-in-32.tif": (lambda p: Image.fromarray(L.astype(np.int32)).save(p), grey(L), 0),
+    "12-in-16.png": (lambda p: Image.fromarray(WIDE // 16).save(p), grey(WIDE // 256), 0),
+    "12-in-16.tif": (lambda p: Image.fromarray(WIDE // 16).save(p), grey(WIDE // 256), 0),
+    "rgb16-apart.tif": (
+        lambda p: tiff(p, np.stack([WIDE, WIDE.T, 65535 - WIDE]), 2, together=False),
+        np.dstack([WIDE, WIDE.T, 65535 - WIDE]) // 256,
+        0,
+    ),
+    "grey-times-alpha.tif": (
+        lambda p: tiff(p, np.stack([L // 2, L // 2 + 128]), 1, t338=(1,)),
+        grey(L // 2 + 255.0 - (L // 2 + 128)),
+        2,
+    ),
+    "key1.png": (lambda p: png_with_key(p, INDEX % 2, 1, 0), grey(INDEX * 0 + 255), 0),
+    "key2.png": (
+        lambda p: png_with_key(p, INDEX % 4, 2, 2),
+        grey(np.where(INDEX % 4 == 2, 255, INDEX % 4 * 85)),
+        0,
+    ),
+    "key4.png": (lambda p: png_with_key(p, INDEX, 4, 5), grey(np.where(INDEX == 5, 255, INDEX * 17)), 0),
+    "key16.png": (
+        lambda p: png_with_key(p, KEYED, 16, 0x1234),
+        grey(np.where(KEYED == 0x1234, 255, KEYED // 256)),
+        0,
+    ),
+    "key-colour16.png": (
+        lambda p: png_with_key(p, COLOURS, 16, (0x1234,) * 3),
+        np.where((COLOURS == 0x1234).all(-1, keepdims=True), 255, COLOURS // 256),
+        0,
+    ),
+    "part.gif": (
+        lambda p: gif_of_a_part(p, INDEX[:10, :8], (4, 6), (S, S)),
+        255 - np.pad(255 - PALETTE[INDEX[:10, :8]], ((6, 8), (4, 12), (0, 0))),
+        0,
+    ),
+    "part.webp": (lambda p: webp_of_a_part(p, PART, (4, 6), (S, S)), AROUND, 0),
     "grey32.tif": (lambda p: Image.fromarray(WIDE.astype(np.int32)).save(p), grey(WIDE // 256), 0),
     "cmyk.tif": (
         lambda p: Image.fromarray(CMYK, "CMYK").save(p),
@@ -202,8 +307,8 @@ def test_large_jpegs_are_read_at_reduced_scale_without_visible_change(tmp_path, 
     smooth.save(tmp_path / "a.jpg", quality=92)
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.png")
     loaded = []
-    rgb = decode._rgb
-    monkeypatch.setattr(decode, "_rgb", lambda image: loaded.append(image.size) or rgb(image))
+    resized = decode._resized
+    monkeypatch.setattr(decode, "_resized", lambda image, *args: loaded.append(image.size) or resized(image, *args))
     found, full = (decode.decode(tmp_path / name, 96).astype(float) for name in ("a.jpg", "a.png"))
     assert loaded == [(400, 300), (1600, 1200)]
     assert np.abs(found - full).mean() < 0.5 and np.abs(found - full).max() <= 6
