@@ -1,11 +1,13 @@
-"""What a file is that no decoder took: its format by name, where its first bytes tell.
+"""What a file is that no decoder took: its format by name, where its first bytes or its last tell.
 
-Reads the first bytes alone and decodes nothing. What it does not know is "not a picture".
+Decodes nothing. What it does not know is "not a picture".
 """
 
+import os
 from pathlib import Path
 
 READ_BYTES = 1024
+TGA_END = b"TRUEVISION-XFILE.\0"  # TGA has no first bytes of its own, some are those of CUR, and older ones not even these last
 CONVERT = "which is not read here: convert it to PNG or JPEG"
 # (offset, bytes there, format). The longer of two that begin alike comes first.
 SIGNATURES = (
@@ -87,11 +89,15 @@ def what_it_is(path: str | Path, said: str = "") -> str:
     """
     with open(path, "rb") as file:
         head = file.read(READ_BYTES)
+        file.seek(max(0, os.path.getsize(path) - len(TGA_END)))
+        tail = file.read()
     if not head:
         return "an empty file"
     if not head.strip(b"\0"):
         return "nothing but zero bytes"
     name = _format(head)
+    if name in (None, "CUR") and (tail == TGA_END or str(path).lower().endswith(".tga")):
+        name = "TGA"
     if name in OWN:
         return f"{name} that cannot be decoded: {said or 'its header is damaged'}"
     if name:

@@ -11,12 +11,11 @@ from PIL import Image, TiffImagePlugin
 from pictures import jpeg
 
 EXIF_ORIENTATION = 0x0112
-PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 262, 284, 339  # tags of TIFF
-WHITE_IS_ZERO, APART, SIGNED = 0, 2, 2  # a value of each
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
+WHITE_IS_ZERO, APART, SIGNED = 0, 2, 2  # a value of each of the last three
 # A layout that Pillow's table lacks: 16 bits, white is zero, the high byte first. A key is (byte order, photometric
 # interpretation, sample format, fill order, bits, extra samples).
 TiffImagePlugin.OPEN_INFO[b"MM", WHITE_IS_ZERO, (1,), 1, (16,), ()] = ("I;16B", "I;16B")
-TiffImagePlugin.READ_LIBTIFF = True  # Pillow itself misreads 16 bits whose channels are stored apart
 SPREAD = {"L;2": 85, "L;4": 17}  # white is 255 in 8 bits, 3 in two, 15 in four
 # How to bring a picture upright, by its EXIF orientation; 1 is upright already.
 TURNS = {
@@ -42,6 +41,10 @@ def upright_rgb(image: Image.Image, size: int) -> Image.Image:
     """
     kind = image.format
     rawmode, frame = _storage(image)
+    # Channels stored apart: of 16 bits that are not compressed Pillow reads half, and of grey not the transparency.
+    half = 16 in _tag(image, BITS, ()) and ";16" not in rawmode
+    if _tag(image, PLANAR) == APART and (half or image.mode in ("LA", "La")):
+        raise PictureError("a TIFF of this kind with its channels apart is not read here: save it with them together")
     if kind == "WEBP" and image.is_animated:
         # Its frames lie on a clear canvas, even where the file says that it knows no transparency.
         image._mode = image.rawmode = "RGBA"
@@ -103,16 +106,12 @@ def _grey(image):
 
 
 def _check_range(image, rawmode):
-    """PictureError where a picture that Pillow gives with 8 bits a channel had other values, or has other channels."""
+    """PictureError where a picture that Pillow gives with 8 bits a channel had values that these cannot tell."""
     signed = SIGNED in _tag(image, SAMPLE_FORMAT, ())
     if signed and image.mode == "L" and image.getextrema()[1] > 127:
         raise PictureError("negative pixels have no known white")
     if ";16" in rawmode and max(top for _, top in image.getextrema()[:3]) < 16:
         raise PictureError("no colour of its 16 bits reaches a sixteenth of white: save it with 8 bits")
-    if image.mode in ("LA", "La") and _tag(image, PLANAR) == APART:
-        raise PictureError(
-            "a TIFF of grey and transparency that are stored apart is not read here: store them together"
-        )
 
 
 def _tag(image, number, default=None):

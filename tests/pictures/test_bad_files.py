@@ -80,6 +80,7 @@ FOREIGN = {  # the first bytes of a file: what its reason must say
     b"%PDF-1.7": "PDF",
     bytes(128) + b"DICM": "DICOM",
     b"FUJIFILMCCD-RAW 0201": "a camera's raw",
+    b"\0\0\2" + bytes(15) + b"TRUEVISION-XFILE.\0": "TGA",
     b"<!DOCTYPE html><html><body>404": "a web page",
     b"\n  <html lang='en'>": "a web page",
     b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>": "an error message",
@@ -113,17 +114,18 @@ def test_what_pillow_knows_but_cannot_decode_is_named_with_its_reason(tmp_path, 
         decode.decode(avif, S)
 
 
-UNKNOWN_WHITE = {
+MISREAD = {  # the reason: writes a picture that Pillow would show with other values than it has
     "negative pixels": (lambda p: tiff(p, RGB[..., 0][None].view(np.int8), 1)),
     "beyond 16 bits": (lambda p: tiff(p, WIDE[None].view(np.int16), 1)),
     "sixteenth of white": (lambda p: tiff(p, np.moveaxis(RGB, -1, 0).astype(np.uint16), 2)),
-    "stored apart": (lambda p: tiff(p, np.moveaxis(RGB[..., :2], -1, 0), 1, together=False, t338=(2,))),
+    "with its channels apart": (lambda p: tiff(p, np.stack([WIDE] * 3), 2, together=False)),
+    "its channels apart is": (lambda p: tiff(p, np.moveaxis(RGB[..., :2], -1, 0), 1, together=False, t338=(2,))),
 }
 
 
-@pytest.mark.parametrize("reason", UNKNOWN_WHITE)
-def test_values_whose_white_is_not_known_are_refused(reason, tmp_path):
-    UNKNOWN_WHITE[reason](tmp_path / "a.tif")
+@pytest.mark.parametrize("reason", MISREAD)
+def test_values_that_cannot_be_known_are_refused(reason, tmp_path):
+    MISREAD[reason](tmp_path / "a.tif")
     with pytest.raises(decode.PictureError, match=reason):
         decode.decode(tmp_path / "a.tif", S)
 

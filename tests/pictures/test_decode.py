@@ -164,8 +164,9 @@ MODES = {  # name: (writes the file, the picture that everyone should see, toler
     "8-in-32.tif": (lambda p: Image.fromarray(L.astype(np.int32)).save(p), grey(L), 0),
     "12-in-16.png": (lambda p: Image.fromarray(WIDE // 16).save(p), grey(WIDE // 256), 0),
     "12-in-16.tif": (lambda p: Image.fromarray(WIDE // 16).save(p), grey(WIDE // 256), 0),
-    "rgb16-apart.tif": (
-        lambda p: tiff(p, np.stack([WIDE, WIDE.T, 65535 - WIDE]), 2, together=False),
+    "rgb-apart.tif": (lambda p: tiff(p, np.moveaxis(RGB, -1, 0), 2, together=False), RGB, 0),
+    "rgb16.tif": (
+        lambda p: tiff(p, np.stack([WIDE, WIDE.T, 65535 - WIDE]), 2, ">"),
         np.dstack([WIDE, WIDE.T, 65535 - WIDE]) // 256,
         0,
     ),
