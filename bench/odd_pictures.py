@@ -1,11 +1,13 @@
 """Claim: of a folder of odd pictures each is read as an independent decoder reads it, or refused by name; none fails.
 
-    python -m bench.odd_pictures DIR [--size 64] [--apart 2] [--list]
+    python -m bench.odd_pictures DIR [--size 64] [--apart 2] [--cuts 3] [--list]
 
 DIR is looked through at every depth, whatever its files are called: Tests/images of Pillow's source distribution has
 some 1,000. Independent of Pillow are libvips (`pip install pyvips pyvips-binary`) and OpenCV (`pip install
 opencv-python-headless`), each used where it is there. Both sides are brought to S x S by the same filter, over white,
 CMYK by (1 - C)(1 - K), without colour profiles; then their mean colours are compared. Exit 1 where any file failed.
+Each file that is read is also cut at random places, with and without its format's end mark behind, and once lengthened
+by noise. All of these must be refused, or show the very pixels of the whole file.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import collections
 import contextlib
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -131,6 +134,37 @@ def read_by_peers(path, peers):
     return found
 
 
+def damaged(data, cuts, rng):
+    """(what was done, the bytes) of a file, cut and lengthened."""
+    end = next((end for start, end in ENDS.items() if data.startswith(start)), b"")
+    for length in rng.integers(0, len(data), cuts):
+        yield "cut", data[:length]
+        if end:
+            yield "cut before an end mark", data[:length] + end
+    if cuts:
+        yield "lengthened", data + rng.bytes(4096)
+
+
+def check_damaged(path, args, rng, counts):
+    """Counts what becomes of `path` once damaged."""
+    whole = decode(path, args.size)
+    with tempfile.NamedTemporaryFile(suffix=path.suffix) as file:
+        for how, data in damaged(path.read_bytes(), args.cuts, rng):
+            Path(file.name).write_bytes(data)
+            try:
+                pixels = decode(file.name, args.size)
+            except PictureError:
+                counts[f"{how}: refused by name"] += 1
+                continue
+            same = np.array_equal(pixels, whole)
+            counts[f"{how}: {'every pixel' if same else 'other pixels'}"] += 1
+            if not same:
+                apart = np.abs(pixels.astype(int) - whole).mean()
+                print(f"{how} to {len(data):,} bytes, read with a mean difference of {apart:.3f} of 255: {path}")
+
+
+# The first bytes of a format, and its end mark where it can stand anywhere: parts of a PNG have lengths.
+ENDS = {b"\xff\xd8": b"\xff\xd9", b"GIF8": b";"}
 PEERS = (("vips", by_vips, pyvips), ("tifffile", by_tifffile, tifffile), ("opencv", by_opencv, cv2))
 
 
@@ -139,15 +173,18 @@ def main():
     parser.add_argument("folder", metavar="DIR", type=Path)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--apart", type=float, default=2, help="mean colours further apart than this, of 255, disagree")
+    parser.add_argument("--cuts", type=int, default=3, help="random places at which to cut each file that is read")
     parser.add_argument("--list", action="store_true", help="a line for every file, not only for those that disagree")
     args = parser.parse_args()
     peers = {name: read for name, read, there in PEERS if there}
-    counts, reasons = collections.Counter(), collections.Counter()
+    counts, cut, reasons = collections.Counter(), collections.Counter(), collections.Counter()
+    rng = np.random.default_rng(0)
     files = sorted(path for path in args.folder.rglob("*") if path.is_file())
     for path in files:
         began = time.perf_counter()
         try:
             ours, reason = decode(path, args.size).mean((0, 1)), None
+            check_damaged(path, args, rng, cut)
         except PictureError as error:
             ours, reason = None, str(error)
         except Exception as error:
@@ -172,9 +209,9 @@ def main():
         if args.list or line.startswith("disagree"):
             print(line, f"{seconds:.1f} s" if seconds > 5 else "")
     print(f"{len(files)} files; beside us: {', '.join(peers) or 'no other decoder'}")
-    for name, count in sorted(counts.items(), key=lambda both: both[0]):
+    counts["failed"] += 0  # said even where there is none
+    for name, count in [*sorted(counts.items()), *sorted(cut.items())]:
         print(f"{count:6}  {name}")
-    print(f"{counts['failed']:6}  failed")
     for reason, count in reasons.most_common():
         print(f"        {count:6}  {reason}")
     return 1 if counts["failed"] or not files else 0

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 READ_BYTES = 1024
-TGA_END = b"TRUEVISION-XFILE.\0"  # TGA has no first bytes of its own, some are those of CUR, and older ones not even these last
+# TGA has no first bytes of its own, some of its files begin like CUR, and older ones do not even end like this.
+TGA_END = b"TRUEVISION-XFILE.\0"
 CONVERT = "which is not read here: convert it to PNG or JPEG"
 # (offset, bytes there, format). The longer of two that begin alike comes first.
 SIGNATURES = (
@@ -99,7 +100,7 @@ def what_it_is(path: str | Path, said: str = "") -> str:
     if name in (None, "CUR") and (tail == TGA_END or str(path).lower().endswith(".tga")):
         name = "TGA"
     if name in OWN:
-        return f"{name} that cannot be decoded: {said or 'its header is damaged'}"
+        return f"{name} that cannot be decoded ({said or 'its header is damaged'}): save it again as PNG or JPEG"
     if name:
         return f"{name}, {CONVERT}"
     lower = head.lower()

@@ -3,6 +3,7 @@
 Never guesses a white that is not known: such a picture is a PictureError.
 """
 
+import os
 import struct
 
 import numpy as np
@@ -11,8 +12,10 @@ from PIL import Image, TiffImagePlugin
 from pictures import jpeg
 
 EXIF_ORIENTATION = 0x0112
-BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
-WHITE_IS_ZERO, APART, SIGNED = 0, 2, 2  # a value of each of the last three
+BITS, COMPRESSION, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 259, 262, 284, 339  # tags of TIFF
+STRIPS, TILES = (273, 279), (324, 325)  # tags of TIFF, each the bytes at which they begin, and how many they are
+JPEGS = (6, 7)  # compressions of TIFF
+WHITE_IS_ZERO, APART, SIGNED = 0, 2, 2  # a value of each of the last three in the first line
 # A layout that Pillow's table lacks: 16 bits, white is zero, the high byte first. A key is (byte order, photometric
 # interpretation, sample format, fill order, bits, extra samples).
 TiffImagePlugin.OPEN_INFO[b"MM", WHITE_IS_ZERO, (1,), 1, (16,), ()] = ("I;16B", "I;16B")
@@ -45,6 +48,8 @@ def upright_rgb(image: Image.Image, size: int) -> Image.Image:
     half = 16 in _tag(image, BITS, ()) and ";16" not in rawmode
     if _tag(image, PLANAR) == APART and (half or image.mode in ("LA", "La")):
         raise PictureError("a TIFF of this kind with its channels apart is not read here: save it with them together")
+    if _tag(image, COMPRESSION) in JPEGS:
+        _check_strips(image)
     if kind == "WEBP" and image.is_animated:
         # Its frames lie on a clear canvas, even where the file says that it knows no transparency.
         image._mode = image.rawmode = "RGBA"
@@ -71,6 +76,14 @@ def upright_rgb(image: Image.Image, size: int) -> Image.Image:
     if turn in TURNS:
         image = image.transpose(TURNS[turn])
     return image
+
+
+def _check_strips(image):
+    """OSError where a TIFF should go on behind its last byte. Of a JPEG in it libtiff would paint the rest grey."""
+    strips = STRIPS if _tag(image, STRIPS[0]) else TILES
+    ends = map(sum, zip(*(_tag(image, number, ()) for number in strips)))
+    if max(ends, default=0) > os.path.getsize(image.filename):
+        raise OSError("image file is truncated: not all its strips are there")
 
 
 def _load(image):
