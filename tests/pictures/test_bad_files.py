@@ -55,6 +55,7 @@ def test_refusals_name_the_reason_and_leave_the_warning_filters_alone(tmp_path):
         "no such file": tmp_path / "nothing.png",
         "not a regular file": write("fifo.jpg", os.mkfifo),
         "no known white": write("float.tif", lambda p: Image.fromarray(RGB[..., 0].astype(np.float32)).save(p)),
+        "not all its strips": write("jpeg.tif", lambda p: tiff(p, WIDE[None], 1, t259=(7,), t279=(99_999,))),
         "beyond 16 bits": write("deep.tif", lambda p: Image.fromarray(WIDE.astype(np.int32) * 9).save(p)),
     }
     filters = list(warnings.filters)
@@ -116,7 +117,7 @@ def test_what_pillow_knows_but_cannot_decode_is_named_with_its_reason(tmp_path, 
 
 MISREAD = {  # the reason: writes a picture that Pillow would show with other values than it has
     "negative pixels": (lambda p: tiff(p, RGB[..., 0][None].view(np.int8), 1)),
-    "beyond 16 bits": (lambda p: tiff(p, WIDE[None].view(np.int16), 1)),
+    "no known white": (lambda p: tiff(p, WIDE[None].view(np.int16), 1)),
     "sixteenth of white": (lambda p: tiff(p, np.moveaxis(RGB, -1, 0).astype(np.uint16), 2)),
     "with its channels apart": (lambda p: tiff(p, np.stack([WIDE] * 3), 2, together=False)),
     "its channels apart is": (lambda p: tiff(p, np.moveaxis(RGB[..., :2], -1, 0), 1, together=False, t338=(2,))),
