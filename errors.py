@@ -60,8 +60,11 @@ class Parser(argparse.ArgumentParser):
 def run_command(name: str, function: Callable[[], int | None], *, continue_with: str = "") -> int:
     """The exit code of the command `name`: what `function` returns (None is 0), or that of its error, said in a line.
 
-    continue_with: what to type after a signal stopped it.
+    continue_with: what to type after a signal stopped it. Where nobody listens for SIGTERM it ends the command as
+    Ctrl-C does: everything that was opened is closed, and nothing is said.
     """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     try:
         return function() or 0
     except Stopped as error:
@@ -70,6 +73,8 @@ def run_command(name: str, function: Callable[[], int | None], *, continue_with:
     except LongtailError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # who read our output has left: say nothing more, not even while Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -77,3 +82,7 @@ def run_command(name: str, function: Callable[[], int | None], *, continue_with:
         place = f"{error.filename}: " if error.filename is not None else ""
         print(f"{name}: {place}{error.strerror or error}", file=sys.stderr)
         return 1
+
+
+def _end(number, frame):
+    raise SystemExit(128 + number)

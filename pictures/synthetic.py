@@ -6,21 +6,25 @@ Never reads a picture and never imports torch.
 """
 
 import csv
+import contextlib
 import itertools
 import os
+import shlex
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from errors import LongtailError, Parser, run_command
+from pictures.children import serve, shared_out
 from pictures.painters import draw, generator
 from pictures.painting import render
 from pictures.store import cache_dir
+
+
+PAINT = "--paint"  # what a process of `_paint` is started with
 
 
 def make(
@@ -104,27 +108,21 @@ def _paint(root, truth, size, seed, workers):
     (root / "test").mkdir(parents=True)
     for name in truth["classes"]:  # also of those whose pictures all lie elsewhere, under label noise
         (root / "train" / name).mkdir(parents=True)
-    files = [root / name for name in truth["files"]]
-    total = len(files)
-    jobs = files, truth["styles"].tolist(), itertools.repeat(size), itertools.repeat(seed), range(total)
+    styles = truth["styles"].tolist()
+    requests = [[i, str(root / name), styles[i], size, seed] for i, name in enumerate(truth["files"])]
+    total = len(requests)
     workers = workers or min(os.cpu_count() or 1, 1 + total // 300)  # starting a process costs about 100 pictures
-    if workers == 1:
-        _finish(map(_picture, *jobs), total)
-        return
-    # Spawned, for a fork would copy locks that other threads hold.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        _finish(pool.map(_picture, *jobs, chunksize=32), total)
-
-
-def _finish(work, total):
-    """Run `work` to its end, with a progress bar where stderr is a terminal."""
+    work = ((i, _picture(i, *rest)) for i, *rest in requests)
+    if workers > 1:
+        work = shared_out("pictures.synthetic", (PAINT,), requests, workers)
     from tqdm import tqdm
 
-    for _ in tqdm(work, "painting", total, disable=None, leave=False):
-        pass
+    with contextlib.closing(work):  # ends the processes, whatever happens here
+        for _ in tqdm(work, "painting", total, disable=None, leave=False):
+            pass
 
 
-def _picture(path, style, size, seed, number):
+def _picture(number, path, style, size, seed):
     # A generator for each picture: any process may paint it, at any time.
     pixels = render(style, size, generator(seed, 1, number))
     Image.fromarray(pixels).save(path, quality=90)
@@ -156,10 +154,10 @@ def main(args: list[str] | None = None) -> int:
 
     def paint() -> None:
         make(**vars(space))
-        print(f"{space.root}: painted. Next: python train.py --data {space.root}", file=sys.stderr)
+        print(f"{space.root}: painted. Next: python train.py --data {shlex.quote(space.root)}", file=sys.stderr)
 
     return run_command("pictures.synthetic", paint)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(_picture) if sys.argv[1:] == [PAINT] else main())

@@ -67,7 +67,7 @@ def rate(config: Config, device: str, workers: int, threads: int, pack: int) -> 
     settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
     children = []
     for _ in range(workers):
-        children.append(piped_child("study.pace", settings, device, threads, pack, own_session=True))
+        children.append(piped_child("study.pace", settings, device, threads, pack))
     try:
         # Nobody starts before all are ready: else the first are timed with the device to themselves.
         ready = [child.stdout.readline() for child in children]

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT
 from errors import LongtailError
-from pictures import decode, pool, store
+from pictures import children, decode, pool, store
 from samples import small_pictures
 
 
@@ -204,7 +204,7 @@ def test_a_worker_that_dies_names_the_file_and_ends_the_others(many, monkeypatch
             started[1].wait()
         return started[-1]
 
-    monkeypatch.setattr(pool.subprocess, "Popen", doomed)
+    monkeypatch.setattr(children.subprocess, "Popen", doomed)
     with pytest.raises(LongtailError, match=r"died \(exit status -9\) on .*/\d\d\.png"):
         store.load_store(many, 8, cache=tmp_path / "cache", workers=3)
     assert len(started) == 2 and all(child.poll() is not None for child in started)

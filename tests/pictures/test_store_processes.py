@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,17 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from pictures import store
 files = sorted(Path(sys.argv[2]).iterdir())
+"""
+
+
+LOAD_ALL = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from errors import run_command
+from pictures import store
+files = sorted(Path(sys.argv[2]).rglob("*.png"))
+sys.exit(run_command("x", lambda: store.load_store(files, 8, workers=2) and 0))
 """
 
 
@@ -106,6 +118,35 @@ def test_killed_while_decoding_leaves_no_store_and_no_process(tmp_path):
     assert not list(cache.glob("*.tmp-*"))
     found = store.load_store(sorted(folder.iterdir()), 64, cache=cache)
     assert not found.bad and np.array_equal(found.pixels[149], store.decode(other, 64))
+
+
+def until(condition):
+    end = time.monotonic() + 200
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_while_decoding_ends_them_without_a_word(tmp_path, number):
+    """As a terminal's Ctrl-C and Slurm send it: to the children too, whatever they are about to do."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(noise(900, 900, 3)).save(folder / "000.png")
+    for i in range(1, 150):
+        os.link(folder / "000.png", folder / f"{i:03d}.png")
+    env = {**os.environ, "LONGTAIL_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", LOAD_ALL, str(ROOT), str(folder)]
+    process = subprocess.Popen(command, env=env, stdout=-1, stderr=-1, text=True, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    started = until(lambda: children.read_text().split())
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, "", "")
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    assert not list((tmp_path / "cache").glob("*/*/meta.json"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

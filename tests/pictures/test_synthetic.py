@@ -107,10 +107,10 @@ def test_arguments_out_of_bounds(tmp_path, given):
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
-    def fails(path, *rest):
-        if path.name == "000003.jpg":
+    def fails(number, path, *rest):
+        if path.endswith("000003.jpg"):
             raise OSError("disk full")
-        path.write_bytes(b"")
+        Path(path).write_bytes(b"")
 
     monkeypatch.setattr(synthetic, "_picture", fails)
     with pytest.raises(OSError, match="disk full"):
@@ -128,6 +128,18 @@ def test_a_killed_command_leaves_no_folder_of_that_name(tmp_path):
     process.wait()
     assert not (tmp_path / "set").exists()
     synthetic.make(tmp_path / "set", **SMALL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_while_painting_ends_them_and_leaves_nothing(tmp_path, number):
+    command = child_command("pictures.synthetic", tmp_path / "set", "--scale", "5", "--size", "64")
+    process = subprocess.Popen(command, env=child_environment(), stderr=subprocess.PIPE, start_new_session=True)
+    while not any(tmp_path.rglob("*.jpg")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + number, b"") and not any(tmp_path.iterdir())
 
 
 def test_command(tmp_path, capsys):
