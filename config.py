@@ -332,7 +332,7 @@ class Config:
         choices=("macro_f1", "acc", "worst", "nll", "last"),
     )
     patience: int = knob(
-        0, "choice", "stop after this many epochs without a better one (0: never)", low=0, high=100_000
+        0, "choice", "stop after this many epochs without a better one, but not before --drw sets in (0: never)", low=0, high=100_000
     )
 
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1, daily=True)

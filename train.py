@@ -67,14 +67,21 @@ def trial(
         loss = Loss(config, pictures, stepper.model.logit_scale)
         last_epoch = min(config.until or config.epochs, config.epochs)
         next_plan = None
+
+        def over():
+            # What a change of the loss is worth shows only after it: before it nobody loses patience.
+            impatient = out_of_patience(state, config.patience) and not loss.will_change(state.epoch)
+            return state.epoch >= last_epoch or impatient
+
         # A signal waits for the end of the step: half a step could not be resumed.
         with stop.deferred():
-            while state.epoch < last_epoch and not out_of_patience(state, config.patience):
+            while not over():
                 started = time.perf_counter()
                 # The epoch's tables: its plan and its loss.
                 plan = next_plan or draw(state.epoch, state.earlier_signals)
                 table, bias = loss.at(state.epoch, state.signals)
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
+                    state.stale = 0
                     end = min(state.epoch + SETTLING, last_epoch)
                     all_left = ", so none with the new loss is (--monitor last keeps the last)" * (end == last_epoch)
                     run.say(
@@ -118,8 +125,7 @@ def trial(
                 end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
                 run.append(state.rows[-1])
                 run.say(epoch_line(state, config.epochs))
-                over = state.epoch == last_epoch or out_of_patience(state, config.patience)
-                keeper.save_now_and_then(over)
+                keeper.save_now_and_then(over())
                 yield state.rows[-1]  # who drives several trials goes on with another
                 repeatable(config.deterministic)
         if ranks.rank == 0:  # the others have the same state, and no folder to write to

@@ -111,6 +111,10 @@ class Loss:
         """Whether another stage of the loss begins with this epoch."""
         return losses.changes(self.objective, epoch, self.epochs)
 
+    def will_change(self, epoch: int) -> bool:
+        """Whether another stage of the loss begins with this epoch or a later one."""
+        return any(self.changes(later) for later in range(epoch, self.epochs))
+
     def settling(self, epoch: int) -> bool:
         """Whether the network still follows a change of the loss."""
         return losses.settling(self.objective, epoch, self.epochs)

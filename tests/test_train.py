@@ -349,6 +349,13 @@ def test_patience_stops_early(settings):
     assert len(rows) == best + 3 < 50
 
 
+def test_patience_waits_for_a_deferred_loss_and_counts_from_there(settings):
+    """Nothing is learned at this rate: without the change it would be over after a few epochs."""
+    rows = train.train(made(settings, epochs=30, lr=1e-8, patience=2, drw=0.2))
+    settled = 6 + losses.SETTLING  # epochs that are done by then
+    assert settled + 2 <= len(rows) < 30
+
+
 def test_posterior_bias_by_bayes():
     """Training on z + bias fits the sampled prior; a uniform or train posterior follows by Bayes' rule."""
     rng = np.random.default_rng(0)
