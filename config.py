@@ -107,7 +107,7 @@ class Config:
     stem: str = knob(
         "auto",
         "model",
-        "imagenet: stride 2 and max-pool; cifar: stride 1, no max-pool; auto: cifar up to 32 px",
+        "imagenet: stride 2 and max-pool; cifar: stride 1, no max-pool; auto: cifar up to 32 px and kernel 3",
         choices=("auto", "imagenet", "cifar"),
     )
     stem_kernel: int = knob(
@@ -332,7 +332,11 @@ class Config:
         choices=("macro_f1", "acc", "worst", "nll", "last"),
     )
     patience: int = knob(
-        0, "choice", "stop after this many epochs without a better one, but not before --drw sets in (0: never)", low=0, high=100_000
+        0,
+        "choice",
+        "stop after this many epochs without a better one; it waits for --drw (0: never)",
+        low=0,
+        high=100_000,
     )
 
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1, daily=True)

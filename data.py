@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import LongtailError, Parser, run_command
+from errors import LongtailError, Parser, counted, run_command
 from pictures.class_counts import plot_counts, print_counts, print_findings
 from pictures.duplicates import duplicates
 from pictures.layout import own_test
@@ -74,7 +74,7 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
         path = found.paths[row]
         if not source.skip_bad:
             raise LongtailError(
-                f"{len(store.bad)} of {len(found.paths)} pictures cannot be read, "
+                f"{len(store.bad)} of {counted(len(found.paths), 'picture')} cannot be read, "
                 f"{found.root / path} for one ({reason}): mend or remove them, or train without "
                 f"them by --skip-bad; `python data.py check {root} --all` lists them"
             )
@@ -123,9 +123,9 @@ def split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(training rows, validation rows), int64, sorted, of the rows where `usable` (bool [N]) holds.
 
-    Where the data has a val part, that is held out. Otherwise a stratified draw holds out the share `val_split` of each
-    class, rounded up or down so that the whole keeps the share too; or, with folds >= 2, fold number `fold`. Folds are
-    disjoint and differ by at most one picture a class.
+    Where the data has a val part, that is held out; with `val_split` 0 nothing is. Otherwise a stratified draw holds
+    out the share `val_split` of each class, rounded up or down so that the whole keeps the share too; or, with
+    folds >= 2, fold number `fold`. Folds are disjoint and differ by at most one picture a class.
     A group is never divided. A class of one picture, or of one group, stays in training.
     Raises LongtailError for shares and folds out of bounds, and where too few pictures are left.
     """
@@ -136,8 +136,8 @@ def split(
         raise LongtailError(f"{root}: fewer than two classes have a picture that can be used")
     if (pictures.parts == "val").any():  # whoever made the data has split it already
         if folds:
-            raise LongtailError(f"{root} has a validation folder of its own: drop --folds, or move it into train")
-        held_out = pictures.parts[rows] == "val"
+            raise LongtailError(f"{root} has a validation folder of its own: give --folds 0, or move it into train")
+        held_out = (pictures.parts[rows] == "val") & (val_split > 0)
         return rows[~held_out], rows[held_out]
     if not 0 <= val_split < 1:
         raise LongtailError(f"--val-split {val_split}: give a share from 0 to below 1")

@@ -36,6 +36,11 @@ class Stopped(LongtailError):
         self.code = 128 + number
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 picture', '2 pictures', '0 classes'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
 

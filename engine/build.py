@@ -1,6 +1,8 @@
 """What a run's settings ask for, made: pictures, network, loss, Stepper and plans. Writes nothing, trains nothing."""
 
+import dataclasses
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,9 +31,36 @@ from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_co
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 
 
+def judge(config: Config) -> None:
+    """What can be said against a run's settings before the built-in set is painted; nothing where none has to be.
+
+    Raises LongtailError for names that are taken, files that are not there and networks that cannot be.
+    """
+    if synthetic.is_there(config.data):
+        return
+    folder = Path(config.project) / config.name
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise LongtailError(f"{above} is a file: choose another --name or --project")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise LongtailError(f"{above} cannot be written to: choose another --project")
+    if config.group_col and not config.labels:
+        raise LongtailError("--group-col names a column of a CSV: give the CSV by --labels")
+    if config.labels and not Path(config.labels).is_file():
+        raise LongtailError(f"--labels {config.labels}: no such file")
+    if config.init:
+        _weights_of(config.init)
+    size = config.img_size if isinstance(config.img_size, int) else synthetic.SIDE
+    with torch.device("meta"):
+        model, _ = _network(config, synthetic.PAINTERS, size)
+        _begin_and_freeze(model, dataclasses.replace(config, init=""), None, resumed=False)
+
+
 def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures:
     """The Pictures that `config` asks for, from `root` or config.data."""
-    root = root or synthetic.folder(config.data)
+    if not root:
+        judge(config)
+        root = synthetic.folder(config.data)
     return data.prepare(root, config.group(data.Source), config.group(data.Split))
 
 
@@ -111,10 +140,6 @@ class Loss:
         """Whether another stage of the loss begins with this epoch."""
         return losses.changes(self.objective, epoch, self.epochs)
 
-    def will_change(self, epoch: int) -> bool:
-        """Whether another stage of the loss begins with this epoch or a later one."""
-        return any(self.changes(later) for later in range(epoch, self.epochs))
-
     def settling(self, epoch: int) -> bool:
         """Whether the network still follows a change of the loss."""
         return losses.settling(self.objective, epoch, self.epochs)
@@ -122,15 +147,21 @@ class Loss:
 
 def build_network(config: Config, pictures: Pictures) -> tuple[torch.nn.Module, dict]:
     """The fresh network that `config` asks for, and the arguments of build_model that make another like it."""
+    return _network(config, len(pictures.listing.classes), pictures.size)
+
+
+def _network(config, classes, size):
+    """The network for so many classes, at `size` px, and its arguments."""
     shape = vars(config.group(Network)).copy()
     name, pretrained = shape.pop("model"), shape.pop("pretrained")
     # "auto" is settled here, by the pictures: what a checkpoint says is plain.
-    shape |= dict(name=name, classes=len(pictures.listing.classes))
+    shape |= dict(name=name, classes=classes)
     ours = name == "resnet18"
     if shape["stem"] == "auto":
-        shape["stem"] = "cifar" if ours and pictures.size <= 32 else "imagenet"
+        # A CIFAR stem is 3 wide: who asks for more gets the other.
+        shape["stem"] = "cifar" if ours and size <= 32 and shape["stem_kernel"] in ("auto", 3) else "imagenet"
     if shape["stem_kernel"] == "auto":
-        small = ours and shape["stem"] == "imagenet" and pictures.size <= SMALL and not pretrained
+        small = ours and shape["stem"] == "imagenet" and size <= SMALL and not pretrained
         shape["stem_kernel"] = 3 if small else None
     return build_model(**shape, pretrained=pretrained), shape
 

@@ -8,11 +8,11 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from config import Config, bounds_of, flag_of, read_recipe, spelled
-from errors import ConfigError, Parser
+from errors import ConfigError, Parser, counted
 
 
 class SettingsParser(Parser):
@@ -101,16 +101,24 @@ def _with(said, known):
 def config_from_args(space: argparse.Namespace) -> Config:
     """The Config of parsed arguments: defaults, then -c's recipe, then the flags given; with --resume, where that run
     exists, its own settings come before them all. Raises ConfigError."""
-    given = {f.name: getattr(space, f.name) for f in dataclasses.fields(Config) if hasattr(space, f.name)}
+    given = {name: getattr(space, name) for name in given_names(space)}
     cores = os.cpu_count() or 1
     if Config(threads=given.get("threads", 0)).threads > cores:
-        raise ConfigError(f"--threads {given['threads']}: this machine has {cores} cores")
+        raise ConfigError(f"--threads {given['threads']}: this machine has {counted(cores, 'core')}")
 
     def on_top_of(base):
         recipe = read_recipe(space.config, base) if space.config else base
         return dataclasses.replace(recipe, **given)
 
     asked = on_top_of(Config())
+    if asked.threads > cores:  # a recipe of a larger machine
+        print(
+            f"{space.config} asks for {asked.threads} threads, and this machine has {counted(cores, 'core')}: their "
+            "number gives way, and scores may differ in their last digits",
+            file=sys.stderr,
+        )
+        given["threads"] = 0
+        asked = on_top_of(Config())
     saved = Path(asked.project) / asked.name / "args.json"
     if asked.resume and saved.exists():
         return on_top_of(dataclasses.replace(read_recipe(saved), until=0))
@@ -119,18 +127,27 @@ def config_from_args(space: argparse.Namespace) -> Config:
 
 def train_command(config: Config) -> str:
     """The command line that trains `config`, of the flags that are not at their defaults, for a shell."""
-    words = ["python", "train.py"]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        flag = flag_of(field.name)
-        said = field.metadata["keyed"] or field.name in ("data", "threads")
-        if not said or value == field.default:
-            continue
+    changed = [field.name for field in dataclasses.fields(Config) if getattr(config, field.name) != field.default]
+    return shlex.join(["python", "train.py", *as_flags(config, changed)])
+
+
+def as_flags(config: Config, names: Iterable[str]) -> list[str]:
+    """The words of a command line that set `names` to what they are in `config`."""
+    words = []
+    for name in names:
+        value, flag = getattr(config, name), flag_of(name)
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
+        elif spelled(value).startswith("-"):
+            words.append(f"{flag}={value}")  # apart it would be read as a flag
         else:
             words += [flag, spelled(value)]
-    return shlex.join(words)
+    return words
+
+
+def given_names(space: argparse.Namespace) -> list[str]:
+    """The settings that parsed arguments give, in Config's order."""
+    return [field.name for field in dataclasses.fields(Config) if hasattr(space, field.name)]
 
 
 def whole_number(flag: str, word: str | int, low: int, high: int = 10**6) -> int:

@@ -1,6 +1,7 @@
 """What an epoch and a run come to: where a run stands, its scores, the epoch that is kept, the tables of its end."""
 
 import csv
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from config import Config
 from data import Pictures
 from engine.run import Run
 from engine.step import Stepper
-from losses import Objective, settling
+from losses import Objective, changes, settling
 from pictures.layout import own_test
 
 OVERFIT_GAP = 0.35  # training minus validation accuracy from which a run is told that it overfits
@@ -85,9 +86,14 @@ def _chooses(scores, monitor):
     return monitor != "last" and "nll" in scores
 
 
-def out_of_patience(state: State, patience: int) -> bool:
-    """Whether so many epochs brought nothing better that training ends (patience 0: never)."""
-    return bool(patience) and state.stale >= patience
+def out_of_patience(state: State, config: Config) -> bool:
+    """Whether config.patience epochs brought nothing better, so that training ends (0: never).
+
+    Not before the last change of the loss: what that is worth shows only after it.
+    """
+    objective = config.group(Objective)
+    to_come = any(changes(objective, epoch, config.epochs) for epoch in range(state.epoch, config.epochs))
+    return bool(config.patience) and state.stale >= config.patience and not to_come
 
 
 def rating(scores: dict, monitor: str) -> float:
@@ -108,8 +114,7 @@ def kept_row(rows: list[dict], config: Config) -> dict:
 
 def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
-    test = "" if own_test(pictures.root) else "--test DIR "
-    following = f"python predict.py --run {run.folder} {test}> submission.csv"
+    following = predict_command(pictures.root, ["--run", str(run.folder)], config.device)
     if not len(pictures.val):
         run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {following}")
         return
@@ -153,6 +158,15 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
         f"accuracy {kept['acc']:.3f}, "
         f"n {len(targets)}, 95% bootstrap interval over pictures. Next: {following}"
     )
+
+
+def predict_command(root: Path | str, words: list[str], device: str = "auto") -> str:
+    """The command line that labels the test pictures of the data in `root`, with `words` to name the runs."""
+    if not own_test(root):
+        words = [*words, "--test", "DIR"]
+    if device != "auto":
+        words = [*words, "--device", device]
+    return f"{shlex.join(['python', 'predict.py', *words])} > submission.csv"
 
 
 def _write_tables(run, pictures, logits, scores, confusion):

@@ -12,7 +12,7 @@ from engine.outcome import State
 from engine.ranks import Ranks
 from engine.run import FORMAT, FollowedRun, Run, check_format, environment, uncommitted, with_todays_names
 from engine.step import Stepper
-from errors import LongtailError
+from errors import LongtailError, counted
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
@@ -71,7 +71,7 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
     else:
         state = State()
         run.say(
-            f"{run.folder}: {len(pictures.train)} pictures to train on, {len(pictures.val)} to validate, "
+            f"{run.folder}: {counted(len(pictures.train), 'picture')} to train on, {len(pictures.val)} to validate, "
             f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}"
         )
     run.results(state.rows)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from errors import counted
+
 MOST_CLASSES = 30  # that are shown unless everything is asked for
 MOST_LETTERS = 300  # of a finding, which may be a set of thousands of pictures
 
@@ -20,7 +22,9 @@ def print_findings(
     pictures = [f"{counts.sum()} {said[part]}" for part, counts in columns.items()]
     print("pictures  ", ", ".join([*pictures, f"{tests or 'none'} for testing"]))
     print("classes   ", len(train))
-    print("imbalance ", f"{train.max() / train.min():.1f} ({train.max()} to {train.min()} training pictures)")
+    print(
+        "imbalance ", f"{train.max() / train.min():.1f} ({train.max()} to {counted(train.min(), 'training picture')})"
+    )
     print("problems  ", "; ".join(f"{kind}: {len(problems[kind])}" for kind in kinds) or "none")
     print("verdict   ", verdict)
     for kind in kinds:

@@ -5,8 +5,8 @@ noise that knows nothing of the painter. Equal arguments give equal bytes with t
 Never reads a picture and never imports torch.
 """
 
-import csv
 import contextlib
+import csv
 import itertools
 import os
 import shlex
@@ -23,16 +23,16 @@ from pictures.painters import draw, generator
 from pictures.painting import render
 from pictures.store import cache_dir
 
-
+PAINTERS, SIDE = 50, 96  # classes and pixels a side of the built-in set
 PAINT = "--paint"  # what a process of `_paint` is started with
 
 
 def make(
     root: str | Path,
     *,
-    classes: int = 50,
+    classes: int = PAINTERS,
     scale: float = 0.28,
-    size: int = 96,
+    size: int = SIDE,
     seed: int = 0,
     difficulty: float = 1.0,
     label_noise: float = 0.0,
@@ -75,6 +75,11 @@ def make(
         whole.replace(root)
 
 
+def is_there(data: str | Path = "") -> bool:
+    """Whether `folder` has nothing to paint."""
+    return bool(data or os.environ.get("DATA")) or _built_in().exists()
+
+
 def folder(data: str | Path = "") -> Path:
     """The folder to train on: `data`, else $DATA, else the built-in set, which is made once in the cache folder.
 
@@ -83,8 +88,7 @@ def folder(data: str | Path = "") -> Path:
     data = data or os.environ.get("DATA")
     if data:
         return Path(data)
-    # Never made anew while it is there; a killed process leaves none of this name.
-    root = cache_dir() / "painters-built-in-5"  # the number changes with the pictures
+    root = _built_in()
     if root.exists():
         print(f"no --data and no $DATA: using the built-in pictures in {root}", file=sys.stderr)
         return root
@@ -96,6 +100,11 @@ def folder(data: str | Path = "") -> Path:
         if not (root / "truth.npz").exists():
             raise
     return root
+
+
+def _built_in():
+    # Never made anew while it is there; a killed process leaves none of this name.
+    return cache_dir() / "painters-built-in-5"  # the number changes with the pictures
 
 
 def _check_free(root):
@@ -142,9 +151,9 @@ def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="pictures.synthetic", description=__doc__)
     parser.add_argument("root", metavar="DIR", help="folder to make")
     for flag, default, said in (
-        ("--classes", 50, "painters"),
+        ("--classes", PAINTERS, "painters"),
         ("--scale", 0.28, "times the study's counts"),
-        ("--size", 96, "pixels a side"),
+        ("--size", SIDE, "pixels a side"),
         ("--seed", 0, "of painters and pictures"),
         ("--difficulty", 1.0, "0: no painter works like another; Bayes accuracy falls with it"),
         ("--label-noise", 0.0, "share of the training pictures in a wrong folder"),

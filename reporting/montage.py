@@ -16,7 +16,7 @@ from config import Config
 from engine import resident
 from engine.build import plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args, train_command
-from errors import run_command
+from errors import LongtailError, run_command
 from plan import Plan, store_level
 
 INK, FAINT, FRAME = "#24292f", "#8c959f", "#d0d7de"
@@ -120,6 +120,8 @@ def montage(
 
 def show(config: Config, count: int, output: Path | str) -> None:
     """Prints the first `count` steps of the training that `config` asks for, and draws them to the PNG `output`."""
+    if not Path(output).parent.is_dir() or Path(output).is_dir():
+        raise LongtailError(f"--output {output}: give a file in a folder that is there")
     pictures = prepare_pictures(config)
     for note in pictures.notes:
         print(note, file=sys.stderr)

@@ -223,6 +223,8 @@ def test_the_command_of_a_config_gives_it_again():
     words = shlex.split(train_command(config))
     assert words[:2] == ["python", "train.py"] and parse_words(words[2:]) == config
     assert train_command(Config()) == "python train.py"
+    away = Config(project="a b", name="mine", device="cpu", compile=False, label_col="-x")
+    assert parse_words(shlex.split(train_command(away))[2:]) == away
 
 
 def test_threads_typed_above_the_cores_are_refused(monkeypatch):
@@ -232,3 +234,16 @@ def test_threads_typed_above_the_cores_are_refused(monkeypatch):
         parse("--threads 5")
     with pytest.raises(ConfigError, match="--threads takes a whole number"):
         parse("--threads many")
+
+
+def test_a_recipes_threads_give_way_where_there_are_fewer_cores_and_that_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    recipe = tmp_path / "best.json"
+    recipe.write_text('{"threads": 4, "ls": 0.2}')
+    assert parse(f"-c {recipe}").threads == 4 and capsys.readouterr().err == ""
+    recipe.write_text('{"threads": 16, "ls": 0.2}')
+    config = parse(f"-c {recipe}")
+    assert (config.threads, config.ls) == (0, 0.2)
+    said = capsys.readouterr().err
+    assert said.startswith(f"{recipe} asks for 16 threads, and this machine has 4 cores") and said.count("\n") == 1
+    assert parse(f"-c {recipe} --threads 2").threads == 2 and capsys.readouterr().err == ""

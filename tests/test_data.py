@@ -118,8 +118,10 @@ def test_an_own_validation_part_is_used_as_it_is():
     found = listing_of([0, 1, 0, 1, 0], parts=["train", "train", "val", "val", "train"])
     train, val = data.split(found, np.array([True, True, True, False, True]), val_split=0.4)
     assert train.tolist() == [0, 1, 4] and val.tolist() == [2]
-    with pytest.raises(LongtailError, match="drop --folds"):
+    with pytest.raises(LongtailError, match="give --folds 0"):
         data.split(found, everyone(found), folds=3)
+    train, val = data.split(found, everyone(found), val_split=0)
+    assert train.tolist() == [0, 1, 2, 3, 4] and not len(val)  # the last training, of all there is
 
 
 def test_splits_that_cannot_be(tmp_path):

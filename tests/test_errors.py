@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from errors import ConfigError, LongtailError, Parser, Stopped, run_command
+from errors import ConfigError, LongtailError, Parser, Stopped, counted, run_command
 
 
 def raising(error):
@@ -32,6 +32,21 @@ def raising(error):
 def test_an_error_is_a_line_and_its_exit_code(error, code, said, capsys):
     assert run_command("x.py", raising(error), continue_with="--resume") == code
     assert capsys.readouterr() == ("", said + "\n")
+
+
+def test_one_is_singular():
+    assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert (counted(1, "class"), counted(2, "class")) == ("1 class", "2 classes")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_listens_for_no_signal_cleans_up_and_says_nothing(number):
+    code = (
+        "import os, sys, errors\ndef wait():\n    try:\n        os.kill(os.getpid(), int(sys.argv[1]))\n"
+        "    finally:\n        print('cleaned')\nsys.exit(errors.run_command('x.py', wait))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(int(number))], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + number, "cleaned\n", "")
 
 
 def test_what_a_function_returns_is_the_code():

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -257,13 +258,27 @@ def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
 
 
 @pytest.mark.parametrize(
-    "size, given, kernel", [(48, "auto", 3), (128, "auto", 3), (160, "auto", 7), (48, 7, 7), (32, "auto", 3)]
+    "size, given, kernel",
+    [(48, "auto", 3), (128, "auto", 3), (160, "auto", 7), (48, 7, 7), (32, "auto", 3), (32, 7, 7)],
 )
 def test_small_pictures_get_a_small_first_convolution(settings, size, given, kernel):
     _, pictures, stepper = stepper_of(settings, img_size=size, stem_kernel=given)
     assert stepper.model.conv1.kernel_size == (kernel, kernel) and stepper.model.conv1.stride == (
-        (1, 1) if size == 32 else (2, 2)
+        (1, 1) if size == 32 and kernel == 3 else (2, 2)
     )
+
+
+def test_the_next_command_has_all_that_it_needs(settings, pictures, tmp_path, capsys):
+    """Names with spaces, the device, and where to look for test pictures if the data has none."""
+    away = str(tmp_path / "my runs")
+    train.train(made(settings, epochs=1, project=away))
+    following = capsys.readouterr().err.split("Next: ")[1]
+    command = ["python", "predict.py", "--run", f"{away}/run", "--device", "cpu", ">", "submission.csv"]
+    assert shlex.split(following) == command
+    shutil.copytree(pictures / "train", tmp_path / "no test")
+    train.train(made(settings, epochs=1, project=away, name="b", data=str(tmp_path / "no test"), val_split=0))
+    following = capsys.readouterr().err.split("Next: ")[1]
+    assert shlex.split(following)[2:6] == ["--run", f"{away}/b", "--test", "DIR"]
 
 
 def test_monitor_last_keeps_the_last_epoch(settings):
