@@ -9,7 +9,8 @@
 # make test-slurm     make slurm on a Slurm of one node that it starts and ends
 #
 # Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
-# PY=python uses an environment that is there already; FLAGS adds flags of train.py to every run of the study.
+# PY=python uses an environment that is there already; FLAGS adds flags of train.py to every stage of the study. FOLDS
+# give way where the data has a validation folder of its own.
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 DATA ?=
@@ -57,10 +58,19 @@ MODELS ?= 5
 BASE =
 endif
 
-COMMON = --project $(PROJECT)
-SWEEP = $(PY) sweep.py $(COMMON)
-GRID = $(SWEEP) --name sweep $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
-  --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
+# What a stage has chosen, FLAGS would undo in the next one.
+CHOSEN = --mixup-p --ls --label-smoothing --smoothing --balance --lr --weight-decay --wd --batch-size --batch -b --schedule --stem-kernel
+UNDOING = $(filter $(CHOSEN) $(addsuffix =%,$(CHOSEN)),$(FLAGS))
+ifneq ($(filter tune sensitivity seeds final submission study,$(MAKECMDGOALS)),)
+$(if $(UNDOING),$(error FLAGS has $(UNDOING), which the study chooses: give MIXUP_P, LS, BALANCE, LR, WD, BATCH, SCHEDULE or STEM))
+endif
+
+# What a stage needs stands after FLAGS, which it overrules.
+SWEEP = $(PY) sweep.py $(FLAGS) --project $(PROJECT)
+GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
+  --project $(PROJECT) --name sweep --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
+BEST = $(PROJECT)/best.json
+choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
 .PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts lint test test-slurm bench gpu
 
@@ -94,14 +104,17 @@ tune: sweep
 	  --sobol $(TRIALS) lr=$(LR) weight_decay=$(WD) batch_size=$(BATCH) schedule=$(SCHEDULE) stem_kernel=$(STEM)
 
 sensitivity: tune
-	$(SWEEP) --name sensitivity --around $(PROJECT)/tune/best.json $(AROUND)
-	$(if $(ABLATE),$(SWEEP) --name ablation --ablate $(PROJECT)/tune/best.json)
+	$(call choose,sweep tune)
+	$(SWEEP) --name sensitivity --around $(BEST) $(AROUND)
+	$(if $(ABLATE),$(SWEEP) --name ablation --ablate $(BEST))
 
-seeds: tune
-	$(PY) seeds.py $(COMMON) -c $(PROJECT)/tune/best.json --n $(SEEDS)
+seeds: sensitivity
+	$(call choose,sweep tune sensitivity ablation)
+	$(PY) seeds.py $(FLAGS) --project $(PROJECT) -c $(BEST) --n $(SEEDS)
 
-final: tune
-	$(SWEEP) --name final -c $(PROJECT)/tune/best.json --folds 0 --val-split 0 --seeds $(MODELS)
+final: sensitivity
+	$(call choose,sweep tune sensitivity ablation)
+	$(SWEEP) --name final -c $(BEST) --folds 0 --val-split 0 --seeds $(MODELS)
 
 submission: final
 	$(PY) predict.py --project $(PROJECT) -o submission.csv

@@ -20,17 +20,17 @@ import torch
 
 import data
 import metrics
+from config import read_recipe
 from engine import resident
 from engine.evaluate import logits, view
 from engine.numerics import pick_device, precision
 from engine.run import load_best, replacing
-from errors import LongtailError, Parser, run_command
+from errors import LongtailError, Parser, counted, run_command
 from model import build_model
 from pictures.samples import Sample, own_sample, read_sample
 from pictures.store import load_store
 from plan import evaluation_plans
-from study import ranking
-from study.table import Study, newest
+from study.table import Study, newest, recipe_of
 
 
 def probabilities(
@@ -80,15 +80,16 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
         study = Study(project / "final")
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
-            return [study.run(i) for i in good], f"the {len(good)} runs of the finished study {study.folder}"
+            return [study.run(i) for i in good], f"the {counted(len(good), 'run')} of the finished study {study.folder}"
     recipe = newest(project, "best.json")
     if recipe is not None:
         study = Study(recipe.parent)
-        choice = ranking.choose(study)
-        if choice is None:
-            raise LongtailError(f"{study.folder}: no point of this study can be ranked any more: name runs with --run")
-        trials = choice.point.trials
-        return [study.run(i) for i in trials], f"the {len(trials)} runs of {recipe}"
+        # What was written last, not what would win now: a study that grows has points that are half done.
+        trials = [i for i, row in study.latest().items() if study.over(row) and row["status"] == "ok"]
+        trials = [i for i in trials if recipe_of(study.config(i)) == recipe_of(read_recipe(recipe))]
+        if not trials:
+            raise LongtailError(f"{recipe}: no finished trial of {study.folder} has these settings: name runs by --run")
+        return [study.run(i) for i in trials], f"the {counted(len(trials), 'run')} of {recipe}"
     weights = newest(project, "best.pt")
     if weights is None:
         raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import math
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -24,16 +25,18 @@ import numpy as np
 
 import metrics
 from config import Config, config_from, flag_of, read_recipe
-from engine.flags import SettingsParser, config_from_args, whole_number
-from engine.outcome import validation_labels
+from engine.flags import SettingsParser, as_flags, config_from_args, given_names, whole_number
+from engine.outcome import predict_command, validation_labels
 from engine.run import replacing
 from engine.stop import StopRequest
-from errors import ConfigError, LongtailError, run_command
+from errors import ConfigError, LongtailError, counted, run_command
 from study import stats
-from study.begin import begin_study
+from study.begin import begin_study, without_folds
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import SCHEME, Study, changes, identity, newest, write_csv
 
+# What the command of the last training says by itself.
+FINAL = ("name", "project", "folds", "fold", "val_split", "until", "resume")
 SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 
 
@@ -60,7 +63,7 @@ def other(space: Namespace, base: Config) -> Config:
     if path.is_dir():
         path = path / "args.json"
     config = read_recipe(path, dataclasses.replace(Config(), **shared))
-    config = dataclasses.replace(config, **given)
+    config, _ = without_folds(dataclasses.replace(config, **given))
     for name in (*SCHEME, "fold"):
         if getattr(config, name) != getattr(base, name):
             raise ConfigError(
@@ -119,7 +122,8 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     """A summary as Markdown."""
     n = result["n"]
     scores = [result["scores"][name] for name in SCORES]
-    yield f"**{title}**, {n} seeds, {result['pictures']} validation pictures, {result['epoch']}:\n"
+    scored_on = counted(result["pictures"], "validation picture")
+    yield f"**{title}**, {counted(n, 'seed')}, {scored_on}, {result['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k, seed in enumerate(result["seeds"]):
         yield _table_line(seed, [f"{score['values'][k]:.4f}" for score in scores])
@@ -128,7 +132,10 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     yield _table_line(f"ensemble of the {n}", [f"{result['ensemble'][name]:.4f}" for name in SCORES]) + "\n"
     if n > 1:
         loose = sorted(table, key=lambda row: -row.f1_sd)[:3]
-        named = [f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {row.pictures} pictures)" for row in loose]
+        named = []
+        for row in loose:
+            known = counted(row.pictures, "picture")
+            named.append(f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {known})")
         yield f"Two seeds label {result['agreement']:.1%} of the pictures alike. Least stable: {', '.join(named)}."
     low, high = result["bootstrap"]
     yield (
@@ -161,9 +168,11 @@ def run(space: Namespace, stop: StopRequest) -> int:
         space.config = Path(space.run) / "args.json"
     elif not space.config:
         space.config = newest(project, "best.json")
-    base = config_from_args(space)
+    asked = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
-    base = dataclasses.replace(base, until=0, resume=False, monitor=base.monitor if base.patience else "last")
+    monitor = asked.monitor if asked.patience else "last"
+    base = dataclasses.replace(asked, until=0, resume=False, monitor=monitor)
+    base, _ = without_folds(base)
     titles, trials = [str(space.config or "default settings")], [_trials(base, base, count)]
     if space.compare:
         titles.append(space.compare)
@@ -173,7 +182,11 @@ def run(space: Namespace, stop: StopRequest) -> int:
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
     study = begin_study(folder, base, seed_by_seed)
     if not execute(study, space, base, stop):
-        print(f"{folder}: this shard is done; of others there are {len(study.jobs())} trials left", file=sys.stderr)
+        print(
+            f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
+            "Next: the same command",
+            file=sys.stderr,
+        )
         return 0
     results, classes = [], []
     for title, wanted in zip(titles, trials):
@@ -187,11 +200,9 @@ def run(space: Namespace, stop: StopRequest) -> int:
     if space.compare:
         print(*against(*results), sep="\n")
     write(folder, results, classes)
-    print(
-        f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: python sweep.py --name final "
-        f"-c {space.config or 'RECIPE'} --folds 0 --val-split 0 --seeds 5, then python predict.py > submission.csv",
-        file=sys.stderr,
-    )
+    final = _final_command(space, asked, project)
+    answer = predict_command(study.base.data, _in_project(asked, project), base.device)
+    print(f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: {final}, then {answer}", file=sys.stderr)
     return 0
 
 
@@ -221,6 +232,19 @@ def main(args: list[str] | None = None) -> int:
     parser.add_settings()
     space = parser.parse_args(args)
     return run_command("seeds.py", lambda: run(space, StopRequest().listen()), continue_with="the same command")
+
+
+def _final_command(space, asked, project):
+    """The command that trains what the parsed arguments `space` ask for, a Config, on all pictures."""
+    recipe = ["-c", str(space.config)] if space.config else []
+    given = [name for name in given_names(space) if name not in FINAL]
+    final = ["--name", "final", "--folds", "0", "--val-split", "0", "--seeds", "5"]
+    return shlex.join(["python", "sweep.py", *recipe, *_in_project(asked, project), *as_flags(asked, given), *final])
+
+
+def _in_project(asked, project):
+    """The flag of the project, where a recipe or the default names another."""
+    return [] if asked.project == project == Config().project else ["--project", project]
 
 
 def _trials(config, base, count):

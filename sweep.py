@@ -11,19 +11,19 @@ looked at.
 """
 
 import dataclasses
-import json
 import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 from config import OFF, Config
-from engine.flags import SettingsParser, config_from_args, train_command, whole_number
-from engine.run import replacing
+from engine.flags import SettingsParser, as_flags, config_from_args, train_command, whole_number
+from engine.outcome import predict_command
 from engine.stop import StopRequest
-from errors import ConfigError, run_command
+from errors import ConfigError, counted, run_command
 from study import findings, ranking
-from study.begin import begin_study
+from study.begin import begin_study, without_folds
+from study.best import recipe, write_best
 from study.designs import around, grid, search, uniforms
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, changes
@@ -51,23 +51,23 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
     return [changes(config, base) for config in configs]
 
 
-def conclude(study: Study, choosing: bool) -> int:
+def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
-    command. Returns the exit code: 1 where every trial failed."""
+    command, on `device`. Returns the exit code: 1 where every trial failed."""
     print(*findings.report(study), sep="\n")
     choice = ranking.choose(study)
     if choice is None:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if not good:
             return 1
-        folders = " ".join(str(study.run(i)) for i in good)
-        print(f"Next: python predict.py --run {folders} > submission.csv", file=sys.stderr)
+        words = ["--run", *(str(study.run(i)) for i in good)]
+        print(f"Next: {predict_command(study.base.data, words, device)}", file=sys.stderr)
         return 0
     picture = study.folder / "effects.png"
     if findings.draw(study, picture):
         print(f"drawn in {picture}", file=sys.stderr)
     if choosing:
-        _write_best(study, choice.point)
+        _hand_on(study, choice.point, device)
     return 0
 
 
@@ -91,7 +91,7 @@ def arguments():
         type=int,
         default=0,
         metavar="ETA",
-        help="go on with the best 1/ETA of the points at a ninth (for 3) and at a third of the epochs",
+        help="go on with the base and the best 1/ETA of the points at a ninth (for 3) and at a third of the epochs",
     )
     what.add_argument(
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
@@ -136,16 +136,17 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
         _print_status(Study(folder))
         return 0
     check_worker_flags(space, base)
+    base, points = without_folds(base, points)
     wanted = trials(base, points, whole_number("--seeds", space.seeds, 1, 1000))
     study = begin_study(folder, base, wanted, halving)
     if not execute(study, space, base, stop):
         print(
-            f"{folder}: this shard is done; of others there are {len(study.jobs())} trials left. "
+            f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
             "Next: the same command, or --status",
             file=sys.stderr,
         )
         return 0
-    return conclude(study, choosing=not (space.around or space.ablate))
+    return conclude(study, not (space.around or space.ablate), base.device)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -167,26 +168,21 @@ def _print_status(study):
     done = study.latest()
     failed = sum(row["status"] != "ok" for row in done.values())
     print(
-        f"{study.folder}: {len(study.trials)} trials, {len(done) - failed} done, {failed} failed, "
+        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(done) - failed} done, {failed} failed, "
         f"{len(study.jobs())} to run now",
         file=sys.stderr,
     )
     print(*findings.report(study), sep="\n")
 
 
-def _write_best(study, point):
+def _hand_on(study, point, device):
     """Writes the winner's settings to best.json, and says the command that trains them and the next one."""
-    best = dataclasses.replace(study.config(point.trials[0]), fold=0, seed=study.base.seed)
-    pictures = study.spec["base"]["data"]
     path = study.folder / "best.json"
-    with replacing(path) as draft:
-        settings = dict(best.settings(), data=pictures)
-        draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    one = dataclasses.replace(best, data=pictures, threads=study.spec["threads"] or 0)
-    print(
-        f"the winner is {path}: {train_command(one)}\nNext: python seeds.py -c {shlex.quote(str(path))} --n 10",
-        file=sys.stderr,
-    )
+    write_best(study, point, path)
+    best = dataclasses.replace(recipe(study, point), project=str(study.folder.parent), device=device)
+    where = [name for name in ("device", "project") if getattr(best, name) != getattr(Config(), name)]
+    following = shlex.join(["python", "seeds.py", "-c", str(path), *as_flags(best, where), "--n", "10"])
+    print(f"the winner is {path}: {train_command(best)}\nNext: {following}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -67,15 +67,9 @@ def trial(
         loss = Loss(config, pictures, stepper.model.logit_scale)
         last_epoch = min(config.until or config.epochs, config.epochs)
         next_plan = None
-
-        def over():
-            # What a change of the loss is worth shows only after it: before it nobody loses patience.
-            impatient = out_of_patience(state, config.patience) and not loss.will_change(state.epoch)
-            return state.epoch >= last_epoch or impatient
-
         # A signal waits for the end of the step: half a step could not be resumed.
         with stop.deferred():
-            while not over():
+            while state.epoch < last_epoch and not out_of_patience(state, config):
                 started = time.perf_counter()
                 # The epoch's tables: its plan and its loss.
                 plan = next_plan or draw(state.epoch, state.earlier_signals)
@@ -125,7 +119,8 @@ def trial(
                 end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
                 run.append(state.rows[-1])
                 run.say(epoch_line(state, config.epochs))
-                keeper.save_now_and_then(over())
+                over = state.epoch == last_epoch or out_of_patience(state, config)
+                keeper.save_now_and_then(over)
                 yield state.rows[-1]  # who drives several trials goes on with another
                 repeatable(config.deterministic)
         if ranks.rank == 0:  # the others have the same state, and no folder to write to

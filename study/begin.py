@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 
 from config import Config, config_from, flag_of, spelled
-from engine.build import init_key, prepare_pictures, try_network
+from data import listing
+from engine.build import init_key, judge, prepare_pictures, try_network
 from errors import LongtailError
 from pictures import synthetic
 from study.table import Study, identity, locked, write_spec
@@ -18,14 +21,16 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
     it does where the folder holds a run, or a study of another base, of other pictures or of another halving.
     """
     folder = Path(folder)
-    root = synthetic.folder(base.data).resolve()
     # Paths that hold from any folder: another process may go on from elsewhere.
     base = dataclasses.replace(base, init=_absolute(base.init))
     trials = [trial | dict(init=_absolute(trial["init"])) if "init" in trial else trial for trial in trials]
     configs = [config_from(trial, "study", base) for trial in trials]
-    data_key = _check(root, configs, halving)
     if (folder / "args.json").exists():
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
+    for config in configs:
+        judge(dataclasses.replace(config, project=str(folder.parent), name=folder.name))
+    root = synthetic.folder(base.data).resolve()
+    data_key = _check(root, configs, halving)
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     settings = dict(base.settings(), data=str(root), compile=base.compile)
@@ -47,6 +52,22 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
                 spec["trials"].append(trial)
         write_spec(path, spec)
     return Study(folder)
+
+
+def without_folds(base: Config, points: list[dict] = ()) -> tuple[Config, list[dict]]:
+    """(base, points), without folds where the data has validation pictures of its own; that is said on stderr.
+
+    points: dicts of what differs from the base.
+    """
+    root = base.data or os.environ.get("DATA")  # the built-in set has none
+    if not root or not (base.folds or any(point.get("folds") for point in points)):
+        return base, points
+    parts = listing(root, base.labels or None, base.image_col, base.label_col, base.group_col or None).parts
+    if not (parts == "val").any():
+        return base, points
+    print(f"{root} has a validation folder, which scores every trial: --folds gives way to it", file=sys.stderr)
+    base = dataclasses.replace(base, folds=0, fold=0)
+    return base, [{name: value for name, value in point.items() if name not in ("folds", "fold")} for point in points]
 
 
 def _absolute(path):

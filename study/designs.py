@@ -38,12 +38,14 @@ def typed(field: dataclasses.Field, word: str):
 
 
 def parts(spec: str) -> tuple[dataclasses.Field, list[str]]:
-    """'lr=1e-4,1e-3' as (field, ['1e-4', '1e-3']). Raises ConfigError."""
-    name, _, values = spec.partition("=")
+    """'lr=1e-4,1e-3' as (field, ['1e-4', '1e-3']); 'freeze=,body' has nothing as a value. Raises ConfigError."""
+    name, equals, values = spec.partition("=")
     words = values.split(",")
-    if not all(words):
+    field = knob(name)
+    # No value is one, where a setting may be left empty.
+    if not equals or (field.default != "" and not all(words)):
         raise ConfigError(f"{spec!r}: give SETTING=VALUE,VALUE,...")
-    return knob(name), words
+    return field, words
 
 
 def grid(specs: list[str]) -> list[dict]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from config import spelled
 from engine.run import replacing
+from errors import counted
 from study import ranking, stats
 from study.effects import Difference, against_base, factors
 from study.ranking import Point
@@ -139,7 +140,7 @@ def draw(study: Study, path: Path) -> bool:
 def _ranking_table(study, choice, ranked):
     """The best points, the chosen one in bold."""
     yield (
-        f"{len(ranked)} point{'s' * (len(ranked) > 1)} under {choice.scheme}, macro F1 on validation pictures at the "
+        f"{counted(len(ranked), 'point')} under {choice.scheme}, macro F1 on validation pictures at the "
         f"{study.epoch()} ± the point's own standard error, {choice.point.alone()}:\n"
     )
     yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"

@@ -10,8 +10,25 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import IO
 
 from engine.run import scratch_path
+from errors import LongtailError
+
+
+def take_lock(file: IO, wait: bool = False) -> None:
+    """Locks an open file until it is closed. BlockingIOError where another process holds it, unless `wait`.
+
+    Raises LongtailError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as e:
+        raise LongtailError(
+            f"{file.name}: its file system has no locks ({e.strerror}): choose a --project on another"
+        ) from None
 
 
 class LeaseLost(Exception):
@@ -47,14 +64,15 @@ class Lease:
         """A Lease of (i, until), or None where another holds it or has finished."""
         job = f"{i:04d}-{until}"
         paths = (study.folder / "leases").glob(f"{job}.*")
-        held = max((int(path.suffix[1:]) for path in paths), default=0)  # the highest generation
+        taken = [int(path.suffix[1:]) for path in paths if path.suffix[1:].isdecimal()]
+        held = max(taken, default=0)  # the highest generation
         if held and not cls(study, i, until, held).dead():
             return None
         lease = cls(study, i, until, held + 1)
         # Written and locked under another name first: nobody ever sees a lease without a holder.
         draft = scratch_path(lease.path)
         lease.file = open(draft, "w")
-        fcntl.flock(lease.file, fcntl.LOCK_EX)
+        take_lock(lease.file)
         json.dump(dict(host=cls.HOST, pid=os.getpid()), lease.file)
         lease.file.flush()
         try:
@@ -76,16 +94,16 @@ class Lease:
         try:
             with open(self.path, "r+") as f:
                 if json.load(f)["host"] == self.HOST:
-                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    take_lock(f)
                     return True  # nobody held the lock
         except BlockingIOError:
             pass  # alive, or stopped: then it is silent too
         except FileNotFoundError:
             return False  # released just now
-        except ValueError:
-            pass  # cut short by a crash of its host: nobody will touch it
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass  # cut short by a crash of its host, or no lease of ours: nobody will touch it
         with contextlib.suppress(FileNotFoundError):
-            return self._now() - self.path.stat().st_mtime > self.TTL
+            return abs(self._now() - self.path.stat().st_mtime) > self.TTL  # nobody touches it in the future
         return False
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from config import OFF, Config, spelled
+from errors import counted
 from study import stats
 from study.table import REPEATS, SCHEME, Study, point_key
 
@@ -159,7 +160,7 @@ def winner(group: list[Point]) -> Winner | None:
     if len(near) == 1:
         return Winner(best, f"no other point is within {error} of it")
     count = methods(simplest)
-    used = f"{count} method{'' if count == 1 else 's'} switched on"
+    used = f"{counted(count, 'method')} switched on"
     if simplest is best:
         reason = f"of {len(near)} points within {error} it scores best, and none is simpler ({used})"
         return Winner(best, reason)

@@ -19,7 +19,7 @@ from config import Config, spelled
 from engine.flags import whole_number
 from engine.numerics import pick_device
 from engine.stop import StopRequest
-from errors import ConfigError, LongtailError, Parser, Stopped
+from errors import ConfigError, LongtailError, Parser, Stopped, counted
 from pictures.children import child_command, child_environment
 from study import pace, ranking
 from study.lease import Lease, LeaseLost
@@ -63,7 +63,7 @@ def execute(study: Study, space: Namespace, base: Config, stop: StopRequest) -> 
     after a signal, LongtailError where no worker can start.
     """
     if space.retry_failed:
-        print(f"{study.retry()} failed trials forgotten", file=sys.stderr)
+        print(f"{counted(study.retry(), 'failed trial')} forgotten", file=sys.stderr)
     for i, row in study.latest().items():
         if study.over(row):  # a kill may have come between the row and this
             (study.run(i) / "last.pt").unlink(missing_ok=True)
@@ -132,14 +132,15 @@ def fill(
 
 def _say_how_long(study, space, workers, interleaved, rate):
     """Says how the trials that are left are run, and about how long it takes; of a long study, how to shorten it."""
-    shape = f"{workers} at a time, {study.spec['threads']} threads each"
+    shape = f"{workers} at a time, {counted(study.spec['threads'], 'thread')} each"
     if interleaved > 1:
         shape = f"{interleaved} in turns"
     _, shards = space.shard
     minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / shards
+    how_long = "under a minute" if minutes < 1 else f"about {math.ceil(minutes)} min"
     print(
-        f"{study.folder}: {len(study.trials)} trials, {len(study.latest())} done; {shape}, {rate:.0f} images/s: "
-        f"{'under a minute' if minutes < 1 else f'about {math.ceil(minutes)} min'}",
+        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(study.latest())} done; {shape}, "
+        f"{rate:.0f} images/s: {how_long}",
         file=sys.stderr,
     )
     if minutes > LONG:
@@ -234,7 +235,7 @@ def _trials_held_by(study, pid):
     """(trial, epoch) of the leases of a process of this machine."""
     held = []
     for path in (study.folder / "leases").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             holder = json.loads(path.read_text())
             if (holder["host"], holder["pid"]) == (Lease.HOST, pid):
                 trial, until = path.stem.split("-")

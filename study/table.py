@@ -7,7 +7,6 @@ nothing of grids and rankings, and starts no process.
 
 import contextlib
 import csv
-import fcntl
 import json
 import math
 import os
@@ -15,9 +14,10 @@ import shutil
 from pathlib import Path
 
 from config import Config, config_from, spelled
-from engine.run import replacing, scratch_path, with_todays_names
+from engine.run import replacing, scratch_path
 from errors import LongtailError
-from study.lease import Lease, LeaseLost
+from study.damage import row_from, spec_from
+from study.lease import Lease, LeaseLost, take_lock
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
 REPEATS = ("fold", "seed")
@@ -41,15 +41,15 @@ class Study:
             text = path.read_text(encoding="utf-8")
             if text == self._text:
                 return
-            spec = json.loads(text)
-            base, trials = spec["base"], spec["trials"]
+            spec = spec_from(text)
         except FileNotFoundError:
             raise LongtailError(f"{self.folder}: no study there (no study.json)") from None
-        except (ValueError, KeyError, TypeError) as e:
-            raise LongtailError(f"{path}: damaged ({e})") from None
+        except ValueError as e:
+            raise LongtailError(f"{path}: damaged ({e}): mend it, or begin another --name") from None
+        base, trials = config_from(spec["base"], str(path)), spec["trials"]
+        configs = [config_from(trial, f"{path}, trial {i}", base) for i, trial in enumerate(trials)]
         self._text, self.spec, self.trials = text, spec, trials
-        self.base = config_from(base, str(path))
-        self._configs = [config_from(trial, f"{path}, trial {i}", self.base) for i, trial in enumerate(trials)]
+        self.base, self._configs = base, configs
 
     def config(self, i: int) -> Config:
         """Trial i's settings, to its last epoch."""
@@ -75,16 +75,26 @@ class Study:
     def rows(self) -> dict[tuple[int, int], dict]:
         """Every published row: (trial, epoch) -> dict, in order. LongtailError if one is damaged."""
         for entry in os.scandir(self.folder / "rows"):
-            if entry.name.endswith(".json") and entry.name not in self._rows:
+            if entry.name.endswith(".json") and not entry.name.startswith(".") and entry.name not in self._rows:
                 try:
-                    self._rows[entry.name] = with_todays_names(json.loads(Path(entry.path).read_text(encoding="utf-8")))
+                    self._rows[entry.name] = self._fitting(row_from(entry.name, Path(entry.path).read_text("utf-8")))
                 except ValueError as e:
                     raise LongtailError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
-        found = {}
-        for name, row in self._rows.items():
-            until = name.removesuffix(".json").split("-")[1]
-            found[row["trial"], int(until)] = row
-        return dict(sorted(found.items()))
+        return dict(sorted(((row["trial"], row["until"]), row) for row in self._rows.values()))
+
+    def _fitting(self, row):
+        """`row` itself. ValueError where study.json has no such trial."""
+        i = row["trial"]
+        if i >= len(self.trials):
+            self.refresh()  # another process may have added it
+        if i >= len(self.trials):
+            raise ValueError("study.json has no such trial")
+        if row["until"] not in self.rungs(i):
+            raise ValueError(f"trial {i} is looked at after epochs {', '.join(map(str, self.rungs(i)))}")
+        config = self.config(i)
+        if (row.get("fold"), row.get("seed")) != (config.fold, config.seed):
+            raise ValueError(f"in study.json trial {i} has fold {config.fold} and seed {config.seed}")
+        return row
 
     def latest(self) -> dict[int, dict]:
         """The last row of each trial that has one: trial -> dict."""
@@ -174,7 +184,11 @@ class Study:
             write_csv(self.folder / "results.csv", [header, *lines])
 
     def _survivors(self, rows):
-        """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out."""
+        """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out.
+
+        The base point goes on too, however it stands: it is what is known to be good, such as an earlier study's
+        winner, and only after all of the epochs can others be said to be better.
+        """
         points = {}
         for row in rows:
             points.setdefault(point_key(self.trials[row["trial"]]), []).append(row)
@@ -185,8 +199,14 @@ class Study:
             return -mean, min(row["trial"] for row in point)  # of equals the first
 
         keep = math.ceil(len(scored) / self.spec["halving"])
-        best = sorted(scored, key=place)[:keep]
-        return sorted(row["trial"] for point in best for row in point)
+        best = sorted(scored, key=place)
+        on = [point for n, point in enumerate(best) if n < keep or self._is_base(point[0]["trial"])]
+        return sorted(row["trial"] for point in on for row in point)
+
+    def _is_base(self, i):
+        """Whether trial i tries the base settings, however it spells them."""
+        given = [name for name in self.trials[i] if name not in SCHEME + REPEATS]
+        return all(getattr(self.config(i), name) == getattr(self.base, name) for name in given)
 
 
 def point_key(trial: dict) -> str:
@@ -202,6 +222,11 @@ def changes(config: Config, base: Config) -> dict:
 def identity(config: Config) -> str:
     """A trial's complete settings as one string: trials that are spelled otherwise but are the same share it."""
     return json.dumps(config.settings())
+
+
+def recipe_of(config: Config) -> dict:
+    """What a recipe says of a trial: its settings, whichever fold and seed it has."""
+    return {name: value for name, value in config.settings().items() if name not in REPEATS}
 
 
 def newest(project: Path | str, name: str) -> Path | None:
@@ -220,7 +245,7 @@ def write_csv(path: Path, rows: list) -> None:
 def locked(folder: Path):
     """Holds the lock of study.json."""
     with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take_lock(lock, wait=True)
         yield
 
 

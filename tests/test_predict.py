@@ -19,7 +19,10 @@ import predict
 import train
 from config import Config
 from conftest import PLAIN
+from errors import LongtailError
+from study import ranking
 from study.begin import begin_study
+from study.best import write_best
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,18 +73,19 @@ def study_of(folder, pictures, trials, scores, **base):
             status="ok",
             epoch=3,
             fold=0,
-            seed=0,
-            **({} if score is None else dict(macro_f1=score, macro_f1_se=0.01)),
+            seed=made.config(i).seed,
         )
+        if score is not None:
+            row |= dict(macro_f1=score, acc=0.5, nll=1.0, ece=0.1, macro_f1_se=0.01, val_pictures=5)
         (folder / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
     return made
 
 
 def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_those(project, pictures, tmp_path):
     shutil.copytree(project / "s0", tmp_path / "later")
-    study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}, {"ls": 0.2}], [0.5, 0.9, 0.6])
+    study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}, {"ls": 0.2}], [0.5, 0.9, 0.6])
     assert predict.choose(tmp_path)[0] == [tmp_path / "later"]  # without best.json the study has not ended
-    (tmp_path / "grid" / "best.json").write_text("{}")
+    write_best(study, ranking.choose(study).point, tmp_path / "grid" / "best.json")
     assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]
     study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None], val_split=0.0)
     assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
@@ -91,6 +95,21 @@ def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_t
         folders == [tmp_path / "final" / "trials" / name for name in ("0000", "0001")]
         and "2 runs of the finished study" in said
     )
+
+
+def test_while_a_study_grows_the_winner_that_was_written_last_is_taken(project, pictures, tmp_path):
+    """New points are half done, or are done and better: the study's own end decides which is best."""
+    study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}], [0.5, 0.6])
+    write_best(study, ranking.choose(study).point, tmp_path / "grid" / "best.json")
+    study_of(tmp_path / "grid", pictures, [{"ls": 0.2}, {"ls": 0.1, "seed": 1}], [])
+    assert predict.choose(tmp_path) == ([study.run(1)], f"the 1 run of {tmp_path / 'grid' / 'best.json'}")
+    study_of(tmp_path / "grid", pictures, [{}], [0.5, 0.6, 0.9])
+    assert predict.choose(tmp_path)[0] == [study.run(1)]
+    study_of(tmp_path / "grid", pictures, [{}], [0.5, 0.6, 0.9, 0.1])
+    assert predict.choose(tmp_path)[0] == [study.run(1), study.run(3)]  # both are of the winner
+    (tmp_path / "grid" / "best.json").write_text('{"ls": 0.5}')
+    with pytest.raises(LongtailError, match="no finished trial of .*grid has these settings"):
+        predict.choose(tmp_path)
 
 
 def test_a_sample_keeps_header_order_and_ids(project, pictures, tmp_path, capsys):

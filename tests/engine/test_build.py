@@ -8,11 +8,14 @@ import torch
 
 import losses
 import predict
+import seeds
+import sweep
 import train
 from config import Config
 from engine.build import Loss, init_key, prepare_pictures
 from engine.outcome import kept_row
 from errors import ConfigError, LongtailError
+from reporting import montage
 from study.begin import begin_study
 
 
@@ -247,3 +250,44 @@ def test_a_study_holds_the_weights_it_began_with(settings, first, tmp_path, monk
     torch.save(saved, Path(first) / "best.pt")
     with pytest.raises(LongtailError, match="the weights of --init"):
         begin_study(folder, Config(**settings, init=first), [dict(lr=0.2)])
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--model resnet19", "resnet19"),
+        ("--init nowhere", "nowhere: no best.pt"),
+        ("--freeze nothing", "--freeze nothing"),
+        ("--freeze body,fc", "leaves nothing to train"),
+        ("--labels nowhere.csv", "--labels nowhere.csv: no such file"),
+        ("--group-col painter", "--group-col names a column of a CSV"),
+        ("--project a.file", "a.file is a file"),
+        ("--project a.file/runs", "a.file is a file"),
+        ("--name taken --project .", "taken is a file"),
+        ("--stem-kernel 5 --stem cifar", "stem_kernel"),
+        ("--device mps", "--device mps"),
+    ],
+)
+@pytest.mark.parametrize("program", [train, sweep, seeds, montage])
+def test_names_and_flags_are_judged_before_the_built_in_set_is_painted(
+    program, words, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LONGTAIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("pictures.synthetic.make", lambda root: pytest.fail("painted"))
+    (tmp_path / "a.file").touch()
+    (tmp_path / "taken").touch()
+    if program is montage and words.startswith(("--device", "--project", "--name")):
+        pytest.skip("it trains nothing, and writes to no project")
+    assert program.main(words.split()) in (1, 2)
+    err = capsys.readouterr().err
+    assert said in err.splitlines()[-1] and "painting" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.file", "taken"]
+
+
+def test_where_to_draw_is_judged_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGTAIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("pictures.synthetic.make", lambda root: pytest.fail("painted"))
+    for output in (tmp_path / "nowhere" / "plan.png", tmp_path):
+        assert montage.main(["-o", str(output)]) == 1
+        assert f"--output {output}: give a file in a folder that is there" in capsys.readouterr().err

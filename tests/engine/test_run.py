@@ -74,7 +74,7 @@ def test_rows_of_the_first_format_are_read(settings, pictures):
     study = begin_study(Path(settings["project"]) / "s", Config(**settings), [{}])
     row = dict(
         trial=0, until=3, status="ok", epoch=3, fold=0, seed=0, val_acc=0.5, val_loss=1.0, macro_f1=0.4, head=0.6
-    )
+    ) | dict(ece=0.1, macro_f1_se=0.01, val_pictures=5)
     (study.folder / "rows" / "0000-3.json").write_text(json.dumps(row))
     found = study.latest()[0]
     assert (found["acc"], found["nll"], found["many"], found["macro_f1"]) == (0.5, 1.0, 0.6, 0.4)

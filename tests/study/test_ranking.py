@@ -1,7 +1,9 @@
 """What a table says: points, the winner, schemes, effects, on studies whose rows are written by hand, untrained."""
 
+import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ import seeds
 import sweep
 from config import OFF, Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
+from engine.build import prepare_pictures
 from engine.flags import SettingsParser, config_from_args
 from study import effects, pace, ranking, stats
-from study.begin import begin_study
+from study.begin import begin_study, without_folds
 from study.table import Study
 from test_train import made
 
@@ -383,6 +386,7 @@ TYPOS = [
     (["--grid", "ls=nan"], "--ls takes a number"),
     (["--grid", "flip=maybe"], "true or false"),
     (["--grid", "model="], "give SETTING"),
+    (["--grid", "freeze"], "give SETTING"),
     (["--grid", "mixup_p=0.1:0.5"], "--mixup-by class"),
     (["--grid", "balance=sample"], "sampler"),
     (["--gird", "ls=0"], "--grid"),
@@ -438,6 +442,29 @@ def test_a_typo_of_seeds_costs_nothing(settings, tmp_path, capsys, words, said):
     assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+def test_a_validation_folder_takes_the_place_of_folds_and_that_is_said(settings, pictures, tmp_path, capsys):
+    root = tmp_path / "parted"
+    shutil.copytree(pictures / "train", root / "train")
+    for name in ("blue", "green", "red"):
+        (root / "valid" / name).mkdir(parents=True)
+        (root / "train" / name / "0.png").rename(root / "valid" / name / "0.png")
+    base = made(settings, data=str(root), folds=3)
+    plain, points = without_folds(base, [dict(ls=0.1), dict(folds=2, ls=0.2)])
+    assert (plain.folds, points) == (0, [dict(ls=0.1), dict(ls=0.2)])
+    assert (
+        capsys.readouterr().err
+        == f"{root} has a validation folder, which scores every trial: --folds gives way to it\n"
+    )
+    study = begin_study(tmp_path / "s", plain, sweep.trials(plain, points, 1))
+    assert len(study.trials) == 2
+    assert without_folds(plain, []) == (plain, []) and without_folds(made(settings, folds=3), [])[0].folds == 3
+    assert capsys.readouterr().err == ""
+    # The last training takes all pictures.
+    everything = prepare_pictures(dataclasses.replace(plain, val_split=0))
+    assert (len(everything.train), len(everything.val)) == (24, 0)
+    assert len(prepare_pictures(plain).val) == 3
+
+
 # what is tried --------------------------------------------------------------------------------------------------------
 
 
@@ -447,6 +474,8 @@ def test_a_grid_is_every_combination():
         dict(balance=b, flip=f) for b in ("none", "sampler") for f in (True, False)
     ]
     assert sweep.grid([]) == [{}]
+    assert sweep.grid(["freeze=,body"]) == [dict(freeze=""), dict(freeze="body")]  # nothing frozen, or the body
+    assert sweep.grid(["init="]) == [dict(init="")]
 
 
 @pytest.mark.parametrize("kind", ["random", "sobol"])

@@ -1,0 +1,105 @@
+"""What a study hands on: its winner as a recipe, best.json, that repeats the winner's trial; and of several studies,
+the stages of `make study`, the best winner.
+
+    python -m study.best runs/best.json runs/sweep runs/tune         what `make` calls between its stages
+
+Stages are compared like with like: on the same pictures, parted in the same way, at the same kind of epoch. Trains
+nothing.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from config import Config, spelled
+from engine.run import replacing
+from errors import LongtailError, Parser, run_command
+from study import ranking
+from study.ranking import Choice, Point
+from study.table import Study
+
+PICTURES = ("data", "labels", "image_col", "label_col", "group_col", "skip_bad")  # which pictures, of which classes
+
+
+def recipe(study: Study, point: Point) -> Config:
+    """The settings that train `point` again: the seed of the base, on the pictures and threads of the study."""
+    config = study.config(point.trials[0])
+    spec = study.spec
+    return dataclasses.replace(
+        config, fold=0, seed=study.base.seed, data=spec["base"]["data"], threads=spec["threads"] or 0
+    )
+
+
+def write_best(study: Study, point: Point, path: Path) -> None:
+    """Writes the recipe of `point` to `path`, all or nothing."""
+    best = recipe(study, point)
+    settings = dict(best.settings(), data=best.data, threads=best.threads)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def best_stage(folders: list[Path]) -> tuple[Study, Point, list[str]]:
+    """(study, point, lines that say why): the winner with the highest macro F1, of equals the earlier stage's.
+
+    Folders that hold no study are stages that were not run. LongtailError where no stage has a winner.
+    """
+    lines, stages = [], []  # stages: (Study, Choice)
+    for folder in folders:
+        if not (folder / "study.json").exists():
+            continue
+        study = Study(folder)
+        choice = ranking.choose(study)
+        if choice is None:
+            lines.append(f"{folder.name}: no point to rank")
+            continue
+        unlike = _unlike(stages[0], (study, choice)) if stages else ""
+        if unlike:
+            lines.append(f"{folder.name}: not compared: {unlike}")
+            continue
+        point = choice.point
+        lines.append(f"{folder.name}: {point.label()}: macro F1 {point.mean:.4f} ± {point.se:.4f}")
+        stages.append((study, choice))
+    if not stages:
+        raise LongtailError(f"none of {', '.join(map(str, folders))} has a winner: `python sweep.py` makes one")
+    study, choice = max(stages, key=lambda stage: stage[1].point.mean)  # of equals the first
+    lines.append(f"best of {len(stages)}: {study.folder.name}, by macro F1 under {choice.scheme}")
+    return study, choice.point, lines
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = Parser(prog="study.best", description=__doc__)
+    parser.add_argument("recipe", type=Path, help="where to write the best winner's settings")
+    parser.add_argument("studies", type=Path, nargs="+", help="folders of studies, the earliest stage first")
+    space = parser.parse_args(args)
+
+    def choose():
+        study, point, lines = best_stage(space.studies)
+        print(*lines, sep="\n", file=sys.stderr)
+        write_best(study, point, space.recipe)
+        print(f"written to {space.recipe}", file=sys.stderr)
+
+    return run_command("study.best", choose)
+
+
+def _unlike(first: tuple[Study, Choice], other: tuple[Study, Choice]) -> str:
+    """In what two stages cannot be compared; '' if they can."""
+    (old, old_choice), (new, new_choice) = first, other
+    for name in PICTURES:
+        if getattr(old.base, name) != getattr(new.base, name):
+            return f"{name} {spelled(getattr(new.base, name))}, not {spelled(getattr(old.base, name))}"
+    # The key is of the pictures as they are decoded: at another size it is another.
+    same_size = (old.base.img_size, old.base.resize) == (new.base.img_size, new.base.resize)
+    if same_size and old.spec["data_key"] != new.spec["data_key"]:
+        return f"the pictures are others than those of {old.folder.name}"
+    if old_choice.scheme != new_choice.scheme:
+        return f"{new_choice.scheme}, not {old_choice.scheme}"
+    if old_choice.point.folds.keys() != new_choice.point.folds.keys():
+        return f"on other folds than {old.folder.name}"
+    if old.epoch() != new.epoch():
+        return f"scored at the {new.epoch()}, not the {old.epoch()}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
