@@ -260,10 +260,13 @@ def _scored(study, wanted):
     for i in numbers:
         if rows[i]["status"] != "ok":
             raise LongtailError(f"{study.folder}: trial {i} failed: {rows[i]['reason']}; --retry-failed runs it again")
-        if "macro_f1" not in rows[i]:
+        missing = [name for name in SCORES if name not in rows[i]]
+        if "macro_f1" in missing:
             raise LongtailError(
                 f"{study.folder}: there are no validation pictures to score on: give --val-split or --folds"
             )
+        if missing:
+            raise LongtailError(f"{study.folder}/rows: trial {i} has no {missing[0]!r}; without its row it runs again")
     return numbers
 
 

@@ -19,6 +19,7 @@ from engine.run import with_todays_names
 from engine.stop import StopRequest
 from errors import run_command
 from study import stats
+from study.begin import without_folds
 
 
 def interval(values):
@@ -49,7 +50,9 @@ def main():
 def compare(space, stop):
     """Trains what is not trained yet, and prints the table."""
     given = {k: v for k, v in vars(space).items() if k not in ("recipes", "config")}
-    folds = range(Config(**given).folds or 1)
+    asked, _ = without_folds(Config(**given))
+    given |= dict(folds=asked.folds)
+    folds = range(asked.folds or 1)
     table = []
     for recipe in space.recipes:
         base = Config() if recipe == "default" else read_recipe(recipe)
