@@ -6,7 +6,7 @@
 
 Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's, or with --patience
 those of the epoch that was kept. Two kinds of chance are told apart: the interval over seeds is about training again,
-the bootstrap over pictures about validating on others. A study in --project, so it resumes. Results: seeds.csv,
+the one over pictures about having few to validate on. A study in --project, so it resumes. Results: seeds.csv,
 per_class.csv, summary.json there.
 """
 
@@ -84,8 +84,8 @@ def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
     """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes.
 
     scores: name -> values by seed, mean, sd, half width of the 95% t interval. ensemble: scores of the seeds' mean
-    posterior. agreement: share of pictures that two seeds label alike, mean over pairs. bootstrap: 95% interval, over
-    validation pictures, of the seeds' mean macro F1.
+    posterior. agreement: share of pictures that two seeds label alike, mean over pairs. absent: classes without a
+    validation picture. interval: 95%, of what the seeds' mean macro F1 would be with ever more of them.
     """
     rows = study.latest()
     scores = {}
@@ -103,18 +103,14 @@ def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
     # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
-    present = np.bincount(targets, minlength=len(classes)) > 0
-
-    def mean_f1(targets, predicted):
-        return float(np.mean([metrics.macro_f1(targets, column, len(classes), present) for column in predicted.T]))
-
     return dict(
         n=len(trials),
         pictures=len(targets),
         scores=scores,
         ensemble={name: ensemble[name] for name in SCORES},
         agreement=float(np.mean(agreement)) if agreement else math.nan,
-        bootstrap=metrics.bootstrap(mean_f1, targets, predicted, n=500),
+        absent=len(classes) - len(np.unique(targets)),
+        interval=metrics.macro_f1_interval(targets, predicted, len(classes)),
     ), _class_rows(targets, predicted, classes)
 
 
@@ -137,11 +133,13 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
             known = counted(row.pictures, "picture")
             named.append(f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {known})")
         yield f"Two seeds label {result['agreement']:.1%} of the pictures alike. Least stable: {', '.join(named)}."
-    low, high = result["bootstrap"]
+    low, high = result["interval"]
     yield (
-        f"Over other validation pictures the mean macro F1 may lie in {low:.4f} to {high:.4f} (95%, bootstrap over "
-        "pictures)."
+        f"With ever more validation pictures like these {result['pictures']}, the seeds' mean macro F1 would lie in "
+        f"{low:.4f} to {high:.4f} (95%)."
     )
+    if result["absent"]:
+        yield f"{result['absent']} of {len(table)} classes have no validation picture: macro F1 is over the others."
 
 
 def against(first: dict, second: dict) -> Iterator[str]:

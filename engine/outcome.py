@@ -150,13 +150,13 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
             f"best epoch {best['epoch']} of {state.epoch} by validation {config.monitor} (chosen on these pictures, "
             "so it flatters)"
         )
-    present = scores["support"] > 0
-    low, high = metrics.bootstrap(lambda t, p: metrics.macro_f1(t, p, len(classes), present), targets, predicted)
-    absent = f" over the {present.sum()} of {len(classes)} classes with a validation picture" * (not present.all())
+    low, high = metrics.macro_f1_interval(targets, predicted, len(classes))
+    absent = int((scores["support"] == 0).sum())
+    without = f" ({absent} of {len(classes)} classes have no validation picture)" if absent else ""
     run.say(
-        f"{run.folder}: {chosen}: macro F1 {kept['macro_f1']:.3f} [{low:.3f}, {high:.3f}]{absent}, "
+        f"{run.folder}: {chosen}: macro F1 {kept['macro_f1']:.3f} [{low:.3f}, {high:.3f}]{without}, "
         f"accuracy {kept['acc']:.3f}, "
-        f"n {len(targets)}, 95% bootstrap interval over pictures. Next: {following}"
+        f"n {len(targets)}. In brackets: the score that ever more such pictures would give (95%). Next: {following}"
     )
 
 

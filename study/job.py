@@ -7,7 +7,6 @@ import contextlib
 import csv
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 import metrics
@@ -99,11 +98,6 @@ def _scores(folder, config):
     scores["seconds"] = round(sum(epoch["seconds"] for epoch in epochs), 3)
     if (folder / "val_predictions.csv").exists():
         targets, predicted, classes = outcome.validation_labels(folder)
-        present = np.bincount(targets, minlength=len(classes)) > 0
-
-        def macro_f1(true, named):
-            return metrics.macro_f1(true, named, len(classes), present)
-
-        scores["macro_f1_se"] = metrics.standard_error(macro_f1, targets, predicted)
+        scores["macro_f1_se"] = metrics.macro_f1_error(targets, predicted, len(classes))
         scores["val_pictures"] = len(targets)
     return scores

@@ -26,7 +26,7 @@ class Point:
     rows: list[dict]  # of finished trials, up to their last rung
     wanting: str  # why it cannot be ranked, '' if it can
     folds: dict[int, float]  # macro F1 by fold, the mean over seeds; empty where some are not known
-    se: float  # of the mean, by this point alone: over its folds, or by bootstrap over pictures where there is one
+    se: float  # of the mean, by this point alone: over its folds, or by jackknife over pictures where there is one
 
     @property
     def mean(self) -> float:
@@ -43,7 +43,7 @@ class Point:
 
     def alone(self) -> str:
         """What `se` is taken over."""
-        return f"over {len(self.folds)} folds" if len(self.folds) > 1 else "by bootstrap over pictures"
+        return f"over {len(self.folds)} folds" if len(self.folds) > 1 else "by jackknife over pictures"
 
 
 class Yardstick(NamedTuple):

@@ -578,4 +578,4 @@ def test_classes_without_a_validation_picture_are_said_and_left_out(settings, pi
     train.train(made(settings, data=str(root), epochs=1))
     said = capsys.readouterr().err
     assert "no validation picture of: grey" in said
-    assert "over the 3 of 4 classes with a validation picture" in said
+    assert "(1 of 4 classes have no validation picture)" in said

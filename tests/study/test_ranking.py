@@ -76,7 +76,7 @@ def test_a_point_is_its_folds_and_seeds(settings):
     assert list(ranking.points(study)) == ["folds 3"]
 
 
-def test_on_one_split_the_error_is_the_bootstraps(settings):
+def test_on_one_split_the_error_is_the_jackknifes(settings):
     study = begun(settings, [{}], n=3)
     for i in range(3):
         write(study, i, [0.4, 0.5, 0.9][i], macro_f1_se=[0.01, 0.02, 0.06][i])
@@ -149,7 +149,7 @@ NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
         (
             [point(0.70, ls=0.1), point(0.80, ls=0.2)],
             1,
-            "no other point is within one standard error (0.0500, the best one's own, by bootstrap over pictures) "
+            "no other point is within one standard error (0.0500, the best one's own, by jackknife over pictures) "
             "of it",
         ),
         (
@@ -214,7 +214,7 @@ def test_without_points_to_pool_the_yardstick_is_the_best_ones_own():
     group = by_fold([[0.5, 0.6, 0.7]])
     assert ranking.yardstick(group) == (group[0].se, "the best one's own, over 3 folds")
     group = [point(0.7, se=0.02), point(0.6, se=0.01)]
-    assert ranking.yardstick(group) == (0.02, "the best one's own, by bootstrap over pictures")
+    assert ranking.yardstick(group) == (0.02, "the best one's own, by jackknife over pictures")
 
 
 def test_an_easy_fold_does_not_move_the_winner():
@@ -276,7 +276,7 @@ def test_schemes_are_compared_never_ranked(settings):
     assert lines["val_split 0.2"] == [
         5,
         pytest.approx(0.04),
-        "the best one's own, by bootstrap over pictures",
+        "the best one's own, by jackknife over pictures",
         pytest.approx(-0.6),
     ]
 
