@@ -190,7 +190,8 @@ class _Loss(torch.autograd.Function):
         soft = _softmax(logits, targets, table)
         f = -(soft.others / soft.total).pow(row.gamma) * soft.log_p
         own = f.gather(2, row.target)  # of the target's own class
-        smoothed = (1 - row.eps) * own + row.eps * f.mean(2, keepdim=True)
+        # Each class's share before the sum: of logits at 1e37 the bare sum passes float32's largest number.
+        smoothed = (1 - row.eps) * own + (row.eps / logits.shape[1] * f).sum(2, keepdim=True)
         return (row.weight * smoothed).sum((0, 2))
 
     @staticmethod

@@ -88,6 +88,17 @@ def test_other_numbers_of_classes(classes, gamma):
     assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
 
 
+@pytest.mark.parametrize("ls, gamma", [(0.0, 0.0), (0.0, 2.0), (0.1, 0.0), (0.1, 2.0), (1.0, 0.5)])
+def test_logits_near_the_largest_float32(ls, gamma):
+    """Of 257 classes the sum of f passes it from 1e36 on, which ls 0 must not turn into NaN."""
+    table = loss_table(torch.arange(1.0, 258), ls=ls, gamma=gamma)
+    for size in (1e20, 1e36, 1e37, 1.6e38):
+        logits, *rest = batch(16, 257)
+        value, grad, true_value, true_grad = both(logits * (size / logits.abs().max()), *rest, table)
+        assert torch.allclose(value, true_value, rtol=1e-6 * (1 + gamma), atol=0)
+        assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+
+
 def test_mixed_settings_by_class():
     """Each target brings its own eps, gamma, weight and margin, also where both share a row."""
     g = torch.Generator().manual_seed(1)

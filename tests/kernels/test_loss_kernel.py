@@ -103,6 +103,19 @@ def test_shapes(device, rows, classes, dtypes, tall, poisoned):
 
 
 @on_device
+@pytest.mark.parametrize("ls, gamma", [(0.0, 0.0), (0.0, 2.0), (0.1, 2.0)])
+def test_logits_near_the_largest_float32(device, ls, gamma, tall):
+    """As the twin has them."""
+    table = loss_table(torch.arange(1.0, 258), ls=ls, gamma=gamma)
+    for size in (1e37, 1.6e38):
+        logits, *rest = batch(16, 257)
+        check(device, (logits * (size / logits.abs().max()), *rest), table, gamma)
+        tied = size * logits.sign()  # half of the classes share the top, which the float64 formula cannot tell
+        value = kernel.loss(tied.to(device), *(v.to(device) for v in rest[:3]), table.to(device))
+        assert torch.allclose(value.cpu(), losses.plain(tied, *rest[:3], table), rtol=1e-5)
+
+
+@on_device
 def test_a_row_to_a_program_as_on_a_gpu(device, poisoned):
     assert kernel.tile(128, 50) == (1, 64, 1) and kernel.tile(128, 4096) == (1, 4096, 16)
     check(device, batch(5, 50), loss_table(torch.arange(50.0), ls=0.1, gamma=2.0, tau=1.0), 2.0)
