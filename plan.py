@@ -21,7 +21,7 @@ EVALUATION_BATCH = 128  # pictures at a time where nothing is trained
 STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
 STAGES = 4  # in which views grow
 WARMUP = 3.0  # epochs, by default
-SHRINK = 1.5  # a view shrinks its source by at most this factor: above it bilinear sampling aliases
+SHRINK = 1.8  # a view shrinks its source by at most this: above it, half the source is closer (bench/levels.py)
 
 
 class Plan(NamedTuple):

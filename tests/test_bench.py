@@ -306,3 +306,35 @@ def test_each_fault_of_a_csv_is_refused_by_name_or_read_rightly(bench, tmp_path)
     faults = [*malformed.CELLS, *malformed.TABLES, *malformed.BYTES]
     counts = malformed.trials(len(faults), 5, tmp_path / "set")
     assert set(counts) == {("--labels", "refused"), ("--labels", "read")} and counts.total() == len(faults)
+
+
+def test_own_level_is_closer_up_to_the_bound_and_half_the_side_beyond(monkeypatch, capsys):
+    from bench import levels
+
+    monkeypatch.setattr(levels, "SHRINKS", (1.6, 2.0))
+    monkeypatch.setattr(sys, "argv", ["bench/levels.py", "--pictures", "8", "--side", "64"])
+    levels.main()
+    rows = [line.split("|")[2:4] for line in capsys.readouterr().out.splitlines()[4:]]
+    (own, half), (own_at_2, half_at_2) = [[float(cell.split(",")[0]) for cell in row] for row in rows]
+    assert own > half + 1 and half_at_2 > own_at_2 + 1
+
+
+def test_intervals_beside_metrics_own(monkeypatch, capsys):
+    """A line a candidate and a share of right answers; the bootstrap's resamples are of the set itself."""
+    from bench import coverage
+
+    sizes = np.array([30, 8, 2])
+    monkeypatch.setattr(coverage, "SIZES", {"three": sizes})
+    monkeypatch.setattr(coverage, "RIGHT", (0.5, 0.98))
+    monkeypatch.setattr(sys, "argv", ["bench/coverage.py", "--trials", "40", "--resamples", "20"])
+    coverage.main()
+    out = capsys.readouterr().out
+    assert out.count("| ") > 20 and "nan" not in out
+    for name in ("percentile bootstrap", "jackknife ± 1.96", "Wilson", coverage.CHOSEN, "0.5", "0.98"):
+        assert f"| {name} |" in out
+    for wrong in coverage.WRONG:
+        table = coverage.classifier(sizes, 0.9, wrong)
+        assert np.allclose(table.sum(1), 1) and (table >= 0).all()
+    targets = np.repeat([0, 1, 2], sizes)
+    drawn = coverage.resampled(targets, targets, 3, 200, np.random.default_rng(0))
+    assert set(np.round(drawn, 9)) == {round(2 / 3, 9), 1.0}  # a resample that misses the class of two

@@ -391,10 +391,11 @@ def test_views_grow_in_four_equal_stages():
 
 @pytest.mark.parametrize("size", [8, 33, 64, 128, 224, 1024])
 @pytest.mark.parametrize("store_size", [8, 73, 256, 1170])
-def test_no_view_shrinks_its_source_by_more_than_half_again(size, store_size):
+def test_a_view_comes_from_the_level_that_is_closest_to_an_antialiased_resize(size, store_size):
+    """Own level and half the side: 35.9 and 35.5 dB at 1.8, 35.2 and 36.3 at 1.9 (whole painters, bench/levels.py)."""
     side = store_level(size, store_size)
-    assert side / size <= 1.5 and store_size >> 8 <= side <= store_size
-    assert side == store_size or 2 * side / size > 1.5 - 2 / size  # no smaller than it must be
+    assert side / size <= 1.8 and store_size >> 8 <= side <= store_size
+    assert side == store_size or 2 * side / size > 1.8 - 2 / size  # no smaller than it must be
 
 
 def test_a_small_epoch_shows_what_a_large_one_does():
