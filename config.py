@@ -192,7 +192,13 @@ class Config:
     )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
-    alpha: float = knob(1.0, "loss", "focal loss's factor", low=1e-3, high=100)
+    alpha: float = knob(
+        1.0,
+        "loss",
+        "focal loss's alpha as a plain factor on every row's loss, the same for all classes",
+        low=1e-3,
+        high=100,
+    )
     ls: float = knob(
         0.1,
         "loss",
@@ -216,7 +222,8 @@ class Config:
     balance: str = knob(
         "none",
         "loss",
-        "sampler: every class equally often; weights: rare classes weigh more",
+        "sampler: every class equally often; weights: a row counts 1 / its class's pictures, scaled to mean 1, and the "
+        "batch's plain mean is taken (PyTorch divides by the batch's weights)",
         choices=("none", "sampler", "weights"),
         off="none",
         daily=True,

@@ -88,6 +88,19 @@ def test_other_numbers_of_classes(classes, gamma):
     assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
 
 
+def test_weights_and_alpha_are_what_the_help_says():
+    """Weighted, a batch's plain mean is F.cross_entropy's mean times the batch's mean weight; alpha is a factor."""
+    logits, a, b, lam, _ = batch(32, 8, two=False)
+    table = loss_table(COUNTS, weights=True)
+    assert float((COUNTS * table[losses.WEIGHT]).sum() / COUNTS.sum()) == pytest.approx(1, rel=1e-6)
+    assert float(table[losses.WEIGHT, 0] * 560) == pytest.approx(float(table[losses.WEIGHT, 5] * 19), rel=1e-6)
+    theirs = F.cross_entropy(logits, a.long(), weight=table[losses.WEIGHT])
+    ours = loss(logits, a, b, lam, table).mean()
+    assert float(ours) == pytest.approx(float(theirs * table[losses.WEIGHT, a.long()].mean()), rel=1e-5)
+    quarter = loss(logits, a, b, lam, loss_table(COUNTS, weights=True, alpha=0.25)).mean()
+    assert float(quarter) == pytest.approx(float(ours / 4), rel=1e-6)
+
+
 @pytest.mark.parametrize("ls, gamma", [(0.0, 0.0), (0.0, 2.0), (0.1, 0.0), (0.1, 2.0), (1.0, 0.5)])
 def test_logits_near_the_largest_float32(ls, gamma):
     """Of 257 classes the sum of f passes it from 1e36 on, which ls 0 must not turn into NaN."""
