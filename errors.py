@@ -7,6 +7,7 @@ that make no sense are plain ValueErrors.
 
 import argparse
 import difflib
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,12 @@ class Stopped(LongtailError):
         self.code = 128 + number
 
 
+def first_ten(lines: list[str]) -> list[str]:
+    """The first ten of `lines`, and one that counts the others."""
+    left = len(lines) - 10
+    return lines[:10] + [f"... and {left} more of this kind"] * (left > 0)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
 
@@ -60,16 +67,22 @@ class Parser(argparse.ArgumentParser):
 def run_command(name: str, function: Callable[[], int | None], *, continue_with: str = "") -> int:
     """The exit code of the command `name`: what `function` returns (None is 0), or that of its error, said in a line.
 
-    continue_with: what to type after a signal stopped it.
+    continue_with: what to type after a signal stopped it. stdout has the bytes that a file would have, whatever the
+    terminal's encoding: UTF-8, and names that are none as they are spelled.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         return function() or 0
     except Stopped as error:
         print(f"{name}: {error}; {error.go_on or continue_with} continues", file=sys.stderr)
         return error.code
     except LongtailError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.code
+    except MemoryError as error:
+        print(f"{name}: out of memory: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # who read our output has left: say nothing more, not even while Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

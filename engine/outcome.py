@@ -90,6 +90,11 @@ def out_of_patience(state: State, patience: int) -> bool:
     return bool(patience) and state.stale >= patience
 
 
+def is_done(state: State, config: Config) -> bool:
+    """Whether a run of `config` has no epoch left to train."""
+    return state.epoch >= config.epochs or out_of_patience(state, config.patience)
+
+
 def rating(scores: dict, monitor: str) -> float:
     """An epoch's score: the highest is kept, the earliest of equals. Without validation pictures the last is kept."""
     if not _chooses(scores, monitor):
@@ -119,8 +124,7 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     logits = best["logits"].numpy()
     predicted = logits.argmax(1)
     scores = metrics.per_class(targets, predicted, len(classes))
-    confusion = metrics.confusion(targets, predicted, len(classes))
-    _write_tables(run, pictures, logits, scores, confusion)
+    _write_tables(run, pictures, logits, scores)
 
     kept = best["metrics"]
     # Training accuracy is of mixed and cropped rows: a gap in spite of that is a large one.
@@ -131,7 +135,8 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
             "help"
         )
     # Of classes without a validation picture nothing is known.
-    never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
+    named = np.bincount(predicted, minlength=len(classes))
+    never = [c for i, c in enumerate(classes) if scores["support"][i] and not named[i]]
     if never:
         remedies = {"--balance sampler": config.balance == "sampler", "--prior uniform": config.prior == "uniform"}
         left = " or ".join(flag for flag, on in remedies.items() if not on)
@@ -155,7 +160,7 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     )
 
 
-def _write_tables(run, pictures, logits, scores, confusion):
+def _write_tables(run, pictures, logits, scores):
     """val_logits.npy, val_predictions.csv, per_class.csv and confusion_matrix.csv."""
     classes, paths = pictures.listing.classes, pictures.listing.paths
     with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
@@ -180,9 +185,9 @@ def _write_tables(run, pictures, logits, scores, confusion):
         ],
     )
     run.write_rows(
-        "confusion_matrix.csv",
+        "confusion_matrix.csv",  # a row at a time: of 10,000 classes all would take 800 MB
         ["true \\ predicted", *classes],
-        [[name, *counts] for name, counts in zip(classes, confusion.tolist())],
+        ([name, *np.bincount(predicted[true == c], minlength=len(classes))] for c, name in enumerate(classes)),
     )
 
 

@@ -187,7 +187,6 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         "split.csv",
         "stats.json",
         "results.csv",
-        "last.pt",
         "best.pt",
         "val_predictions.csv",
         "val_logits.npy",
@@ -274,7 +273,7 @@ def test_monitor_last_keeps_the_last_epoch(settings):
         made(settings, monitor="last", patience=2)
 
 
-def test_views_may_grow_in_training(settings, tmp_path):
+def test_views_may_grow_in_training(settings, tmp_path, keep_last):
     """Four sizes, evaluated at the last; stopped in the third epoch and resumed, it ends with the same bits."""
     grown = made(settings, img_size=(16, 32), epochs=4)
     for row in train.train(grown):
@@ -311,7 +310,7 @@ def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_a_cpu(sett
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compile", [True, False])
-def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path, compile):
+def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path, keep_last, compile):
     asked = made(settings, **FULL, device="cuda", deterministic=True, compile=compile)
     for name in ("one", "two"):
         train.train(dataclasses.replace(asked, name=name))
@@ -333,7 +332,7 @@ def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
     assert said.startswith("train.py: out of memory") and "--batch-size" in said and "2 GiB" in said
 
 
-def test_turns_are_within_epochs_and_change_nothing(settings, tmp_path):
+def test_turns_are_within_epochs_and_change_nothing(settings, tmp_path, keep_last):
     """Two trials that take turns after every second step, three steps an epoch, one of them stopped and resumed."""
     train.train(made(settings, **FULL))
     trials = [train.trial(made(settings, **FULL, name=name), turn=2) for name in ("a", "b")]
@@ -379,12 +378,15 @@ def test_posterior_bias_by_bayes():
 @pytest.fixture(scope="module")
 def undisturbed(pictures, tmp_path_factory):
     project = tmp_path_factory.mktemp("undisturbed")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("engine.run.Run.remove", lambda run, name: None)
     train.train(made(PLAIN, **FULL, data=str(pictures), project=str(project)))
+    monkeypatch.undo()
     return project / "run"
 
 
 @pytest.mark.parametrize("looks", [[1], [3], [4], [5], [9], [2, 3, 2]])
-def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, looks):
+def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, keep_last, looks):
     for n in looks:
         with pytest.raises(Stopped):
             train.train(made(settings, **FULL, resume=True), StopAfter(n))
@@ -445,8 +447,8 @@ def test_signals(settings, undisturbed, tmp_path, number, code):
     assert process.wait(60) == code or process.returncode == 0  # 0: it was through before the signal came
     assert subprocess.run(line, capture_output=True).returncode == 0
     folder = tmp_path / "runs" / "run"
-    assert_same_state(folder / "last.pt", undisturbed / "last.pt")
-    assert results(folder) == results(undisturbed)
+    assert_same_state(folder / "best.pt", undisturbed / "best.pt")
+    assert results(folder) == results(undisturbed) and not (folder / "last.pt").exists()
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
