@@ -187,7 +187,7 @@ def _write_tables(run, pictures, logits, scores):
     run.write_rows(
         "confusion_matrix.csv",  # a row at a time: of 10,000 classes all would take 800 MB
         ["true \\ predicted", *classes],
-        ([name, *np.bincount(predicted[true == c], minlength=len(classes))] for c, name in enumerate(classes)),
+        ([name, *np.bincount(predicted[true == c], minlength=len(classes)).tolist()] for c, name in enumerate(classes)),
     )
 
 

@@ -95,7 +95,7 @@ class Run:
         """Raises LongtailError where a folder to go on in holds something else than a run: nothing of it is touched."""
         names = {path.name for path in self.folder.iterdir() if not _is_scratch(path)}
         begun = names <= {".lock", "train.log"}  # a kill came before its first file
-        ours = "args.json" in names and names & {".lock", "env.json"}  # others have an args.json too
+        ours = "mixup_p" in (self.read_json("args.json") or {})  # other programs write an args.json too
         if "study.json" in names or not (begun or ours):
             raise LongtailError(f"{self.folder} is not the folder of a run: choose another --name")
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import augment
 import losses
 import metrics
+import predict
 import train
 from config import Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
@@ -524,6 +525,41 @@ def test_bad_pictures_are_refused_and_with_skip_bad_listed(settings, pictures, t
     folder = tmp_path / "runs" / "run"
     assert "train/red/torn.png,red,bad" in (folder / "split.csv").read_text()
     assert "torn.png" in (folder / "train.log").read_text()
+
+
+def test_bad_and_passed_over_files_are_ten_lines_and_a_count(settings, pictures, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(pictures, root)
+    for i in range(13):
+        (root / "train" / "blue" / f"torn{i}.png").write_bytes(b"no picture")
+        (root / "train" / f"notes{i}.txt").write_text("no picture")
+        (root / "test" / f"torn{i}.png").write_bytes(b"no picture")
+    (root / "test.csv").unlink()
+    settings["data"] = str(root)
+    assert train.main(command(settings, epochs=1)[2:] + ["--skip-bad"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert sum("bad picture left out: " in line for line in said) == 10
+    assert sum("passed over: " in line for line in said) == 10
+    assert sum("... and 3 more of this kind" in line for line in said) == 2
+    assert (tmp_path / "runs" / "run" / "split.csv").read_text().count(",bad\n") == 13
+    assert predict.main(["--run", str(tmp_path / "runs" / "run")]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("its row is the class prior's answer") == 10 and "... and 3 more" in err
+    assert out.count("\n") == 1 + 7 + 13
+
+
+def test_a_statistic_that_is_not_finite_is_never_saved(settings, monkeypatch, capsys):
+    """Without validation pictures no score tells."""
+    plain = step.Stepper.train
+
+    def spoilt(stepper, t):
+        plain(stepper, t)
+        stepper.model.bn1.running_var[0] = float("inf")
+
+    monkeypatch.setattr(step.Stepper, "train", spoilt)
+    assert train.main(command(settings, val_split=0.0)[2:]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert not (Path(settings["project"]) / "run" / "best.pt").exists()
 
 
 def test_a_finished_trial_leaves_nothing_in_memory(settings, monkeypatch):
