@@ -532,7 +532,7 @@ def test_bad_and_passed_over_files_are_ten_lines_and_a_count(settings, pictures,
     shutil.copytree(pictures, root)
     for i in range(13):
         (root / "train" / "blue" / f"torn{i}.png").write_bytes(b"no picture")
-        (root / "train" / f"notes{i}.txt").write_text("no picture")
+        (root / "train" / "blue" / f".notes{i}.txt").write_text("no picture")
         (root / "test" / f"torn{i}.png").write_bytes(b"no picture")
     (root / "test.csv").unlink()
     settings["data"] = str(root)
