@@ -225,7 +225,7 @@ def test_it_learns_three_colours(settings):
     assert rows[-1]["acc"] == 1.0 and rows[-1]["nll"] < 0.5
 
 
-def test_without_validation_the_last_weights_are_kept(settings, tmp_path):
+def test_without_validation_the_last_weights_are_kept(settings, tmp_path, keep_last):
     train.train(made(settings, val_split=0, ema=0.9))
     folder = tmp_path / "runs" / "run"
     best, last = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("best", "last"))
