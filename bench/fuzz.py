@@ -34,23 +34,10 @@ from bench.kill import compare
 from config import Config, flag_of, spelled
 from engine.checkpoint import load_best, load_checkpoint
 from errors import LongtailError, Parser
+from study.begin import begin_study
 
-SMALL = [
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-    "--width",
-    "0.125",
-    "--img-size",
-    "32",
-    "--batch-size",
-    "8",
-    "--epochs",
-    "2",
-    "--until",
-    "1",
-]
+SMALL = ("--threads", 1, "--device", "cpu", "--width", 0.125, "--img-size", 32, "--batch-size", 8)
+SHORT = ("--epochs", 2, "--until", 1)
 OURS = ("data", "labels", "image_col", "label_col", "group_col", "init", "project", "name", "resume", "device", "until")
 UNDEFINED = ("many", "medium", "few")  # scores of a group that may have no class: nan is right
 
@@ -166,7 +153,9 @@ def outcome(command, words):
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said), warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)  # of NumPy: a division by 0, a NaN that appears
             code = command([str(word) for word in words])
-    except SystemExit as end:  # argparse
+    except SystemExit as end:  # of argparse; a signal ends this program too
+        if end.code > 2:
+            raise
         code = end.code
     except Exception:
         raise Failed(traceback.format_exc(limit=-3)) from None
@@ -182,11 +171,11 @@ def refused_by_name(code, said, names):
 def try_config(rng, root, sets):
     project = root / "runs"
     shutil.rmtree(project, ignore_errors=True)
-    words = [*SMALL, *random_flags(rng)]
+    words = [*SMALL, *SHORT, *random_flags(rng)]
     code, said = outcome(train.main, [*rng.choice(sets), *words, "--project", project])
     if code:
-        # Of the set itself (too few pictures, one class) or of a flag.
-        if not refused_by_name(code, said, ["--", root, "not finite"]):
+        # Of the set itself (too few pictures, one class), of a flag, or of a network's argument.
+        if not refused_by_name(code, said, ["--", root, "not finite", "stem_kernel", "pretrained", "width", "head"]):
             raise Failed(f"exit {code}: {said[-600:]}")
         return "refused"
     load_best(project / "run" / "best.pt")  # finite, of one piece
@@ -203,17 +192,19 @@ def try_config(rng, root, sets):
 
 
 def prepare_jsons(root, sets):
-    """A run that can go on, a study of two trials, a recipe: what the damaged files stand in."""
-    words = [*sets[0], *SMALL, "--project", root / "runs"]
-    for command, more in ((train.main, []), (sweep.main, ["--grid", "lr=1e-3,2e-3", "--pack", 1, "--name", "study"])):
-        code, said = outcome(command, [*words, *more])
-        if code:
-            raise SystemExit(said)
+    """A run that can go on, a study, a recipe: what the damaged files stand in."""
+    words = [*sets[0], *SMALL, *SHORT, "--project", root / "runs"]
+    code, said = outcome(train.main, words)
+    if code:
+        raise SystemExit(said)
+    base = Config(data=str(sets[0][1]), width=0.125, img_size=32, batch_size=8, epochs=2)
+    begin_study(root / "runs" / "study", base, [dict(lr=1e-3), dict(lr=2e-3)])
+    (root / "runs" / "study" / "best.json").write_text(json.dumps(base.settings(), indent=1))
     flags = words[words.index("--threads") :]
     run, study = root / "runs" / "run", root / "runs" / "study"
     resume = (train.main, [*flags, "--resume"])
     status = (sweep.main, ["--project", root / "runs", "--name", "study", "--status"])
-    recipe = (train.main, [*sets[0], "-c", study / "best.json", *SMALL, "--project", root / "other"])
+    recipe = (train.main, [*sets[0], "-c", study / "best.json", *SMALL, *SHORT, "--project", root / "other"])
     return {
         run / "args.json": resume,
         run / "env.json": resume,
@@ -241,7 +232,7 @@ def try_json(rng, root, cases):
 
 
 def prepare_flips(root, sets):
-    code, said = outcome(train.main, [*sets[0], *SMALL, "--project", root / "runs"])
+    code, said = outcome(train.main, [*sets[0], *SMALL, *SHORT, "--project", root / "runs"])
     if code:
         raise SystemExit(said)
     paths = [root / "runs" / "run" / name for name in ("best.pt", "last.pt")]

@@ -22,24 +22,8 @@ from pictures import synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = ("seeds.csv", "per_class.csv", "summary.json")
-FLAGS = [
-    "--n",
-    "3",
-    "--epochs",
-    "6",
-    "--batch-size",
-    "16",
-    "--img-size",
-    "32",
-    "--width",
-    "0.125",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-    "--warmup",
-    "1",
-]
+SHAPE = ("--batch-size", 16, "--img-size", 32, "--width", 0.125, "--threads", 1, "--device", "cpu")
+FLAGS = ("--n", 3, "--epochs", 6, "--warmup", 1, *SHAPE)
 
 
 def start(*words):

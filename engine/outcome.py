@@ -167,7 +167,8 @@ def _write_tables(run, pictures, logits, scores):
         np.save(f, logits)
     true = pictures.listing.labels[pictures.val]
     predicted = logits.argmax(1)
-    confidence = metrics.softmax(logits).max(1)
+    pieces = np.array_split(logits, len(logits) // 256 + 1)  # in float64 all rows at once would be large
+    confidence = np.concatenate([metrics.softmax(piece).max(1) for piece in pieces])
     run.write_rows(
         "val_predictions.csv",
         ["path", "true", "predicted", "p"],

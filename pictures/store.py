@@ -100,7 +100,7 @@ def load_store(
         what = error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need, free = (number / 2**20 for number in (_bytes_needed(files, size), shutil.disk_usage(cache).free))
-            what = f"no room: {need:,.1f} MiB are needed, {free:,.1f} MiB free"
+            what = f"no room: {need:,.2f} MiB are needed, {free:,.2f} MiB are free"
         raise LongtailError(f"cannot decode into {cache}: {what}; $LONGTAIL_CACHE names another folder") from error
 
 

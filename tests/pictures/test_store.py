@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
     else:
         name, fault = ("pwrite", lambda *_: 5) if breaks == "short" else (breaks, full)
         monkeypatch.setattr(store.os, name, fault)
-    said = r"no room: 0.0 MiB are needed, [\d,]+.\d MiB free"
+    said = r"no room: 0.01 MiB are needed, [\d,]+\.\d\d MiB are free"
     with pytest.raises(LongtailError, match=said) as caught:
         store.load_store(files, 8, cache=tmp_path / "cache", workers=1)
     assert "\n" not in str(caught.value) and "LONGTAIL_CACHE" in str(caught.value)
