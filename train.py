@@ -61,7 +61,7 @@ def trial(
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
     try:
         saved = saved_state(run, config)
-        stepper, recipe = build_stepper(config, pictures, device, ranks, resumed=saved is not None)
+        stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
