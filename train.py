@@ -138,7 +138,8 @@ def trial(
         ) from e
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
         said = str(e).splitlines()[0]
-        if isinstance(e, RuntimeError) and "memory" not in said:  # a CPU's allocator raises no other kind
+        a_cpus = "can't allocate memory" in said  # its allocator has no error of its own
+        if not (a_cpus or isinstance(e, (torch.OutOfMemoryError, MemoryError))):
             raise
         raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
     finally:

@@ -323,9 +323,19 @@ def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path
             assert_same_state(tmp_path / "runs" / "one" / file, tmp_path / "runs" / name / file)
 
 
-def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: 2 GiB\nand more"
+        ),
+        MemoryError("Unable to allocate 2 GiB"),
+    ],
+)
+def test_a_full_memory_is_one_line(settings, monkeypatch, capsys, error):
     def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+        raise error
 
     monkeypatch.setattr(step.Stepper, "train", full)
     assert train.main(["--data", settings["data"], "--project", settings["project"], "--img-size", "32"]) == 1
