@@ -74,9 +74,12 @@ def begin_or_resume(
     _refuse_changes(run, config, env, old_env)
     for note in pictures.notes:
         run.say(note)
+    lists = ("classes.txt", "split.csv", "stats.json")
     if old_env is None:
         _write_first_files(run, config, pictures, env)
-    elif old_env.get("format", 1) < FORMAT:
+    elif not all((run.folder / name).exists() for name in lists):  # somebody removed one
+        _write_lists(run, pictures)
+    if old_env and old_env.get("format", 1) < FORMAT:
         run.write_json("env.json", old_env | dict(format=FORMAT))  # what is written from now on
     if saved:
         state = _taken_up(run, saved, stepper)
@@ -141,8 +144,17 @@ def _refuse_changes(run, config, env, old_env):
 
 def _write_first_files(run, config, pictures, env):
     """What a folder says before the first step; env.json, which says that all of it is there, comes last."""
-    files = pictures.listing
     run.write_json("args.json", {name: getattr(config, name) for name in config.__dataclass_fields__})
+    _write_lists(run, pictures)
+    patch = uncommitted()
+    if patch:
+        run.write_text("code.diff", patch)
+    run.write_json("env.json", env)
+
+
+def _write_lists(run, pictures):
+    """What follows from the pictures: the classes, each picture's part, mean and standard deviation."""
+    files = pictures.listing
     run.write_text("classes.txt", "\n".join(files.classes) + "\n")
     part_of = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
     run.write_rows(
@@ -151,7 +163,3 @@ def _write_first_files(run, config, pictures, env):
         [[path, files.classes[files.labels[row]], part_of.get(row, "bad")] for row, path in enumerate(files.paths)],
     )
     run.write_json("stats.json", dict(mean=pictures.mean, std=pictures.std))
-    patch = uncommitted()
-    if patch:
-        run.write_text("code.diff", patch)
-    run.write_json("env.json", env)

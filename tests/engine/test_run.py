@@ -216,14 +216,17 @@ def test_resume_in_a_folder_of_hidden_files_or_anothers_arguments_touches_nothin
 TABLES = ("results.csv", "val_predictions.csv", "val_logits.npy", "per_class.csv", "confusion_matrix.csv")
 
 
-@pytest.mark.parametrize("gone", [TABLES, ("best.pt",), ("best.pt", *TABLES), ("last.pt",)])
+LISTS = ("classes.txt", "split.csv", "stats.json")
+
+
+@pytest.mark.parametrize("gone", [(*TABLES, *LISTS), ("best.pt",), ("best.pt", *TABLES), ("last.pt",)])
 def test_a_finished_run_is_mended(settings, capsys, gone):
     """Of what best.pt tells, without training; where it is gone itself, by training again."""
     config = Config(**settings | dict(epochs=2, ema=0.9))
     train.train(config)
     folder = Path(settings["project"]) / "run"
     assert not (folder / "last.pt").exists()
-    before = {name: (folder / name).read_bytes() for name in TABLES}
+    before = {name: (folder / name).read_bytes() for name in TABLES + LISTS}
     scores = results(folder)
     weights = torch.load(folder / "best.pt", weights_only=True)["weights"]
     for name in gone:
@@ -233,7 +236,7 @@ def test_a_finished_run_is_mended(settings, capsys, gone):
     mended = torch.load(folder / "best.pt", weights_only=True)["weights"]
     assert all(torch.equal(weights[name], value) for name, value in mended.items())
     assert results(folder) == scores
-    assert all((folder / name).read_bytes() == before[name] for name in TABLES[1:])
+    assert all((folder / name).read_bytes() == before[name] for name in TABLES[1:] + LISTS)
     if "best.pt" not in gone:
         assert (folder / "results.csv").read_bytes() == before["results.csv"]
     assert not (folder / "last.pt").exists()
