@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import json
 import math
-import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -423,8 +422,8 @@ def validated(f: dataclasses.Field, value: object) -> object:
             raise ConfigError(f"{flag_of(f.name)} takes {word}, not {SHORT.repr(value)}")
         if m["choices"] and value not in m["choices"]:
             raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: choose {nearest(value, m['choices'])}")
-        if kind is str and not _could_be_a_path(value):
-            raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: no file can be called that")
+        if kind is str and not _is_plain(value):
+            raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: it is not UTF-8, or holds a NUL or a line break")
         return value
     if m["auto"] is not None and value == m["auto"]:
         return value
@@ -447,11 +446,13 @@ def validated(f: dataclasses.Field, value: object) -> object:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-def _could_be_a_path(text):
+def _is_plain(text):
+    """Whether a run's files, where a setting is one line of UTF-8, can hold it."""
     try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:  # half of a surrogate pair
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a path that are no text, or half of a surrogate pair
         return False
+    return "\0" not in text and text.splitlines() in ([], [text])
 
 
 def bounds_of(f: dataclasses.Field) -> str:
