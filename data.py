@@ -291,7 +291,6 @@ def main(args: list[str] | None = None) -> int:
     command.add_argument("--group-col", default="", help="its column of groups that a split must not divide")
     command.add_argument("--all", action="store_true", dest="everything", help="name every file, set and class")
     command.add_argument("--plot", default="", metavar="FILE", help="draw the class counts, as .png, .pdf or .svg")
-    sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text are printed as spelled
     space = parser.parse_args(args)
     return run_command("data.py", lambda: 0 if check(**vars(space)) else 1)
 
