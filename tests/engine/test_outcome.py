@@ -27,7 +27,7 @@ def test_many_classes_need_no_table_of_all_pairs_in_memory(tmp_path, monkeypatch
     )
     rng = np.random.default_rng(0)
     rows, counts = np.arange(20), np.ones(classes, int)
-    shown = SimpleNamespace(listing=files, val=rows, counts=counts)
+    shown = SimpleNamespace(root=tmp_path, listing=files, val=rows, counts=counts)
     logits = rng.normal(size=(20, classes)).astype(np.float32)
     kept = dict(macro_f1=0.0, acc=0.0, train_acc=0.0)
     state = State(epoch=1, best=dict(epoch=1, metrics=kept, logits=torch.from_numpy(logits)))
