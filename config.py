@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 from errors import ConfigError
 
 T = TypeVar("T")
+SHORT = reprlib.Repr()  # how a value that is refused is shown: no more of it than a line holds
+SHORT.maxstring = SHORT.maxother = 80
 
 
 def knob(
@@ -426,9 +429,12 @@ def validated(f: dataclasses.Field, value: object) -> object:
     m, kind = f.metadata, f.type
     if kind is bool or kind is str:
         if not isinstance(value, kind):
-            raise ConfigError(f"{flag_of(f.name)} takes {'true or false' if kind is bool else 'text'}, not {value!r}")
+            word = "true or false" if kind is bool else "text"
+            raise ConfigError(f"{flag_of(f.name)} takes {word}, not {SHORT.repr(value)}")
         if m["choices"] and value not in m["choices"]:
-            raise ConfigError(f"{flag_of(f.name)} {value!r}: choose {nearest(value, m['choices'])}")
+            raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: choose {nearest(value, m['choices'])}")
+        if kind is str and not _is_plain(value):
+            raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: it is not UTF-8, or holds a NUL or a line break")
         return value
     if m["auto"] is not None and value == m["auto"]:
         return value
@@ -445,10 +451,19 @@ def validated(f: dataclasses.Field, value: object) -> object:
         or any(isinstance(v, bool) for v in items)
         or not all(m["low"] <= n <= m["high"] for n in numbers)
     ):
-        raise ConfigError(f"{flag_of(f.name)} takes {bounds_of(f)}, not {value!r}")
+        raise ConfigError(f"{flag_of(f.name)} takes {bounds_of(f)}, not {SHORT.repr(value)}")
     if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
         raise ConfigError(f"{flag_of(f.name)} {spelled(numbers)}: the low end comes first")
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _is_plain(text):
+    """Whether a run's files, where a setting is one line of UTF-8, can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of a path that are no text, or half of a surrogate pair
+        return False
+    return "\0" not in text and text.splitlines() in ([], [text])
 
 
 def bounds_of(f: dataclasses.Field) -> str:
@@ -472,7 +487,7 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
     known = [f.name for f in dataclasses.fields(Config)]
     for name in settings:
         if name not in known:
-            raise ConfigError(f"{source}: unknown setting {name!r}: did you mean {nearest(name, known)}?")
+            raise ConfigError(f"{source}: unknown setting {SHORT.repr(name)}: did you mean {nearest(name, known)}?")
     try:
         return dataclasses.replace(base, **settings)
     except ConfigError as e:
@@ -481,12 +496,29 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:
     """The recipe (a JSON object of settings) at `path`, on top of `base`."""
+    return config_from(read_object(path), str(path), base)
+
+
+def read_object(path: str | Path) -> dict:
+    """The JSON object in the file `path`. Raises ConfigError for anything else."""
     try:
-        settings = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_no_name_twice)
     except OSError as e:
         raise ConfigError(f"{path}: {e.strerror}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not JSON of this program: nested too deep") from None
     except ValueError as e:
         raise ConfigError(f"{path}: not JSON: {e}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: a recipe is a JSON object of settings")
-    return config_from(settings, str(path), base)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: no JSON object, which begins with {{ and ends with }}")
+    return value
+
+
+def _no_name_twice(pairs):
+    """The dict of an object's pairs. ValueError where a name stands twice: JSON leaves open which would count."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{SHORT.repr(twice)} stands twice")
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import LongtailError, Parser, counted, run_command
+from errors import LongtailError, Parser, counted, first_ten, run_command
 from pictures.class_counts import plot_counts, print_counts, print_findings
 from pictures.duplicates import duplicates
 from pictures.layout import own_test
@@ -69,7 +69,8 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
     check_own_sample(root, found.classes)
     size, side = sizes(found, source.img_size)
     store = load_store(found.files, side, source.resize)
-    notes = found.notes + [f"passed over: {name}" for name in found.skipped]
+    notes = found.notes + first_ten([f"passed over: {name}" for name in found.skipped])
+    left_out = []
     for row, reason in store.bad.items():
         path = found.paths[row]
         if not source.skip_bad:
@@ -78,7 +79,8 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
                 f"{found.root / path} for one ({reason}): mend or remove them, or train without "
                 f"them by --skip-bad; `python data.py check {root} --all` lists them"
             )
-        notes.append(f"bad picture left out: {path}: {reason}")
+        left_out.append(f"bad picture left out: {path}: {reason}")
+    notes += first_ten(left_out)  # split.csv has them all
     # A bad picture keeps its row in the Store and is in neither part of the split.
     usable = np.ones(len(found.paths), bool)
     usable[list(store.bad)] = False
@@ -87,7 +89,8 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
         present = set(found.labels[rows])
         absent = [name for number, name in enumerate(found.classes) if number not in present]
         if absent and len(rows):  # no validation at all was asked for, and needs no note
-            notes.append(f"no {part} picture of: {', '.join(absent)}")
+            more = f", ... and {len(absent) - 10} more" * (len(absent) > 10)
+            notes.append(f"no {part} picture of: {', '.join(absent[:10])}{more}")
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
     moments = statistics(store, train)
     return Pictures(Path(root), found, store, size, train, val, counts, moments["mean"], moments["std"], notes)
@@ -288,7 +291,6 @@ def main(args: list[str] | None = None) -> int:
     command.add_argument("--group-col", default="", help="its column of groups that a split must not divide")
     command.add_argument("--all", action="store_true", dest="everything", help="name every file, set and class")
     command.add_argument("--plot", default="", metavar="FILE", help="draw the class counts, as .png, .pdf or .svg")
-    sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text are printed as spelled
     space = parser.parse_args(args)
     return run_command("data.py", lambda: 0 if check(**vars(space)) else 1)
 

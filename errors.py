@@ -7,6 +7,7 @@ that make no sense are plain ValueErrors.
 
 import argparse
 import difflib
+import io
 import os
 import signal
 import sys
@@ -41,6 +42,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def first_ten(lines: list[str]) -> list[str]:
+    """The first ten of `lines`, and one that counts the others."""
+    left = len(lines) - 10
+    return lines[:10] + [f"... and {left} more of this kind"] * (left > 0)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
 
@@ -66,20 +73,26 @@ def run_command(name: str, function: Callable[[], int | None], *, continue_with:
     """The exit code of the command `name`: what `function` returns (None is 0), or that of its error, said in a line.
 
     continue_with: what to type after a signal stopped it. Where nobody listens for SIGTERM it ends the command as
-    Ctrl-C does: everything that was opened is closed, and nothing is said.
+    Ctrl-C does: everything that was opened is closed, and nothing is said. stdout has the bytes that a file would have,
+    whatever the terminal's encoding: UTF-8, and names that are none as they are spelled.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is none
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         return function() or 0
     except Stopped as error:
         print(f"{name}: {error}; {error.go_on or continue_with} continues", file=sys.stderr)
         return error.code
     except LongtailError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except MemoryError as error:
+        print(f"{name}: out of memory: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # who read our output has left: say nothing more, not even while Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

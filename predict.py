@@ -22,10 +22,11 @@ import data
 import metrics
 from config import read_recipe
 from engine import resident
+from engine.checkpoint import load_best
 from engine.evaluate import logits, view
 from engine.numerics import pick_device, precision
-from engine.run import load_best, replacing
-from errors import LongtailError, Parser, counted, run_command
+from engine.run import replacing
+from errors import LongtailError, Parser, counted, first_ten, run_command
 from model import build_model
 from pictures.samples import Sample, own_sample, read_sample
 from pictures.store import load_store
@@ -130,8 +131,9 @@ def predict(args: Namespace) -> None:
         own_probs, own_bad = probabilities(checkpoint, tests.files, device=device, tta=args.tta)
         probs = probs + own_probs / len(checkpoints)
         bad |= own_bad
-    for row in sorted(bad.keys() & set(sample.rows)):
-        print(f"warning: {tests.paths[row]}: {bad[row]}: its row is the class prior's answer", file=sys.stderr)
+    asked = sorted(bad.keys() & set(sample.rows))
+    warned = [f"warning: {tests.paths[row]}: {bad[row]}: its row is the class prior's answer" for row in asked]
+    print(*first_ten(warned), sep="\n", end="\n" * bool(warned), file=sys.stderr)
 
     header, columns = sample.header, sample.columns
     if args.probs and columns is None:
@@ -186,11 +188,7 @@ def _checkpoints(folders):
         path = folder if folder.is_file() else folder / "best.pt"
         if not path.exists():
             raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
-        checkpoint = load_best(path)
-        bad = [name for name, value in checkpoint["weights"].items() if not value.isfinite().all()]
-        if bad:
-            raise LongtailError(f"{path}: the weights are not finite ({bad[0]}): train again with a lower --lr")
-        checkpoints.append(checkpoint)
+        checkpoints.append(load_best(path))
     for folder, checkpoint in zip(folders, checkpoints):
         if checkpoint["classes"] != checkpoints[0]["classes"]:
             raise LongtailError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")

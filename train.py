@@ -17,11 +17,12 @@ import torch
 from config import Config
 from data import Pictures
 from engine.build import Loss, build_stepper, plans_of, prepare_pictures, try_network
+from engine.checkpoint import not_finite
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
-from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, out_of_patience
+from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, is_done, out_of_patience
 from engine.ranks import Ranks
-from engine.resume import begin_or_resume, open_run
+from engine.resume import begin_or_resume, open_run, saved_state
 from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
@@ -59,9 +60,10 @@ def trial(
     try_network(config, pictures, resumed=config.resume or ranks.restarted)
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
     try:
-        resumed = (run.folder / "last.pt").exists()
-        stepper, recipe = build_stepper(config, pictures, device, ranks, resumed)
-        state = begin_or_resume(run, config, pictures, stepper, ranks)
+        saved = saved_state(run, config)
+        stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
+        state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
+        saved = None  # its tensors need the room no more
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = Loss(config, pictures, stepper.model.logit_scale)
@@ -104,8 +106,10 @@ def trial(
                 logits = None
                 if evaluation:
                     logits = stepper.logits(evaluation[0], len(pictures.val), keeper.pause_in_evaluation) + bias
-                    if not np.isfinite(logits).all():  # a loss can be finite while a statistic is not
+                    if not np.isfinite(logits).all():
                         raise NonFinite(steps - 1)
+                if not_finite(stepper.evaluated().state_dict()):  # a loss can be finite while a statistic is not
+                    raise NonFinite(steps - 1)
                 # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
                 times = dict(
@@ -124,16 +128,20 @@ def trial(
                 yield state.rows[-1]  # who drives several trials goes on with another
                 repeatable(config.deterministic)
         if ranks.rank == 0:  # the others have the same state, and no folder to write to
-            if state.best and not (run.folder / "best.pt").exists():  # somebody removed it: last.pt has it all
-                run.save("best.pt", recipe | state.best)
+            keeper.save_best()  # somebody may have removed it
             finish(run, config, pictures, state)
+            if is_done(state, config) and state.best:
+                run.remove("last.pt")  # nothing is left to resume, and best.pt can mend the tables
     except NonFinite as e:
         raise LongtailError(
             f"{run.folder}: the loss is not finite at epoch {state.epoch + 1}, step {e.step + 1}: try a "
             f"lower --lr, some --warmup, or --no-amp"
         ) from e
-    except torch.OutOfMemoryError as e:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
         said = str(e).splitlines()[0]
+        a_cpus = "can't allocate memory" in said  # its allocator has no error of its own
+        if not (a_cpus or isinstance(e, (torch.OutOfMemoryError, MemoryError))):
+            raise
         raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
     finally:
         run.close()
@@ -160,11 +168,16 @@ class Keeper:
 
     def save(self, rows: dict | None = None) -> None:
         """rows: what the steps of an epoch under way noted, of all ranks; after an epoch nobody needs them any more."""
-        if self.state.best:  # before last.pt, which says that all this is done
-            self.run.save("best.pt", self.recipe | self.state.best)
+        self.save_best()  # before last.pt, which says that all this is done
         stepper = self.stepper.state() | dict(rows=rows or {})
         self.run.save("last.pt", vars(self.state) | dict(stepper=stepper))
         self.saved = time.monotonic()
+
+    def save_best(self) -> None:
+        """What a prediction needs; and the epochs' rows, from which a run that is done gets its tables again."""
+        if self.state.best:
+            rows = dict(rows=self.state.rows, stale=self.state.stale)
+            self.run.save("best.pt", self.recipe | self.state.best | rows)
 
     def save_now_and_then(self, over: bool) -> None:
         """Saves if the last time was a while ago, or training is over."""

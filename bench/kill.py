@@ -1,8 +1,8 @@
 """A run that is killed again and again and resumed ends with the same bits as one that was left alone.
 
 Trains small networks on the CPU with every random method on, sends SIGKILL at random moments of start-up, decoding,
-training, writing and the end, now and then SIGTERM too, resumes, and compares the folders: weights, optimizer,
-validation logits, tables, and results.csv but for its time columns. Prints a table; exit 1 on any difference.
+training, writing and the end, now and then SIGTERM too, resumes, and compares the folders: weights, validation logits,
+tables, and results.csv but for its time columns. Prints a table; exit 1 on any difference.
 """
 
 import csv
@@ -45,7 +45,7 @@ MOMENTS = (
 )
 TIMES = ("seconds", "images_per_s", "data_wait")  # the columns of results.csv that may differ
 OWN = (".lock", "train.log", "env.json", "args.json")  # these tell of the process, so they may too
-SHOWN = ("last.pt", "best.pt", "val_logits.npy", "val_predictions.csv", "results.csv")
+SHOWN = ("best.pt", "val_logits.npy", "val_predictions.csv", "results.csv")
 
 
 class Unexpected(Exception):

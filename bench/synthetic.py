@@ -26,9 +26,9 @@ from sklearn.linear_model import LogisticRegression
 import predict
 import train
 from config import Config, flag_of, read_recipe, spelled
+from engine.checkpoint import load_checkpoint
 from engine.flags import SettingsParser
 from engine.numerics import pick_device
-from engine.run import load_checkpoint
 from errors import run_command
 from pictures import synthetic
 

@@ -17,9 +17,9 @@ from config import Config
 from data import Pictures
 from engine import resident
 from engine.capture import Captured
+from engine.checkpoint import FORMAT, load_best
 from engine.numerics import precision, repeatable
 from engine.ranks import Ranks
-from engine.run import FORMAT, load_best
 from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import LongtailError

@@ -96,6 +96,11 @@ def out_of_patience(state: State, config: Config) -> bool:
     return bool(config.patience) and state.stale >= config.patience and not to_come
 
 
+def is_done(state: State, config: Config) -> bool:
+    """Whether a run of `config` has no epoch left to train."""
+    return state.epoch >= config.epochs or out_of_patience(state, config)
+
+
 def rating(scores: dict, monitor: str) -> float:
     """An epoch's score: the highest is kept, the earliest of equals. Without validation pictures the last is kept."""
     if not _chooses(scores, monitor):
@@ -124,8 +129,7 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     logits = best["logits"].numpy()
     predicted = logits.argmax(1)
     scores = metrics.per_class(targets, predicted, len(classes))
-    confusion = metrics.confusion(targets, predicted, len(classes))
-    _write_tables(run, pictures, logits, scores, confusion)
+    _write_tables(run, pictures, logits, scores)
 
     kept = best["metrics"]
     # Training accuracy is of mixed and cropped rows: a gap in spite of that is a large one.
@@ -136,7 +140,8 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
             "help"
         )
     # Of classes without a validation picture nothing is known.
-    never = [c for i, c in enumerate(classes) if scores["support"][i] and not confusion[:, i].any()]
+    named = np.bincount(predicted, minlength=len(classes))
+    never = [c for i, c in enumerate(classes) if scores["support"][i] and not named[i]]
     if never:
         remedies = {"--balance sampler": config.balance == "sampler", "--prior uniform": config.prior == "uniform"}
         left = " or ".join(flag for flag, on in remedies.items() if not on)
@@ -169,14 +174,15 @@ def predict_command(root: Path | str, words: list[str], device: str = "auto") ->
     return f"{shlex.join(['python', 'predict.py', *words])} > submission.csv"
 
 
-def _write_tables(run, pictures, logits, scores, confusion):
+def _write_tables(run, pictures, logits, scores):
     """val_logits.npy, val_predictions.csv, per_class.csv and confusion_matrix.csv."""
     classes, paths = pictures.listing.classes, pictures.listing.paths
     with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
         np.save(f, logits)
     true = pictures.listing.labels[pictures.val]
     predicted = logits.argmax(1)
-    confidence = metrics.softmax(logits).max(1)
+    pieces = np.array_split(logits, len(logits) // 256 + 1)  # in float64 all rows at once would be large
+    confidence = np.concatenate([metrics.softmax(piece).max(1) for piece in pieces])
     run.write_rows(
         "val_predictions.csv",
         ["path", "true", "predicted", "p"],
@@ -194,9 +200,9 @@ def _write_tables(run, pictures, logits, scores, confusion):
         ],
     )
     run.write_rows(
-        "confusion_matrix.csv",
+        "confusion_matrix.csv",  # a row at a time: of 10,000 classes all would take 800 MB
         ["true \\ predicted", *classes],
-        [[name, *counts] for name, counts in zip(classes, confusion.tolist())],
+        ([name, *np.bincount(predicted[true == c], minlength=len(classes)).tolist()] for c, name in enumerate(classes)),
     )
 
 

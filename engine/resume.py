@@ -8,15 +8,17 @@ import torch
 from config import Config, config_from, flag_of, spelled
 from data import Pictures
 from engine.build import init_key
-from engine.outcome import State
+from engine.checkpoint import FORMAT, check_format, not_finite
+from engine.outcome import State, is_done
 from engine.ranks import Ranks
-from engine.run import FORMAT, FollowedRun, Run, check_format, environment, uncommitted, with_todays_names
+from engine.run import FollowedRun, Run, environment, uncommitted, with_todays_names
 from engine.step import Stepper
 from errors import LongtailError, counted
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
 HELD = ("data_key", "init_key", "device", "threads", "precision", "compiled", "ranks")
+OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 
 
 def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
@@ -28,14 +30,32 @@ def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
     return FollowedRun(ranks.told(None))
 
 
-def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepper, ranks: Ranks) -> State:
+def saved_state(run: Run, config: Config) -> dict | None:
+    """What the run's folder has to go on from: last.pt; of a run that is done, whose last.pt is gone, its State alone,
+    which best.pt has. None where there is neither."""
+    saved = run.load("last.pt")
+    if saved is not None:
+        if not {"stepper", "epoch", "step", "rows", "best"} <= saved.keys():
+            raise LongtailError(f"{run.folder / 'last.pt'} is not a last.pt of this program")
+        return saved
+    saved = run.load("best.pt") or {}
+    if not {"rows", "stale", *OF_THE_BEST} <= saved.keys():
+        return None
+    best = {name: saved[name] for name in OF_THE_BEST}
+    state = State(epoch=len(saved["rows"]), stale=saved["stale"], rows=saved["rows"], best=best)
+    return vars(state) if is_done(state, config) else None  # else a kill came between best.pt and the first last.pt
+
+
+def begin_or_resume(
+    run: Run, config: Config, pictures: Pictures, stepper: Stepper, ranks: Ranks, saved: dict | None
+) -> State:
     """Writes a new run's first files; or checks those of an old one against what is asked, and loads `stepper`.
 
-    Returns the State to go on from. Raises LongtailError where settings, pictures, device, threads or precision are
-    others than those that the run began with.
+    saved: what `saved_state` found. Returns the State to go on from. Raises LongtailError where settings, pictures,
+    device, threads or precision are others than those that the run began with.
     """
     old_env = run.read_json("env.json")
-    resumed = (run.folder / "last.pt").exists()
+    resumed = saved is not None
     # What a resumed run began with may be gone: its weights are in last.pt.
     weights_key = (
         (old_env or {}).get("init_key", "") if resumed and not Path(config.init).exists() else init_key(config.init)
@@ -54,20 +74,22 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
     _refuse_changes(run, config, env, old_env)
     for note in pictures.notes:
         run.say(note)
+    lists = ("classes.txt", "split.csv", "stats.json")
     if old_env is None:
         _write_first_files(run, config, pictures, env)
-    elif old_env.get("format", 1) < FORMAT:
+    elif not all((run.folder / name).exists() for name in lists):  # somebody removed one
+        _write_lists(run, pictures)
+    if old_env and old_env.get("format", 1) < FORMAT:
         run.write_json("env.json", old_env | dict(format=FORMAT))  # what is written from now on
-    saved = run.load("last.pt")
     if saved:
-        if "stepper" not in saved:
-            raise LongtailError(f"{run.folder / 'last.pt'} is not a last.pt of this program")
-        stepper.load(saved.pop("stepper"))
-        state = State(**saved)
+        state = _taken_up(run, saved, stepper)
         state.rows = [with_todays_names(row) for row in state.rows]
         if state.best:
             state.best["metrics"] = with_todays_names(state.best["metrics"])
-        run.say(f"resuming {run.folder} at epoch {state.epoch + 1}, step {state.step + 1}")
+        where = f"at epoch {state.epoch + 1}, step {state.step + 1}"
+        if is_done(state, config):
+            where = f"after its last epoch, {state.epoch}: its tables are written again"
+        run.say(f"resuming {run.folder} {where}")
     else:
         state = State()
         run.say(
@@ -77,6 +99,27 @@ def begin_or_resume(run: Run, config: Config, pictures: Pictures, stepper: Stepp
     run.results(state.rows)
     if ranks.rank == 0:
         ranks.wait()
+    return state
+
+
+def _taken_up(run, saved, stepper):
+    """The State of `saved`; `stepper` takes up its part. LongtailError where it is foreign, or could not train on."""
+    state = {name: value for name, value in saved.items() if name != "stepper"}
+    bad = None
+    try:
+        if "stepper" in saved:
+            stepper.load(saved["stepper"])
+            kept = [saved["best"]["weights"]] if saved["best"] else []
+            states = [stepper.model.state_dict(), stepper.evaluated().state_dict(), *kept]
+            bad = next(filter(None, map(not_finite, states)), None)
+        state = State(**state)
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        said = str(e).splitlines()[0]
+        raise LongtailError(f"{run.folder / 'last.pt'} is not of this run ({said}): begin another --name") from e
+    if bad:
+        raise LongtailError(f"{run.folder / 'last.pt'}: the weights are not finite ({bad}): begin another --name")
     return state
 
 
@@ -91,7 +134,7 @@ def _refuse_changes(run, config, env, old_env):
         if value != old_settings[name] and name != "init":  # init_key below tells, wherever the weights lie now
             changed.append(f"{flag_of(name)} {spelled(old_settings[name])} -> {spelled(value)}")
     if old_env:
-        check_format(old_env.get("format", 1), run.folder)
+        check_format(old_env.get("format", 1), run.folder / "env.json")
         for name in HELD:
             if name in old_env and env[name] != old_env[name]:
                 changed.append(f"{name} {old_env[name]} -> {env[name]}")
@@ -101,8 +144,17 @@ def _refuse_changes(run, config, env, old_env):
 
 def _write_first_files(run, config, pictures, env):
     """What a folder says before the first step; env.json, which says that all of it is there, comes last."""
-    files = pictures.listing
     run.write_json("args.json", {name: getattr(config, name) for name in config.__dataclass_fields__})
+    _write_lists(run, pictures)
+    patch = uncommitted()
+    if patch:
+        run.write_text("code.diff", patch)
+    run.write_json("env.json", env)
+
+
+def _write_lists(run, pictures):
+    """What follows from the pictures: the classes, each picture's part, mean and standard deviation."""
+    files = pictures.listing
     run.write_text("classes.txt", "\n".join(files.classes) + "\n")
     part_of = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
     run.write_rows(
@@ -111,7 +163,3 @@ def _write_first_files(run, config, pictures, env):
         [[path, files.classes[files.labels[row]], part_of.get(row, "bad")] for row, path in enumerate(files.paths)],
     )
     run.write_json("stats.json", dict(mean=pictures.mean, std=pictures.std))
-    patch = uncommitted()
-    if patch:
-        run.write_text("code.diff", patch)
-    run.write_json("env.json", env)

@@ -14,18 +14,18 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from errors import LongtailError
+from config import read_object
+from engine.checkpoint import FORMAT, load_checkpoint
+from errors import ConfigError, LongtailError
 
 ROOT = Path(__file__).resolve().parent.parent
-FORMAT = 2  # of what a run's folder and a study's rows hold; higher numbers are a later version's
 FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": "many", "tail": "few"}
 
 
@@ -34,15 +34,14 @@ def with_todays_names(scores: dict) -> dict:
     return {FORMAT_1_NAMES.get(name, name): value for name, value in scores.items()}
 
 
-def check_format(number: int, path: Path) -> None:
-    """Raises LongtailError where `path` was written in a later format than this program knows."""
-    if not isinstance(number, int) or number > FORMAT:
-        raise LongtailError(f"{path} was written by a later version (format {number}, this one knows {FORMAT}): update")
-
-
 def scratch_path(path: Path) -> Path:
     """A hidden path beside `path` of this process's own: hosts that share a file system often share process ids too."""
     return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
+
+
+def _is_scratch(path):
+    """Whether `scratch_path` names such a file: a killed writer left it."""
+    return re.fullmatch(r"\.\w+\.(pt|json|csv|npy|txt|diff)\..*\.\d+", path.name) and path.is_file()
 
 
 @contextlib.contextmanager
@@ -83,16 +82,21 @@ class Run:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LongtailError(f"{self.folder} is in use by another process: wait, or choose another --name") from None
-        for left in self.folder.glob(".*.*"):
-            left.unlink()  # a killed writer's, as `replacing` names them
+        except OSError as e:
+            raise LongtailError(
+                f"{self.folder}: its file system has no locks ({e.strerror}): choose a --project on another"
+            ) from None
+        for left in filter(_is_scratch, self.folder.iterdir()):
+            left.unlink()
         if i > 1:
             self.say(f"{Path(project) / name} exists: this run is {self.folder} (--resume continues the old one)")
 
     def _refuse_others_folder(self):
         """Raises LongtailError where a folder to go on in holds something else than a run: nothing of it is touched."""
-        names = {path.name for path in self.folder.iterdir()}
-        begun = {name for name in names if name in (".lock", "train.log") or name.startswith(".")}
-        if "study.json" in names or ("args.json" not in names and names != begun):
+        names = {path.name for path in self.folder.iterdir() if not _is_scratch(path)}
+        begun = names <= {".lock", "train.log"}  # a kill came before its first file
+        ours = "mixup_p" in (self.read_json("args.json") or {})  # other programs write an args.json too
+        if "study.json" in names or not (begun or ours):
             raise LongtailError(f"{self.folder} is not the folder of a run: choose another --name")
 
     def close(self) -> None:
@@ -124,16 +128,15 @@ class Run:
         if not path.exists():
             return None
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as e:
-            raise LongtailError(f"{path} is damaged ({e}): the run cannot go on, begin another --name") from None
-        if not isinstance(value, dict):
-            raise LongtailError(f"{path} is damaged (no JSON object): the run cannot go on, begin another --name")
-        return value
+            return read_object(path)
+        except ConfigError as e:
+            raise LongtailError(f"{e}: it is damaged, and the run cannot go on: begin another --name") from None
 
-    def write_rows(self, name: str, header: list, rows: list) -> None:
+    def write_rows(self, name: str, header: list, rows: Iterable[list]) -> None:
         with self.replacing(name) as path, open(path, "w", newline="", encoding="utf-8") as f:
-            csv.writer(f, lineterminator="\n").writerows([header, *rows])
+            writer = csv.writer(f, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
 
     def results(self, rows: list[dict]) -> None:
         """Writes results.csv anew: one dict an epoch."""
@@ -162,7 +165,16 @@ class Run:
     def load(self, name: str) -> dict | None:
         """What `save` wrote, on the CPU; None if there is none."""
         path = self.folder / name
-        return load_checkpoint(path) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return load_checkpoint(path)
+        except LongtailError as e:
+            raise LongtailError(f"{e}; remove it, and --resume goes on with what there is") from e
+
+    def remove(self, name: str) -> None:
+        self.guard()
+        (self.folder / name).unlink(missing_ok=True)
 
 
 class FollowedRun(Run):
@@ -192,32 +204,8 @@ class FollowedRun(Run):
     def save(self, name: str, value: dict) -> None:
         pass
 
-
-def load_checkpoint(path: Path) -> dict:
-    """A checkpoint's dict, on the CPU, without running any code of it. Raises LongtailError where a byte of it
-    changed."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch checks no CRC: a flipped bit would become another weight
-            # Nor is there one for attributes, by which torch would take a tensor's bytes for a folder.
-            odd = [entry.filename for entry in archive.infolist() if entry.external_attr]
-        damaged = damaged or next(iter(odd), None)
-        if damaged:
-            raise zipfile.BadZipFile(f"{damaged} has another checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
-        raise LongtailError(
-            f"{path} cannot be read ({type(e).__name__}): damaged, or no checkpoint of this program"
-        ) from e
-
-
-def load_best(path: Path) -> dict:
-    """A best.pt, of this or an earlier format. Raises LongtailError where it is something else."""
-    saved = load_checkpoint(path)
-    if not isinstance(saved, dict) or not {"weights", "classes", "model"} <= saved.keys():
-        raise LongtailError(f"{path} is not a best.pt of this program")
-    check_format(saved.get("format", 1), path)
-    return saved
+    def remove(self, name: str) -> None:
+        pass
 
 
 def environment(device: torch.device) -> dict:

@@ -54,11 +54,14 @@ class FileState(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """$LONGTAIL_CACHE, else $XDG_CACHE_HOME/longtail, else ~/.cache/longtail."""
+    """$LONGTAIL_CACHE, else $XDG_CACHE_HOME/longtail, else ~/.cache/longtail. LongtailError without any of them."""
     own = os.environ.get("LONGTAIL_CACHE")
     if own:
         return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise LongtailError("there is no home folder to keep decoded pictures in: set $LONGTAIL_CACHE") from None
     return Path(shared) / "longtail"
 
 
@@ -96,7 +99,8 @@ def load_store(
     except OSError as error:
         what = error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = f"no room for {_bytes_needed(files, size) / 2**30:.2f} GiB"
+            need, free = (number / 2**20 for number in (_bytes_needed(files, size), shutil.disk_usage(cache).free))
+            what = f"no room: {need:,.2f} MiB are needed, {free:,.2f} MiB are free"
         raise LongtailError(f"cannot decode into {cache}: {what}; $LONGTAIL_CACHE names another folder") from error
 
 

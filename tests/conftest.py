@@ -118,6 +118,12 @@ def settings(pictures, tmp_path):
     return dict(PLAIN, data=str(pictures), project=str(tmp_path / "runs"))
 
 
+@pytest.fixture
+def keep_last(monkeypatch):
+    """Runs keep their last.pt when they are done, for its state to be compared."""
+    monkeypatch.setattr("engine.run.Run.remove", lambda run, name: None)
+
+
 # Kernels: the same tests run on a GPU and, in a process of their own, under Triton's interpreter.
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import random
 import subprocess
 import sys
 import types
@@ -226,6 +227,23 @@ def test_a_bench_that_fails_is_recorded_and_the_others_run(bench, monkeypatch, t
     monkeypatch.setattr(gpu, "BENCHES", [fake("good")])
     assert gpu.main() == 0
     assert len(list((tmp_path / "out").glob("*.md"))) == 2
+
+
+@pytest.mark.parametrize("what", ["configs", "jsons", "flips"])
+def test_fuzz_tries_and_counts(bench, what, monkeypatch, capsys):
+    """A case of each; nothing fails."""
+    monkeypatch.setattr("sys.argv", ["fuzz", what, "--n", "1"])
+    monkeypatch.setenv("LONGTAIL_CACHE", "set anew inside")
+    assert bench("fuzz").main() == 0
+    assert f"1 {what}, seed 0: " in capsys.readouterr().out
+
+
+def test_damaged_json_differs_and_is_the_same_for_a_seed(bench):
+    fuzz = bench("fuzz")
+    text = json.dumps(dict(lr=0.1, epochs=3, name="x"), indent=1)
+    made = [fuzz.damaged(text, random.Random(i)) for i in range(50)]
+    assert all(each != text for each in made) and len(set(made)) > 40
+    assert made == [fuzz.damaged(text, random.Random(i)) for i in range(50)]
 
 
 def test_without_a_gpu_one_line_and_1(bench, monkeypatch, capsys):

@@ -122,14 +122,57 @@ def test_recipe_then_flags(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, said", [('{"mixupp": 1}', "mixup_p"), ("[1]", "JSON object"), ("{", "not JSON"), ('{"lr": "fast"}', "--lr")]
+    "text, said",
+    [
+        ('{"mixupp": 1}', "mixup_p"),
+        ("[1]", "JSON object"),
+        ("{", "not JSON"),
+        ('{"lr": "fast"}', "--lr"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"lr": ' * 100_000, "nested too deep"),
+        ('{"lr": ' + "[" * 900 + "]" * 900 + "}", "--lr takes a number"),
+        ('{"lr": 1e400}', "--lr takes a number from 1e-08 to 100, not inf"),
+        ('{"epochs": 1e400}', "--epochs takes"),
+        ('{"seed": -1e400}', "--seed takes"),
+        ('{"lr": NaN}', "--lr takes"),
+        ('{"seed": 1%s}' % ("0" * 5000), "not JSON: Exceeds the limit"),
+        ('{"seed": 1%s}' % ("0" * 4000), "--seed takes"),
+        ('{"lr": 0.1\0}', "not JSON"),
+        ("\0" * 100, "not JSON"),
+        (r'{"data": "a\u0000b"}', "it is not UTF-8, or holds a NUL or a line break"),
+        (r'{"init": "\ud800"}', "it is not UTF-8, or holds a NUL or a line break"),
+        (r'{"data": "\udce9"}', "it is not UTF-8, or holds a NUL or a line break"),
+        (r'{"labels": "a\nb.csv"}', "it is not UTF-8, or holds a NUL or a line break"),
+        (r'{"labels": "b.csv\u2028"}', "it is not UTF-8, or holds a NUL or a line break"),
+        (r'{"name": "a\u0000b"}', "it is not UTF-8, or holds a NUL or a line break"),
+        ('{"model": "%s"}' % ("resnet" * 100_000 + "\0"), "not JSON"),
+        ('{"opt": "%s"}' % ("adam" * 100_000), "--opt"),
+        ('{"%s": 1}' % ("x" * 100_000), "unknown setting"),
+        ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
+        ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
+        ('{"flip": 1}', "--flip takes true or false"),
+        ("", "not JSON"),
+        ("\ufeff{", "not JSON"),
+    ],
 )
 def test_bad_recipes_are_refused_by_name(tmp_path, text, said):
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said) as e:
         read_recipe(path)
-    assert str(path) in str(e.value) and "\n" not in str(e.value)
+    assert str(path) in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 1000
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xfe{}", b'{"name": "\xe9"}'])
+def test_a_recipe_of_another_encoding_is_a_line(tmp_path, raw):
+    (tmp_path / "r.json").write_bytes(raw)
+    with pytest.raises(ConfigError, match="not JSON: 'utf-8' codec"):
+        read_recipe(tmp_path / "r.json")
+
+
+def test_a_recipe_may_begin_with_a_mark(tmp_path):
+    (tmp_path / "r.json").write_text('\ufeff{"lr": 0.5}', encoding="utf-8")
+    assert read_recipe(tmp_path / "r.json").lr == 0.5
 
 
 def test_missing_recipe(tmp_path):

@@ -333,14 +333,14 @@ def test_every_command_refuses_what_no_table_holds(command, tmp_path, capsys):
     file = table(tmp_path / "l.csv", "file,label", "a/1.jpg,a", "b/2.jpg,b\u2028x")
     tree(tmp_path / "latin", "b\udcfcrger/1.jpg", "b/2.jpg")
     tree(tmp_path / "p\udcfc", "a/1.jpg", "b/2.jpg")
-    for data_flags, said in (
-        (["--data", str(tmp_path / "set"), "--labels", str(file)], "l.csv line 3: 'b\\u2028x' holds a line break"),
-        (["--data", str(tmp_path / "latin")], "b\\xfcrger/1.jpg: rename them"),
-        (["--data", str(tmp_path / "p\udcfc")], "p\\xfc: this name is not UTF-8"),
+    for data_flags, code, said in (
+        (["--data", str(tmp_path / "set"), "--labels", str(file)], 1, "l.csv line 3: 'b\\u2028x' holds a line break"),
+        (["--data", str(tmp_path / "latin")], 1, "b\\xfcrger/1.jpg: rename them"),
+        (["--data", str(tmp_path / "p\udcfc")], 2, "p\\udcfc': it is not UTF-8"),
     ):
         project = tmp_path / "runs"
         grid = ["--grid", "ls=0,0.1"] if command == "sweep" else []
-        assert importlib.import_module(command).main([*data_flags, "--project", str(project), *grid]) == 1
+        assert importlib.import_module(command).main([*data_flags, "--project", str(project), *grid]) == code
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith(f"{command}.py: ") and said in line and not project.exists()
         assert check(data_flags[1], *data_flags[2:])[0] == 1

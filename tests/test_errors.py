@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from errors import ConfigError, LongtailError, Parser, Stopped, counted, run_command
+from errors import ConfigError, LongtailError, Parser, Stopped, counted, first_ten, run_command
 
 
 def raising(error):
@@ -27,6 +27,12 @@ def raising(error):
         (Stopped(signal.SIGINT), 130, "x.py: stopped by SIGINT; state saved; --resume continues"),
         (FileNotFoundError(2, "No such file or directory", "gone.csv"), 1, "x.py: gone.csv: No such file or directory"),
         (OSError("no errno"), 1, "x.py: no errno"),
+        (
+            LongtailError("a name\nof two lines\u2028or three: mend it"),
+            1,
+            "x.py: a name of two lines or three: mend it",
+        ),
+        (MemoryError("Unable to allocate 8. GiB"), 1, "x.py: out of memory: Unable to allocate 8. GiB"),
     ],
 )
 def test_an_error_is_a_line_and_its_exit_code(error, code, said, capsys):
@@ -57,6 +63,30 @@ def test_what_a_function_returns_is_the_code():
 def test_a_fault_of_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_command("x.py", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-16", "utf-8"])
+def test_stdout_has_the_bytes_of_a_file_whatever_the_terminal_spells(encoding):
+    """A name beyond Latin-1, and one whose bytes are no text; on stderr, whatever the encoding has for them."""
+    names = "Štefan Łuks, 北斎, caf\udce9"
+    code = f"""
+import sys, errors
+def function():
+    print({names!r})
+    print({names!r}, file=sys.stderr)
+    raise errors.LongtailError({names!r})
+sys.exit(errors.run_command("x.py", function))
+"""
+    env = dict(os.environ, PYTHONIOENCODING=encoding)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=env)
+    assert done.stdout == names.encode("utf-8", "surrogateescape") + b"\n"
+    assert done.returncode == 1 and b"Traceback" not in done.stderr
+
+
+def test_lines_of_a_kind_are_ten_and_a_count():
+    lines = [f"line {i}" for i in range(13)]
+    assert first_ten(lines[:10]) == lines[:10] and first_ten([]) == []
+    assert first_ten(lines) == [*lines[:10], "... and 3 more of this kind"]
 
 
 def test_a_reader_that_left_is_no_traceback():

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 import augment
 import losses
 import metrics
+import predict
 import train
 from config import Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
@@ -188,7 +189,6 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         "split.csv",
         "stats.json",
         "results.csv",
-        "last.pt",
         "best.pt",
         "val_predictions.csv",
         "val_logits.npy",
@@ -226,7 +226,7 @@ def test_it_learns_three_colours(settings):
     assert rows[-1]["acc"] == 1.0 and rows[-1]["nll"] < 0.5
 
 
-def test_without_validation_the_last_weights_are_kept(settings, tmp_path):
+def test_without_validation_the_last_weights_are_kept(settings, tmp_path, keep_last):
     train.train(made(settings, val_split=0, ema=0.9))
     folder = tmp_path / "runs" / "run"
     best, last = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("best", "last"))
@@ -289,7 +289,7 @@ def test_monitor_last_keeps_the_last_epoch(settings):
         made(settings, monitor="last", patience=2)
 
 
-def test_views_may_grow_in_training(settings, tmp_path):
+def test_views_may_grow_in_training(settings, tmp_path, keep_last):
     """Four sizes, evaluated at the last; stopped in the third epoch and resumed, it ends with the same bits."""
     grown = made(settings, img_size=(16, 32), epochs=4)
     for row in train.train(grown):
@@ -326,7 +326,7 @@ def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_a_cpu(sett
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compile", [True, False])
-def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path, compile):
+def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path, keep_last, compile):
     asked = made(settings, **FULL, device="cuda", deterministic=True, compile=compile)
     for name in ("one", "two"):
         train.train(dataclasses.replace(asked, name=name))
@@ -338,9 +338,17 @@ def test_deterministic_gpu_runs_repeat_bit_for_bit_and_resume(settings, tmp_path
             assert_same_state(tmp_path / "runs" / "one" / file, tmp_path / "runs" / name / file)
 
 
-def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more"),
+        RuntimeError("[alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 2 GiB\nand more"),
+        MemoryError("Unable to allocate 2 GiB"),
+    ],
+)
+def test_a_full_memory_is_one_line(settings, monkeypatch, capsys, error):
     def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand more")
+        raise error
 
     monkeypatch.setattr(step.Stepper, "train", full)
     assert train.main(["--data", settings["data"], "--project", settings["project"], "--img-size", "32"]) == 1
@@ -348,7 +356,7 @@ def test_a_full_gpu_is_one_line(settings, monkeypatch, capsys):
     assert said.startswith("train.py: out of memory") and "--batch-size" in said and "2 GiB" in said
 
 
-def test_turns_are_within_epochs_and_change_nothing(settings, tmp_path):
+def test_turns_are_within_epochs_and_change_nothing(settings, tmp_path, keep_last):
     """Two trials that take turns after every second step, three steps an epoch, one of them stopped and resumed."""
     train.train(made(settings, **FULL))
     trials = [train.trial(made(settings, **FULL, name=name), turn=2) for name in ("a", "b")]
@@ -401,12 +409,15 @@ def test_posterior_bias_by_bayes():
 @pytest.fixture(scope="module")
 def undisturbed(pictures, tmp_path_factory):
     project = tmp_path_factory.mktemp("undisturbed")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("engine.run.Run.remove", lambda run, name: None)
     train.train(made(PLAIN, **FULL, data=str(pictures), project=str(project)))
+    monkeypatch.undo()
     return project / "run"
 
 
 @pytest.mark.parametrize("looks", [[1], [3], [4], [5], [9], [2, 3, 2]])
-def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, looks):
+def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undisturbed, tmp_path, keep_last, looks):
     for n in looks:
         with pytest.raises(Stopped):
             train.train(made(settings, **FULL, resume=True), StopAfter(n))
@@ -467,8 +478,8 @@ def test_signals(settings, undisturbed, tmp_path, number, code):
     assert process.wait(60) == code or process.returncode == 0  # 0: it was through before the signal came
     assert subprocess.run(line, capture_output=True).returncode == 0
     folder = tmp_path / "runs" / "run"
-    assert_same_state(folder / "last.pt", undisturbed / "last.pt")
-    assert results(folder) == results(undisturbed)
+    assert_same_state(folder / "best.pt", undisturbed / "best.pt")
+    assert results(folder) == results(undisturbed) and not (folder / "last.pt").exists()
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
@@ -544,6 +555,41 @@ def test_bad_pictures_are_refused_and_with_skip_bad_listed(settings, pictures, t
     folder = tmp_path / "runs" / "run"
     assert "train/red/torn.png,red,bad" in (folder / "split.csv").read_text()
     assert "torn.png" in (folder / "train.log").read_text()
+
+
+def test_bad_and_passed_over_files_are_ten_lines_and_a_count(settings, pictures, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(pictures, root)
+    for i in range(13):
+        (root / "train" / "blue" / f"torn{i}.png").write_bytes(b"no picture")
+        (root / "train" / "blue" / f".notes{i}.txt").write_text("no picture")
+        (root / "test" / f"torn{i}.png").write_bytes(b"no picture")
+    (root / "test.csv").unlink()
+    settings["data"] = str(root)
+    assert train.main(command(settings, epochs=1)[2:] + ["--skip-bad"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert sum("bad picture left out: " in line for line in said) == 10
+    assert sum("passed over: " in line for line in said) == 10
+    assert sum("... and 3 more of this kind" in line for line in said) == 2
+    assert (tmp_path / "runs" / "run" / "split.csv").read_text().count(",bad\n") == 13
+    assert predict.main(["--run", str(tmp_path / "runs" / "run")]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("its row is the class prior's answer") == 10 and "... and 3 more" in err
+    assert out.count("\n") == 1 + 7 + 13
+
+
+def test_a_statistic_that_is_not_finite_is_never_saved(settings, monkeypatch, capsys):
+    """Without validation pictures no score tells."""
+    plain = step.Stepper.train
+
+    def spoilt(stepper, t):
+        plain(stepper, t)
+        stepper.model.bn1.running_var[0] = float("inf")
+
+    monkeypatch.setattr(step.Stepper, "train", spoilt)
+    assert train.main(command(settings, val_split=0.0)[2:]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert not (Path(settings["project"]) / "run" / "best.pt").exists()
 
 
 def test_a_finished_trial_leaves_nothing_in_memory(settings, monkeypatch):

@@ -209,28 +209,21 @@ def test_items_of_freeze_may_have_spaces(settings):
     train.train(Config(**settings, freeze="conv1, layer1,", until=1))
 
 
-def test_a_removed_best_is_written_again(settings):
-    train.train(Config(**settings))
-    path = Path(settings["project"]) / "run" / "best.pt"
-    weights = best(settings, "run")["weights"]
-    path.unlink()
-    train.train(Config(**settings, resume=True))
-    assert all(torch.equal(weights[k], v) for k, v in best(settings, "run")["weights"].items())
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "x"}', "[" * 100_000, '{"a": 1, "a": 2}', "\0"])
 def test_a_damaged_env_is_a_line(settings, text):
     train.train(Config(**settings, until=1))
     path = Path(settings["project"]) / "run" / "env.json"
     path.write_text(text)
-    with pytest.raises(LongtailError, match="env.json is damaged|written by a later version"):
+    with pytest.raises(LongtailError, match="env.json.* is damaged"):
         train.train(Config(**settings, resume=True))
 
 
 def test_a_last_pt_is_no_best_pt(settings, first, capsys):
+    train.train(Config(**settings, name="part", until=1))
+    last = Path(settings["project"]) / "part" / "last.pt"
     with pytest.raises(LongtailError, match="last.pt is not a best.pt"):
-        train.train(Config(**settings, name="x", init=f"{first}/last.pt"))
-    assert predict.main(["--run", f"{first}/last.pt"]) == 1 and "not a best.pt" in capsys.readouterr().err
+        train.train(Config(**settings, name="x", init=str(last)))
+    assert predict.main(["--run", str(last)]) == 1 and "not a best.pt" in capsys.readouterr().err
 
 
 def test_a_study_holds_the_weights_it_began_with(settings, first, tmp_path, monkeypatch):

@@ -1,7 +1,53 @@
-"""What a finished run's folder says, read back."""
+"""What a finished run's folder says: its tables, and how they are read back."""
 
-from engine.outcome import validation_labels
+import csv
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from config import Config
+from engine.outcome import State, finish, validation_labels
 from engine.run import Run
+from pictures.listing import Listing
+
+
+def test_many_classes_need_no_table_of_all_pairs_in_memory(tmp_path, monkeypatch):
+    """The end of a run with 20 validation pictures: all pairs of 1,000 classes would be 8 MB, of 10,000 800 MB."""
+    classes = 1_000
+    files = Listing(
+        root=tmp_path,
+        paths=[f"{i}.png" for i in range(20)],
+        classes=[f"c{i}" for i in range(classes)],
+        labels=np.arange(20),
+        parts=np.full(20, "train"),
+        groups=None,
+        skipped=[],
+    )
+    rng = np.random.default_rng(0)
+    rows, counts = np.arange(20), np.ones(classes, int)
+    shown = SimpleNamespace(root=tmp_path, listing=files, val=rows, counts=counts)
+    logits = rng.normal(size=(20, classes)).astype(np.float32)
+    kept = dict(macro_f1=0.0, acc=0.0, train_acc=0.0)
+    state = State(epoch=1, best=dict(epoch=1, metrics=kept, logits=torch.from_numpy(logits)))
+    run = Run(str(tmp_path), "run", resume=False)
+    tracemalloc.start()
+    finish(run, Config(), shown, state)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    run.close()
+    assert peak < 4e6
+    with open(tmp_path / "run" / "confusion_matrix.csv", newline="") as f:
+        header, *lines = csv.reader(f)
+        assert len(header) == classes + 1
+        named = logits.argmax(1)
+        for c, (name, *cells) in enumerate(lines):
+            expected = [int(c == t) for t in range(20)]
+            assert name == f"c{c}" and cells.count("1") == sum(expected)
+            if c < 20:
+                assert cells[named[c]] == "1"
+    assert c == classes - 1
 
 
 def test_a_list_of_classes_is_read_back_as_it_was_written(tmp_path):

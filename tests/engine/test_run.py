@@ -1,8 +1,11 @@
 """A run's folder: what older versions wrote is read, what later ones wrote is refused, uncommitted code is kept."""
 
 import csv
+import dataclasses
+import errno
 import json
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,7 +31,8 @@ def as_format_1(folder):
     """The folder of a run as the first version would have left it."""
     for name in ("last.pt", "best.pt"):
         saved = torch.load(folder / name, weights_only=True)
-        saved.pop("format", None)
+        for later in ("format", *["rows", "stale"] * (name == "best.pt")):
+            saved.pop(later, None)
         if "rows" in saved:
             saved["rows"] = [aged(row) for row in saved["rows"]]
         for kept in (saved, saved.get("best", {})):
@@ -48,7 +52,7 @@ def results(folder):
         return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(f)]
 
 
-def test_a_run_of_the_first_format_is_resumed(settings):
+def test_a_run_of_the_first_format_is_resumed(settings, keep_last):
     train.train(Config(**settings, name="whole"))
     train.train(Config(**settings, name="old", until=2))
     whole, old = (Path(settings["project"]) / name for name in ("whole", "old"))
@@ -61,7 +65,7 @@ def test_a_run_of_the_first_format_is_resumed(settings):
     assert json.loads((old / "env.json").read_text())["format"] == run.FORMAT
 
 
-def test_a_run_of_the_first_format_predicts(settings, capsys):
+def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
     train.train(Config(**settings))
     folder = Path(settings["project"]) / "run"
     assert predict.main(["--run", str(folder)]) == 0
@@ -197,6 +201,117 @@ def test_resume_in_a_folder_that_is_no_run_touches_nothing(settings, inside):
     with pytest.raises(LongtailError, match="is not the folder of a run"):
         train.train(Config(**settings, resume=True))
     assert sorted(path.name for path in folder.iterdir()) == sorted([inside, "other.txt"])
+
+
+@pytest.mark.parametrize("inside", [".env.local", ".config.backup.2024", "args.json"])
+def test_resume_in_a_folder_of_hidden_files_or_anothers_arguments_touches_nothing(settings, inside):
+    folder = Path(settings["project"]) / "run"
+    folder.mkdir(parents=True)
+    (folder / inside).write_text("{}")
+    with pytest.raises(LongtailError, match="is not the folder of a run"):
+        train.train(Config(**settings, resume=True))
+    assert [path.name for path in folder.iterdir()] == [inside]
+
+
+TABLES = ("results.csv", "val_predictions.csv", "val_logits.npy", "per_class.csv", "confusion_matrix.csv")
+
+
+LISTS = ("classes.txt", "split.csv", "stats.json")
+
+
+@pytest.mark.parametrize("gone", [(*TABLES, *LISTS), ("best.pt",), ("best.pt", *TABLES), ("last.pt",)])
+def test_a_finished_run_is_mended(settings, capsys, gone):
+    """Of what best.pt tells, without training; where it is gone itself, by training again."""
+    config = Config(**settings | dict(epochs=2, ema=0.9))
+    train.train(config)
+    folder = Path(settings["project"]) / "run"
+    assert not (folder / "last.pt").exists()
+    before = {name: (folder / name).read_bytes() for name in TABLES + LISTS}
+    scores = results(folder)
+    weights = torch.load(folder / "best.pt", weights_only=True)["weights"]
+    for name in gone:
+        (folder / name).unlink(missing_ok=True)
+    epochs = train.train(dataclasses.replace(config, resume=True))
+    assert len(epochs) == (2 if "best.pt" in gone else 0)
+    mended = torch.load(folder / "best.pt", weights_only=True)["weights"]
+    assert all(torch.equal(weights[name], value) for name, value in mended.items())
+    assert results(folder) == scores
+    assert all((folder / name).read_bytes() == before[name] for name in TABLES[1:] + LISTS)
+    if "best.pt" not in gone:
+        assert (folder / "results.csv").read_bytes() == before["results.csv"]
+    assert not (folder / "last.pt").exists()
+
+
+def test_a_best_that_a_kill_left_without_a_last_is_trained_again(settings):
+    """It came between best.pt and the first last.pt of a run that had epochs left."""
+    config = Config(**settings)
+    train.train(dataclasses.replace(config, until=1))
+    folder = Path(settings["project"]) / "run"
+    (folder / "last.pt").unlink()
+    assert len(train.train(dataclasses.replace(config, resume=True))) == 3
+    assert len(results(folder)) == 3
+
+
+def spoilt(saved, how):
+    """A checkpoint of someone else, a part of one, or one whose parts are not of one piece."""
+    if how == "tensor":
+        return torch.zeros(3)
+    if how == "weights alone":
+        return saved.get("weights", saved.get("stepper"))
+    parts = saved["weights"] if "weights" in saved else saved["stepper"]["model"]
+    if how == "a layer is missing":
+        del parts["fc.bias"]
+    if how == "another shape":
+        parts["conv1.weight"] = parts["conv1.weight"][:4].clone()
+    if how == "nan":
+        parts["bn1.running_var"][0] = float("nan")
+    if how == "classes":
+        saved["classes"] = saved["classes"][:2]
+    if how == "bias":
+        saved["bias"][1] = float("inf")
+    if how == "config":
+        saved["config"] = {}
+    return saved
+
+
+def test_a_foreign_or_partial_checkpoint_is_a_line(settings, capsys):
+    """best.pt alone, in an ensemble, and to begin with; last.pt at a resume."""
+    settings = settings | dict(ema=0.9)
+    folder = Path(settings["project"]) / "run"
+    train.train(Config(**settings, until=1))
+    good = shutil.copytree(folder, folder.with_name("good"))
+    whole = {name: (folder / name).read_bytes() for name in ("best.pt", "last.pt")}
+    both = ["tensor", "weights alone", "a layer is missing", "another shape", "nan"]
+    for how in [*both, "classes", "bias", "config"]:
+        path = folder / "best.pt"
+        torch.save(spoilt(torch.load(good / "best.pt", weights_only=True), how), path)
+        capsys.readouterr()
+        for runs in ([folder], [good, folder]):
+            assert predict.main(["--run", *map(str, runs)]) == 1, how
+            out, err = capsys.readouterr()
+            assert out == "" and str(path) in err and err.count("\n") == 1, how
+        with pytest.raises(LongtailError) as error:
+            train.train(Config(**settings, name="x", init=str(folder)))
+        assert str(path) in str(error.value) and "\n" not in str(error.value), how
+        assert not (folder.parent / "x").exists()
+    path.write_bytes(whole["best.pt"])
+    for how in both:
+        path = folder / "last.pt"
+        torch.save(spoilt(torch.load(good / "last.pt", weights_only=True), how), path)
+        with pytest.raises(LongtailError, match="last.pt") as error:
+            train.train(Config(**settings, resume=True))
+        assert "\n" not in str(error.value), how
+    path.write_bytes(whole["last.pt"])
+    assert len(train.train(Config(**settings, resume=True))) == 2
+
+
+def test_a_file_system_without_locks_is_named(settings, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("engine.run.fcntl.flock", no_locks)
+    with pytest.raises(LongtailError, match=r"runs/run: its file system has no locks \(No locks available\)"):
+        train.train(Config(**settings))
 
 
 def test_resume_in_an_empty_folder_begins(settings):

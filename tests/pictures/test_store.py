@@ -157,7 +157,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(breaks, files, monkeypatch, 
     else:
         name, fault = ("pwrite", lambda *_: 5) if breaks == "short" else (breaks, full)
         monkeypatch.setattr(store.os, name, fault)
-    with pytest.raises(LongtailError, match="no room for") as caught:
+    said = r"no room: 0.01 MiB are needed, [\d,]+\.\d\d MiB are free"
+    with pytest.raises(LongtailError, match=said) as caught:
         store.load_store(files, 8, cache=tmp_path / "cache", workers=1)
     assert "\n" not in str(caught.value) and "LONGTAIL_CACHE" in str(caught.value)
     assert [path.name for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
@@ -235,3 +236,16 @@ def test_cache_dir_follows_the_environment(monkeypatch):
     assert store.cache_dir() == Path("/b/longtail")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert store.cache_dir() == Path.home() / ".cache" / "longtail"
+
+
+def test_without_a_home_the_cache_asks_for_a_folder(monkeypatch, files):
+    """As for a user id of a container that no password file knows."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    for name in ("LONGTAIL_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(LongtailError, match=r"no home folder .*LONGTAIL_CACHE"):
+        store.load_store(files, 8)

@@ -24,7 +24,7 @@ import seeds
 import train
 from config import flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
-from engine.run import load_checkpoint
+from engine.checkpoint import load_checkpoint
 from engine.stop import StopRequest
 from errors import LongtailError
 from study import lease as leases
