@@ -23,7 +23,7 @@ from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
 from engine import capture, numerics
 from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.evaluate import forward
-from engine.step import compiled
+from engine.step import CHECK_EVERY, NonFinite, compiled
 from engine.tables import Tables
 from plan import evaluation_plans
 
@@ -368,6 +368,69 @@ def test_captured_warms_up_captures_and_falls_back(fits, hidden, monkeypatch, ca
     failing.calls = failing.WARM
     with pytest.raises(ValueError):
         failing()
+
+
+class SlowDevice:
+    """A GPU that does a step of its queue only where the host waits for it, and no step more than it must."""
+
+    def __init__(self):
+        self.given = self.done = 0
+        self.left = []  # steps in the queue at the end of each wait
+
+    def event(self):
+        """What torch.cuda.Event is to it."""
+        place = []
+
+        def synchronize():
+            self.done = max(self.done, place[0])
+            self.left.append(self.given - self.done)
+
+        return SimpleNamespace(record=lambda: place.append(self.given), synchronize=synchronize)
+
+    def wait(self):
+        self.done = self.given
+
+
+def queued(stepper, device, monkeypatch, finite=lambda t: True):
+    """Makes `stepper` one on `device`: its steps only enter the queue, and are done when the device does them."""
+    stepper.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "Event", device.event)
+
+    def step():
+        stepper.losses[device.given] = 1.0 if finite(device.given) else torch.nan
+        device.given += 1
+
+    stepper.calls = {32: step}
+    check = stepper.check
+    monkeypatch.setattr(stepper, "check", lambda steps: (device.wait(), check(steps)))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="not a kernel's")
+def test_the_queue_of_a_gpu_never_runs_dry_within_an_epoch(settings, monkeypatch):
+    """The host looks at losses on its way, and is never further ahead than a signal can wait for."""
+    stepper, draw, _ = made(settings, "cpu", batch_size=2, epochs=100)
+    plan = draw(0)
+    longer = type(plan)(*(np.concatenate([table] * 40) for table in plan))  # 400 steps
+    stepper.begin(longer)
+    device = SlowDevice()
+    queued(stepper, device, monkeypatch)
+    ahead = []
+    for t in range(len(longer.index)):
+        stepper.train(t)
+        ahead.append(device.given - device.done)
+    assert len(ahead) == 400 and len(device.left) == 400 // CHECK_EVERY - 1
+    assert min(device.left) >= CHECK_EVERY  # where the host waited, so many steps were still to be done
+    assert max(ahead) < 2 * CHECK_EVERY
+    stepper.check(400)
+    assert device.done == 400
+
+    stepper.begin(longer)
+    device = SlowDevice()
+    queued(stepper, device, monkeypatch, finite=lambda t: t < 120)
+    with pytest.raises(NonFinite) as caught:
+        for t in range(400):
+            stepper.train(t)
+    assert caught.value.step == 120 and device.given < 120 + 2 * CHECK_EVERY + 1
 
 
 @pytest.mark.skipif(INTERPRETED, reason="not a kernel's")

@@ -353,6 +353,7 @@ def test_capture_and_replay_equal_eager(device):
         value = kernel.loss(*static[:4], table)
         return value, torch.autograd.grad(value, static[0], static[4])[0]
 
+    torch.cuda.synchronize()  # another stream does not wait for what is still being made
     with torch.cuda.stream(torch.cuda.Stream()):
         step()
     torch.cuda.synchronize()
