@@ -25,6 +25,7 @@ pytest.importorskip("triton")
 
 from kernels import view as kernel
 
+pytestmark = pytest.mark.usefixtures("rounds_as_a_gpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 COLUMNS = ("index", "partner", "blend", "box", "geo", "geo_b", "col", "col_b", "erase")
 
