@@ -5,7 +5,7 @@
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make lint           ruff's rules and format (pyproject.toml)
 # make test           the tests;  make bench  every measurement of README (an hour)
-# make gpu            on a GPU, in nine minutes: its tests, its benches, and a dated record in bench/results (OUT=DIR)
+# make gpu            on a GPU, in ten minutes: its tests, its benches, and dated records in bench/results (OUT=DIR)
 # make test-slurm     make slurm on a Slurm of one node that it starts and ends
 #
 # Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
@@ -147,4 +147,4 @@ bench: $(TEST_SETUP)
 	$(PY) -m bench.kernels
 
 gpu: $(TEST_SETUP)
-	$(PY) -m bench.gpu --out $(OUT)
+	PY=$(PY) OUT=$(OUT) bench/gpu-first.sh; first=$$?; PY=$(PY) OUT=$(OUT) bench/gpu-second.sh; exit $$((first | $$?))

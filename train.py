@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,7 @@ def trial(
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     try_network(config, pictures, resumed=config.resume or ranks.restarted)
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
+    drawing = ThreadPoolExecutor(1)  # a thread of its own, so that no step waits for a plan
     try:
         saved = saved_state(run, config)
         stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
@@ -74,7 +76,9 @@ def trial(
             while state.epoch < last_epoch and not out_of_patience(state, config):
                 started = time.perf_counter()
                 # The epoch's tables: its plan and its loss.
-                plan = next_plan or draw(state.epoch, state.earlier_signals)
+                plan = next_plan.result() if next_plan else draw(state.epoch, state.earlier_signals)
+                if state.epoch + 1 < last_epoch:  # drawn while this epoch trains: it cannot know what this one tells
+                    next_plan = drawing.submit(draw, state.epoch + 1, state.signals)
                 table, bias = loss.at(state.epoch, state.signals)
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
@@ -96,9 +100,6 @@ def trial(
                     if turn and (t + 1) % turn == 0:
                         yield
                         repeatable(config.deterministic)  # a trial that had its turn may have wanted otherwise
-                # The next plan is drawn while a GPU has steps to do: it cannot know what this epoch tells.
-                if state.epoch + 1 < last_epoch:
-                    next_plan = draw(state.epoch + 1, state.signals)
                 stepper.check(steps)
                 training = max(time.perf_counter() - started, 1e-9)
 
@@ -119,8 +120,8 @@ def trial(
                 )
                 if stepper.gather:
                     update_signals(state, stepper, plan, pictures)
-                settling = loss.settling(state.epoch)
-                end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling)
+                settling, last = loss.settling(state.epoch), state.epoch + 1 == last_epoch
+                end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling, last)
                 run.append(state.rows[-1])
                 run.say(epoch_line(state, config.epochs))
                 over = state.epoch == last_epoch or out_of_patience(state, config)
@@ -144,6 +145,7 @@ def trial(
             raise
         raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
     finally:
+        drawing.shutdown(cancel_futures=True)
         run.close()
         ranks.end()
         stepper = keeper = None
@@ -188,6 +190,7 @@ class Keeper:
         """Between two steps: if a signal asked any rank for the end, saves and raises Stopped."""
         number = self.ranks.any(self.stop.number)
         if number:
+            self.stepper.check(self.state.step)  # a GPU's losses were not all looked at, and NaN is not worth saving
             rows = self.stepper.rows_seen()  # every rank is here, at the same step
             self.save({name: torch.from_numpy(values) for name, values in rows.items()})
             folder = self.run.folder

@@ -2,7 +2,6 @@
 
 import functools
 import statistics
-import sys
 from unittest.mock import patch
 
 import torch
@@ -13,7 +12,6 @@ import kernels
 from bench import rounds
 from engine import build, numerics, resident
 from engine.evaluate import forward
-from engine.step import NonFinite
 
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)
@@ -33,28 +31,44 @@ CHANGES = {
 }
 
 
-def one_at_a_time(config, pictures, device, repeats):
-    """Seconds and pictures of an epoch's steps with each change, and the changes that did not work, with the reason."""
-    on_gpu, epochs, failed = device.type == "cuda", {}, {}
+def one_at_a_time(config, pictures, device, args):
+    """Yields, after each change, dict(images, seconds by change of every round, failed: the changes that did not work,
+    with the reason) and the name of the change; in the end once more, without a name.
+
+    args: repeats (rounds), steps (of a round, at the least), changes (names; "as it is" is always the first) and limit
+    (seconds until a change is warm, 0: any).
+    """
+    on_gpu = device.type == "cuda"
     (pixels,) = resident.levels(pictures.store, device).values()
     store = {3: pixels, 4: F.pad(pixels, (0, 1))}
-    for name, change in CHANGES.items():
-        if not on_gpu and change.keys() & {"compile", "capture"}:
-            failed[name] = "only on CUDA"
+    per_epoch = -(-len(pictures.train) // config.batch_size)
+    times = -(-args.steps // per_epoch)
+    found, epochs = dict(images=times * per_epoch * config.batch_size, seconds={}, failed={}), {}
+
+    def first_round(name):
+        epochs[name] = epoch = changed(config, pictures, store, device, times, BASE | CHANGES[name])
+        rounds.clocked(epoch, device)
+        found["seconds"][name] = [rounds.clocked(epoch, device)]
+
+    for name in CHANGES:
+        if name not in ("as it is", *args.changes):
             continue
-        try:
-            epoch = changed(config, pictures, store, device, BASE | change)
-            rounds.clocked(epoch, device)
-            epochs[name] = epoch
-        except (RuntimeError, NonFinite) as error:
-            failed[name] = str(error).splitlines()[0]
-        print(f"{name}: {failed.get(name, 'warm')}", file=sys.stderr)
-    images = -(-len(pictures.train) // config.batch_size) * config.batch_size
-    return dict(images=images, seconds=rounds.in_turn(epochs, device, repeats), failed=failed)
+        if not on_gpu and CHANGES[name].keys() & {"compile", "capture"}:
+            found["failed"][name] = "only on CUDA"
+            continue
+        _, failure = rounds.tried(first_round, name, limit=args.limit)
+        if failure:
+            epochs.pop(name, None)
+            found["failed"][name] = failure
+        yield found, name
+    for _ in range(args.repeats - 1):
+        for name, epoch in epochs.items():
+            found["seconds"][name].append(rounds.clocked(epoch, device))
+    yield found, None
 
 
-def changed(config, pictures, store, device, to):
-    """The steps of an epoch with the changes `to`, as a function."""
+def changed(config, pictures, store, device, times, to):
+    """The steps of an epoch, so many times, with the changes `to`, as a function."""
     network = build.build_network
     with patch.object(build, "build_network", lambda *given: altered(*network(*given), to)):
         stepper, _ = build.build_stepper(config, pictures, device)
@@ -67,11 +81,14 @@ def changed(config, pictures, store, device, to):
 
     def epoch():
         numerics.repeatable(to["deterministic"])
-        with patch.object(augment, "batch", functools.partial(batch, channels=to["channels"])):
-            stepper.begin(plan)
-            for t in range(len(plan.index)):
-                stepper.train(t)
-        numerics.repeatable(False)
+        try:
+            with patch.object(augment, "batch", functools.partial(batch, channels=to["channels"])):
+                for _ in range(times):
+                    stepper.begin(plan)
+                    for t in range(len(plan.index)):
+                        stepper.train(t)
+        finally:
+            numerics.repeatable(False)
 
     return epoch
 
@@ -117,8 +134,16 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
     return F.pad(x, (0, 0, 0, 0, 0, channels - 3))
 
 
+def in_words(r, name):
+    """A change's first round."""
+    if name in r["failed"]:
+        return f"{name}: {r['failed'][name]}"
+    rate = r["images"] / r["seconds"][name][0]
+    return f"{name}: {rate:.0f} images/s, {1e3 * r['batch_size'] / rate:.2f} ms a step"
+
+
 def changes_table(r):
-    base, batch = r["seconds"]["as it is"], r["batch_size"]
+    base, batch = r["seconds"].get("as it is", []), r["batch_size"]
     said = [
         f"Batch {batch}, compiled and captured in bf16 from 3-byte pixels but for:"
         if r["kind"] == "cuda"
@@ -130,7 +155,7 @@ def changes_table(r):
     for name, spent in r["seconds"].items():
         said.append(
             f"| {name} | {rounds.spread([1e3 * batch * s / r['images'] for s in spent], 2)} | "
-            f"{r['images'] / statistics.median(spent):.0f} | {rounds.ratios(spent, base, 3)} |"
+            f"{r['images'] / statistics.median(spent):.0f} | {rounds.ratios(spent, base, 3) if base else ''} |"
         )
     said += [f"| {name} | {reason} | | |" for name, reason in r["failed"].items()]
     return "\n".join(said) + "\n"

@@ -10,9 +10,8 @@ worst of all rows; confident rows have hard labels, since smoothing would drown 
 """
 
 import importlib.util
-import json
 import os
-from pathlib import Path
+import sys
 
 import torch
 import torch.nn.functional as F
@@ -38,62 +37,66 @@ def main():
     parser.add_argument("--calls", type=int, default=50, help="calls a round (default 50)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    parser.add_argument("--limit", type=float, default=0, help="seconds until a contender is ready (default 0: any)")
     parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or torch.get_num_threads())
     record = measure(args)
-    print(table(record))
-    if args.json:
-        Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    rounds.tell(table(record), record, args.json)
+    return int("ours" not in record["seconds"])
 
 
 def measure(args):
-    """The record: seconds of every round, errors, and what they depend on."""
+    """The record: seconds of every round, errors, and what they depend on. It is written after each contender, too."""
     device, load = pick_device(args.device), os.getloadavg()[0]
     cases = dict(random=batch(args.rows, args.classes, dtype=getattr(torch, args.dtype)), confident=confident(args))
     hard, settings = (
         losses.loss_table(torch.arange(1.0, args.classes + 1), **(SETTINGS | changes)) for changes in (dict(ls=0.0), {})
     )
     exact, other = peers(device)
-    errors = {
-        name: {
-            kind: error(function, case, hard if kind == "confident" else settings, device)
-            for kind, case in cases.items()
-        }
-        for name, function in exact.items()
-    }
     logits, a, b, lam, upstream = (v.to(device) for v in cases["random"])
-    upstream, settings = torch.full_like(upstream, 1 / args.rows), settings.to(device)
+    upstream, there = torch.full_like(upstream, 1 / args.rows), settings.to(device)
     logits.requires_grad_()
 
     def both_ways(function):
         def call(_):
-            value = function(logits, a, b, lam, settings)
+            value = function(logits, a, b, lam, there)
             torch.autograd.grad(value, logits, upstream if value.ndim else None)
 
         return call
 
-    spent, uncaptured = rounds.seconds(
-        {name: both_ways(f) for name, f in (exact | other).items()}, device, rounds=args.rounds, calls=args.calls
-    )
-    return dict(
+    r = dict(
         vars(args),
         **environment(device),
         load=load,
         kind=device.type,
         kernel=kernels.usable(device),
         settings=SETTINGS,
-        errors=errors,
+        errors={},
         launches=launches(both_ways(losses.loss), device),
-        uncaptured=uncaptured,
-        seconds=spent,
+        seconds={},
+        notes={},
     )
+
+    def told(name, found, notes):
+        r["seconds"], r["notes"] = found, notes
+        said = "left out" if name not in found else f"{1e6 * found[name][0]:.1f} us"
+        if name in exact and name in found:
+            tables = dict(random=settings, confident=hard)
+            r["errors"][name] = {k: error(exact[name], case, tables[k], device) for k, case in cases.items()}
+        rounds.tell(f"{name}: {said} {notes.get(name, '')}", r, args.json)
+
+    all_ways = {name: both_ways(function) for name, function in (exact | other).items()}
+    rounds.seconds(all_ways, device, rounds=args.rounds, calls=args.calls, limit=args.limit, told=told)
+    return r
 
 
 def launches(call, device):
     """How many kernels one call starts on a GPU; None where that cannot be counted."""
     if device.type != "cuda":
         return None
+    call(0)  # compiles
+    torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call(0)
         torch.cuda.synchronize()
@@ -172,13 +175,14 @@ def table(r):
     ]
     for name, spent in r["seconds"].items():
         errors = [f"{v:.1e}" for kind in r["errors"].get(name, {}).values() for v in kind] or [""] * 4
-        late = " (not captured)" if name in r["uncaptured"] else ""
+        late = " (not captured)" if name in r["notes"] else ""
         said.append(
             f"| {name}{late} | {rounds.spread([s * 1e6 for s in spent])} | "
-            f"{rounds.ratios(spent, r['seconds']['ours'])} | {' | '.join(errors)} |"
+            f"{rounds.ratios(spent, r['seconds'].get('ours', spent))} | {' | '.join(errors)} |"
         )
+    said += [f"| {name} | {why} | | | | | |" for name, why in r["notes"].items() if name not in r["seconds"]]
     return "\n".join(said)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,36 +2,90 @@
 
 On a GPU each one's calls are captured in a CUDA graph, so that the host's time does not count, and replayed between two
 events; one that cannot be captured runs as it is, which is said. Elsewhere the clock decides. The first round is thrown
-away. `in_turn` times what is more than a launch or two, by the clock.
+away. `in_turn` times what is more than a launch or two, by the clock. A contender that fails or takes too long is left
+out, with the reason, and what the others gave is told as soon as it is there.
 """
 
+import contextlib
+import json
+import signal
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 
+from engine.run import replacing
 
-def seconds(contenders, device, *, rounds, calls):
-    """({name: seconds a call of every round that counts}, [names that run uncaptured]) of `contenders`, name ->
-    function of the number of the call."""
-    uncaptured, ready = [], {}
-    for name, call in contenders.items():
-        ready[name] = repeated(call, calls, device)
+
+def seconds(contenders, device, *, rounds, calls, limit=0, told=lambda name, found, notes: None):
+    """({name: seconds a call of every round that counts}, {name: why it runs uncaptured, or not at all}) of
+    `contenders`, name -> function of the number of the call.
+
+    limit: seconds until a contender must be ready (0: any). told: is called with a name and both dicts whenever the
+    first round of a contender is over.
+    """
+    found, ready, notes = {}, {}, {}
+
+    def first_round(name):
+        run = repeated(contenders[name], calls, device)
         if device.type == "cuda":
             try:
-                ready[name] = captured(ready[name])
+                run = captured(run)
             except RuntimeError as error:
-                uncaptured.append(name)
-                print(f"{name} cannot be captured: {str(error).splitlines()[0]}", file=sys.stderr)
-    found = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
+                notes[name] = f"not captured: {in_a_line(error)}"
+        timed(run, device)
+        found[name] = [timed(run, device) / calls]
+        ready[name] = run
+
+    for name in contenders:
+        _, failure = tried(first_round, name, limit=limit)
+        if failure:
+            notes[name] = failure
+        told(name, found, notes)
+    for _ in range(rounds - 1):
         for name, run in ready.items():
-            spent = timed(run, device) / calls
-            if turn:
-                found[name].append(spent)
-        print(f"round {turn} of {rounds}", file=sys.stderr)
-    return found, uncaptured
+            found[name].append(timed(run, device) / calls)
+    return found, notes
+
+
+def tried(function, *given, limit=0):
+    """(what `function` returns, None), or (None, why not) where it raises or takes over `limit` seconds (0: any)."""
+    try:
+        with limited(limit):
+            return function(*given), None
+    except Exception as error:  # whatever it is, the other contenders run
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return None, f"failed: {in_a_line(error)}"
+
+
+@contextlib.contextmanager
+def limited(seconds):
+    """TimeoutError in a block that takes longer (0: any). It is raised between two lines of Python."""
+
+    def late(*_):
+        raise TimeoutError(f"not done in {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def in_a_line(error):
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def tell(said, record, file):
+    """Prints `said` and writes the record so far: what ends a bench later takes neither with it."""
+    print(said, flush=True)
+    if file:
+        with replacing(Path(file)) as path:
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def repeated(call, calls, device):

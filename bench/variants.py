@@ -1,20 +1,19 @@
-"""What a change of the training step gives, and graphs side by side; what compiling costs, and what compiles again.
+"""What a change of the training step gives, graphs side by side, and what is compiled again.
 
-    python -m bench.variants [--batch-size 128] [--packed 32 64 256] [--json FILE]
+    python -m bench.variants [--batch-size 128] [--changes NAME ...] [--packed 32 64 256] [--trials 20] [--json FILE]
 
 The steps of an epoch of the default settings, drawn before; one thing is changed at a time and all take turns in one
-run. Learning rate 1e-8, so that a change which would not train is timed as well. Where there is no CUDA nothing is
-compiled or captured, and rows that differ in nothing else say so.
+run. Each change is told and written when its first round is over; `--packed` alone and `--trials 0` leave a part out.
+Learning rate 1e-8, so that a change which would not train is timed as well. Where there is no CUDA nothing is compiled
+or captured, and rows that differ in nothing else say so.
 """
 
 import functools
 import gc
-import json
 import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.numerics import pick_device
@@ -25,7 +24,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic alg
 import torch
 
 import kernels
-from bench import changes, jpegs, rounds, start
+from bench import changes, jpegs, rounds
+from bench.step import TRAINED
 from config import Config
 from engine import numerics
 from engine.run import environment
@@ -35,11 +35,14 @@ TRIALS = 20
 
 def main():
     parser = Parser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=16, help="steps an epoch at --batch-size (default 16)")
+    parser.add_argument("--steps", type=int, default=64, help="steps a round at the least (default 64)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default 0: as torch has them)")
     parser.add_argument("--img-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--model", default="resnet18", choices=("resnet18", "resnet32"))
+    parser.add_argument("--changes", nargs="+", default=list(changes.CHANGES), choices=changes.CHANGES, metavar="NAME")
+    parser.add_argument("--limit", type=float, default=0, help="seconds until a change is warm (default 0: any)")
     parser.add_argument("--packed", type=int, nargs="*", default=[32, 64, 256], help="batches of graphs side by side")
     parser.add_argument("--trials", type=int, default=TRIALS, help=f"that must compile nothing (default {TRIALS})")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
@@ -49,17 +52,16 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
         for record, said in measure(args, Path(temporary)):
-            print(said, flush=True)
-            if args.json:
-                Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            rounds.tell(said, record, args.json)
 
 
 def measure(args, folder):
     """Yields the record and a text after each of its parts."""
     device, load = pick_device(args.device), os.getloadavg()[0]
-    jpegs.paint(folder / "pictures", max(8, args.steps * args.batch_size))
+    jpegs.paint(folder / "pictures", max(8, min(args.steps * args.batch_size, TRAINED)))
     config = Config(
         data=str(folder / "pictures"),
+        model=args.model,
         img_size=args.img_size,
         batch_size=args.batch_size,
         lr=1e-8,
@@ -75,32 +77,28 @@ def measure(args, folder):
         r,
         (
             f"{r['device']}; {r['cpu']}, {r['threads']} threads, load {load:.1f} before; torch {r['torch']}, commit "
-            f"{r['commit']}. ResNet-18, {args.img_size} px, default settings; medians of {args.repeats} alternating "
+            f"{r['commit']}. {args.model}, {args.img_size} px, default settings; medians of {args.repeats} alternating "
             "rounds (min to max).\n"
         ),
     )
-    r["compiled_again"] = again(config, pictures, device, args.trials)
-    yield (
-        r,
-        (
-            f"{args.trials} trials that differ in loss table, lambda, learning rate, decay, dropout and order of the "
-            f"data: {r['compiled_again']['graphs']} graphs and {r['compiled_again']['kernels']} kernels compiled "
-            "after the first one.\n"
-        ),
-    )
-    r |= changes.one_at_a_time(config, pictures, device, args.repeats)
-    yield r, changes.changes_table(r)
+    for found, name in changes.one_at_a_time(config, pictures, device, args):
+        r |= found
+        yield r, changes.in_words(r, name) if name else changes.changes_table(r)
     gc.collect()  # graphs hang in cycles
-    r["packed"] = [side_by_side(replace(config, batch_size=b), pictures, device, args.repeats) for b in args.packed]
-    yield r, packed_table(r)
-    r["first_step"] = first_steps(config, folder)
-    yield (
-        r,
-        (
-            f"From `import torch` to the end of a run's first step: {r['first_step']['cold']:.1f} s with an empty "
-            f"compile cache, {r['first_step']['warm']:.1f} s with a full one."
-        ),
-    )
+    if args.trials:
+        r["compiled_again"] = again(config, pictures, device, args.trials)
+        yield (
+            r,
+            (
+                f"{args.trials} trials that differ in loss table, lambda, learning rate, decay, dropout and order of "
+                f"the data: {r['compiled_again']['graphs']} graphs and {r['compiled_again']['kernels']} kernels "
+                "compiled after the first one.\n"
+            ),
+        )
+    r["packed"] = []
+    for batch_size in args.packed:
+        r["packed"].append(side_by_side(replace(config, batch_size=batch_size), pictures, device, args.repeats))
+        yield r, packed_table(r)
 
 
 def again(config, pictures, device, trials):
@@ -159,25 +157,6 @@ def side_by_side(config, pictures, device, repeats, most=4):
     numbers = (1, 2, most)
     spent = rounds.in_turn({str(n): functools.partial(epoch, n) for n in numbers}, device, repeats)
     return dict(batch_size=config.batch_size, images=plan.index.size, seconds=spent)
-
-
-def first_steps(config, folder):
-    """Seconds from `import torch` to the end of the first step, in processes of their own."""
-    caches = dict(TORCHINDUCTOR_CACHE_DIR=str(folder / "inductor"), TRITON_CACHE_DIR=str(folder / "triton"))
-    flags = [
-        "--img-size",
-        str(config.img_size),
-        "--batch-size",
-        str(config.batch_size),
-        "--device",
-        config.device,
-        "--threads",
-        str(config.threads),
-        "--val-split",
-        "0",
-    ]
-    with patch.dict(os.environ, caches):
-        return {name: start.start(config.data, folder, name, *flags)[0] for name in ("cold", "warm")}
 
 
 def packed_table(r):

@@ -55,15 +55,18 @@ def end_epoch(
     logits: np.ndarray | None,
     bias: np.ndarray,
     settling: bool = False,
+    last: bool = True,
 ) -> None:
     """Ends an epoch in `state`: adds its row, and keeps its weights, logits and bias where it is the best so far.
 
     settling: the network still follows a change of the loss; such an epoch is neither the best nor a reason to stop.
+    last: no epoch follows in this call; where the last one is kept, whatever its scores, only then it is copied.
     """
     state.epoch += 1
     state.step = 0
     state.rows.append(scores | times)
-    if settling and _chooses(scores, monitor):
+    waits = settling if _chooses(scores, monitor) else not last
+    if waits:
         return
     # The first of equals is kept: training longer must give something.
     better = not state.best or rating(scores, monitor) > rating(state.best["metrics"], monitor)
@@ -73,7 +76,7 @@ def end_epoch(
     state.stale = 0
     state.best = dict(
         # On the CPU: the next step writes over the device's.
-        weights={k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
+        weights={k: v.detach().to("cpu", copy=True) for k, v in model.state_dict().items()},
         epoch=state.epoch,
         metrics=scores,
         bias=bias.tolist(),

@@ -32,6 +32,8 @@ def levels(store: Store, device: torch.device, sides: Sequence[int] = ()) -> dic
     while sides and smallest > min(sides):
         held[smallest // 2] = halved(held[smallest], device)
         smallest //= 2
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()  # other trials read them from streams of their own
     return held
 
 

@@ -24,7 +24,7 @@ from engine.tables import Tables
 from engine.update import floating, lerp, optimizer, set_training
 from plan import Plan, store_level
 
-CHECK_EVERY = 50  # steps on a GPU, after which the host waits for it and looks at the losses
+CHECK_EVERY = 50  # steps between two looks at the losses of a GPU, which the host is up to twice as many ahead of
 
 
 class NonFinite(ArithmeticError):
@@ -108,6 +108,7 @@ class Stepper:
         """Takes the tables of an epoch, and clears what its steps note, except when it is resumed at step `first`.
         RuntimeError if a tensor was exchanged behind a recorded step, which would go on with the old one."""
         self._refuse_moved()
+        self.looked = None
         self.waited = 0.0  # seconds in which a step had no input yet
         plan = self.ranks.columns(plan)
         if self.tables is None or (len(self.tables.packed), *self.tables.row.lam.shape) != plan.lam.shape:
@@ -137,14 +138,27 @@ class Stepper:
         self.calls[self.size]()
         if self.record and not self.places:  # only now is all allocated
             self.places = self._places()
-        if self.device.type == "cpu" or (t + 1) % CHECK_EVERY == 0:
+        if self.device.type == "cpu":
             self.check(t + 1)
+        elif (t + 1) % CHECK_EVERY == 0:
+            self._look_back(t + 1) if self.device.type == "cuda" else self.check(t + 1)
 
     def check(self, steps: int) -> None:
         """Waits for the device; NonFinite if one of the epoch's first `steps` losses is not."""
-        wrong = (~self.losses[:steps].isfinite()).nonzero()
-        if len(wrong):
-            raise NonFinite(int(wrong[0]))
+        _refuse_not_finite(self.losses[:steps])
+
+    def _look_back(self, steps):
+        """Waits for the step CHECK_EVERY ago and looks at the losses up to it. All later ones are still in the
+        device's queue, so that it does not run dry."""
+        if self.looked:
+            copied, losses = self.looked
+            copied.synchronize()
+            _refuse_not_finite(losses)
+        # Without blocking: the copy has its turn after the steps that are queued.
+        losses = self.losses[:steps].to("cpu", non_blocking=True, copy=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        self.looked = copied, losses
 
     def step(self) -> None:
         """Input, gradients, update, and a note of how it went: reads nothing of the host's that changes."""
@@ -273,3 +287,10 @@ class Stepper:
         if self.average is not None:
             held |= {f"average {k}": v for k, v in self.average.state_dict().items()}
         return {k: v.data_ptr() for k, v in held.items() if isinstance(v, torch.Tensor)}
+
+
+def _refuse_not_finite(losses):
+    """NonFinite for the first of an epoch's losses that is not."""
+    wrong = (~losses.isfinite()).nonzero()
+    if len(wrong):
+        raise NonFinite(int(wrong[0]))

@@ -135,6 +135,8 @@ def _time(settings, device, threads, pack):
     pictures = prepare_pictures(config)
     steppers = [build_stepper(config, pictures, device)[0] for _ in range(pack)]
     streams = [torch.cuda.Stream() if cuda else None for _ in steppers]
+    for stream in filter(None, streams):
+        stream.wait_stream(torch.cuda.current_stream())  # on which the steppers were built
     draw, _ = plans_of(config, pictures)
     plan = draw(0)
     steps = len(plan.index)

@@ -142,6 +142,48 @@ def pass_under_the_interpreter(file, least):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= least, done.stdout
 
 
+def nudged(values, ulps):
+    """float32 `values`, each off by up to `ulps` units in its last place, by a hash of its bits: equal values by as
+    much."""
+    import numpy as np
+
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    mixed = (bits ^ (bits >> 15) ^ NUDGE) * np.uint32(2654435761)
+    step = (mixed >> 16) % (2 * ulps + 1)
+    moved = (bits + step - np.uint32(ulps)).view(np.float32)
+    return np.where(np.isfinite(values) & (np.abs(values) > 2.0**-120), moved, values)
+
+
+NUDGE = int(os.environ.get("NUDGE", 0))  # another number, another pattern of errors
+
+
+@pytest.fixture
+def rounds_as_a_gpu(monkeypatch):
+    """The interpreter's functions with the errors that PTX's documentation allows their counterparts on a GPU:
+    ex2.approx and div.full 2 units in the last place, libdevice's logarithms 1. NumPy's are all but exact."""
+    if not INTERPRETED:
+        return
+    import numpy as np
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def inexact(function, ulps):
+        def call(self, *given):
+            found = function(*(handle.data for handle in given))
+            if found.dtype == np.float32:
+                found = nudged(found, ulps)
+            return TensorHandle(found, given[0].dtype.scalar)
+
+        return call
+
+    for name, function, ulps in (
+        ("create_exp2", np.exp2, 2),
+        ("create_fdiv", np.divide, 2),
+        ("create_log", np.log, 1),
+        ("create_log2", np.log2, 1),
+    ):
+        monkeypatch.setattr(InterpreterBuilder, name, inexact(function, ulps))
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
     """What new_empty gives is NaN, so that a cell that no kernel wrote is seen."""

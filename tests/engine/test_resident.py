@@ -58,9 +58,11 @@ def test_what_does_not_fit_stays_in_pinned_memory_and_that_is_said(free, pinned,
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**7))
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pinned") or self)
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device: calls.append("copied") or self)
+    waited = SimpleNamespace(synchronize=lambda: calls.append("waited"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: waited)
     resident.levels(store(n=10, side=100), torch.device("cuda"))  # 300,000 bytes
     said = capsys.readouterr().err
-    assert calls == ["emptied", "pinned" if pinned else "copied"]
+    assert calls == ["emptied", "pinned" if pinned else "copied", "waited"]  # other streams may read it from now on
     assert ("pinned host memory" in said) == pinned and said.count("\n") == pinned
 
 

@@ -1,7 +1,8 @@
 """The loss kernel against float64 autograd of the plain formula; what it builds into; how it is reached.
 
-Bounds are the twin's (test_losses.py). The interpreter cuts float32 to bfloat16 off instead of rounding it: one ulp
-there.
+A GPU's exponential, division and logarithms are off by a unit or two in the last place, for which the twin's bounds
+(test_losses.py) have no room. Under the interpreter they are made as inexact (rounds_as_a_gpu). The interpreter cuts
+float32 to bfloat16 off instead of rounding it: one ulp there.
 """
 
 import itertools
@@ -22,6 +23,10 @@ pytest.importorskip("triton")
 
 from kernels import loss as kernel
 
+pytestmark = pytest.mark.usefixtures("rounds_as_a_gpu")
+# Twice what the worst of twelve patterns of such errors gave: 1.0e-6 (1 + gamma) of a value, 7.5e-6 of a gradient's
+# largest in its row where gamma is 1, and 1.06e-6 + 2.1e-7 gamma of either in a confident row of two classes.
+VALUE, GRADIENT = 2e-6, 1.5e-5
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -52,8 +57,8 @@ def check(device, case, table, gamma):
     value, grad, true_value, true_grad = both(device, *case, table)
     dtype = case[0].dtype
     # d = z - z_max is off by half an ulp, which the power multiplies by 1 + gamma.
-    assert (value - true_value).abs().le(1e-6 * (1 + gamma) * true_value.abs() + 1e-37).all()
-    bound = 4e-6 * largest(true_grad) + 1e-37
+    assert (value - true_value).abs().le(VALUE * (1 + gamma) * true_value.abs() + 1e-37).all()
+    bound = GRADIENT * largest(true_grad) + 1e-37
     if dtype != torch.float32:
         kind = torch.finfo(dtype)
         ulps = 1 if device == "cpu" and dtype == torch.bfloat16 else 0.5
@@ -165,8 +170,8 @@ def test_saturated_logits(device, gamma, ls, tall):
         value, grad, true_value, true_grad = both(
             device, signs * scale, a, b, torch.full((6,), 0.3), torch.ones(6), table
         )
-        assert ((value - true_value).abs() <= 2e-6 * true_value + 1e-37).all()
-        assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad) + 1e-37).all()
+        assert ((value - true_value).abs() <= VALUE * true_value + 1e-37).all()
+        assert ((grad - true_grad).abs() <= GRADIENT * largest(true_grad) + 1e-37).all()
 
 
 @on_device
@@ -177,8 +182,8 @@ def test_a_prior_that_outweighs_the_logits(device, tall):
     logits, *others = batch(9, 4)
     logits[:, 0] += 20
     value, grad, true_value, true_grad = both(device, logits, *others, table)
-    assert torch.allclose(value, true_value, rtol=2e-6, atol=0)
-    assert ((grad - true_grad).abs() <= 4e-6 * largest(true_grad)).all()
+    assert torch.allclose(value, true_value, rtol=VALUE, atol=0)
+    assert ((grad - true_grad).abs() <= GRADIENT * largest(true_grad)).all()
 
 
 @on_device
@@ -192,7 +197,7 @@ def test_confident_rows_against_the_closed_form(device, gamma, tall):
     table = loss_table([1, 1], gamma=gamma)
     value = kernel.loss(logits, zero, zero, torch.ones(len(gaps), device=device), table.to(device))
     value.sum().backward()
-    gamma, near = float(table[losses.GAMMA, 0]), 1e-6 + 2e-7 * gamma
+    gamma, near = float(table[losses.GAMMA, 0]), VALUE + 4e-7 * gamma
     for x, ours, slope in zip(gaps, value.tolist(), logits.grad.tolist()):
         q, nll = 1 / (1 + math.exp(x)), math.log1p(math.exp(-x))
         by_x = q**gamma * (-gamma * math.exp(-nll) * nll - q)  # d/dx of q^gamma nll, dq/dx = -p q, dnll/dx = -q
@@ -366,6 +371,7 @@ def test_capture_and_replay_equal_eager(device):
         value = kernel.loss(*static[:4], table)
         return value, torch.autograd.grad(value, static[0], static[4])[0]
 
+    torch.cuda.synchronize()  # another stream does not wait for what is still being made
     with torch.cuda.stream(torch.cuda.Stream()):
         step()
     torch.cuda.synchronize()
