@@ -12,7 +12,7 @@ exec "$PY" -m bench.gpu --name second --seconds "${LIMIT:-360}" --out "${OUT:-be
   --device "${DEVICE:-cuda}" ${SMALL:+--small} ${COMMIT:+--commit "$COMMIT"} "$@" <<'EOF'
 # seconds | name | command | flags of a small run
 150 | step             | -m bench.step --batch-size 128 --repeats 1 --limit 90 --contenders model steps default best study | --batch-size 4 --img-size 64 --steps 1 --workers 1 --limit 0
-45  | view             | -m bench.view --rounds 3 --limit 15 | --batch-size 2 --img-size 32 --rounds 1 --limit 60
+60  | view             | -m bench.view --rounds 3 --limit 20 | --batch-size 2 --img-size 32 --rounds 1 --limit 60
 30  | loss-50-bfloat16 | -m bench.loss --dtype bfloat16 --rounds 5 --limit 15 | --rows 8 --rounds 1 --calls 1 --limit 60
 120 | epochs           | -m bench.epochs --runs cold warm --cache {caches} --limit 90 | --epochs 1 --pictures 16 --img-size 32 --batch-size 4 --limit 0
 75  | step-more        | -m bench.step --batch-size 64 256 --repeats 1 --limit 60 --contenders model steps | --batch-size 2 3 --img-size 32 --steps 1 --limit 0
