@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-Z95 = 1.959964  # the normal distribution's 97.5% quantile
+Z = 2.0  # standard errors on either side: the 1.96 of 95% covered 0.924 in one situation of bench/coverage.py
 
 
 def softmax(logits: ArrayLike) -> np.ndarray:
@@ -103,13 +103,13 @@ def macro_f1_interval(targets: ArrayLike, predicted: ArrayLike, classes: int) ->
     variance = macro_f1_error(targets, predicted, classes) ** 2
     sizes = np.bincount(targets)
     sizes = sizes[sizes > 0]
-    rows = len(sizes) ** 2 / (1 / sizes).sum()
+    rows = float(len(sizes) ** 2 / (1 / sizes).sum())
     if variance:
         rows = min(rows, score * (1 - score) / variance)
-    # About two successes and two failures more: a perfect score is then not a certain one.
-    more = rows + Z95**2
-    centre = (rows * score + Z95**2 / 2) / more
-    half = Z95 * math.sqrt(centre * (1 - centre) / more)
+    # Two successes and two failures more: a perfect score is then not a certain one.
+    more = rows + Z**2
+    centre = (rows * score + Z**2 / 2) / more
+    half = Z * math.sqrt(centre * (1 - centre) / more)
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 

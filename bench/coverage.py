@@ -30,8 +30,8 @@ SIZES = {
 }
 RIGHT = (0.005, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 0.99, 0.998)
 WRONG = ("evenly", "to frequent classes", "to frequent classes, rare ones more often", "to one class each")
-CHOSEN = "Agresti-Coull"
-Z = metrics.Z95
+CHOSEN = "Agresti-Coull with z = 2"
+Z = 1.96
 
 
 def main():
@@ -114,6 +114,7 @@ def candidates(targets, predicted, classes):
         "Wilson, within classes": wilson(score, within_variance, most),
         "Wilson, lost class 0": wilson(score, zeroed_variance, most),
         "Wilson": wilson(score, error**2, most),
+        "Agresti-Coull": agresti_coull(score, error**2, most),
         CHOSEN: metrics.macro_f1_interval(targets, predicted, classes),
     }, error
 
@@ -122,9 +123,21 @@ def logistic(x):
     return 1 / (1 + math.exp(-min(max(x, -700), 700)))
 
 
+def agresti_coull(score, variance, most):
+    """Theirs of a proportion, among as many rows as would have this variance, at most `most`."""
+    more = rows_for(score, variance, most) + Z**2
+    centre = score + (0.5 - score) * Z**2 / more
+    half = Z * math.sqrt(centre * (1 - centre) / more)
+    return centre - half, centre + half
+
+
+def rows_for(score, variance, most):
+    return max(min(score * (1 - score) / variance, most), 1e-9) if variance else most
+
+
 def wilson(score, variance, most):
-    """Wilson's interval of a proportion among as many rows as would have this variance, at most `most`."""
-    rows = min(score * (1 - score) / variance, most) if variance else most
+    """Wilson's of the same."""
+    rows = rows_for(score, variance, most)
     middle = score + Z**2 / (2 * rows)
     half = Z * math.sqrt(score * (1 - score) / rows + (Z / (2 * rows)) ** 2)
     return (middle - half) / (1 + Z**2 / rows), (middle + half) / (1 + Z**2 / rows)

@@ -192,28 +192,29 @@ def test_the_error_of_a_mean_of_classifiers():
     assert metrics.macro_f1_interval(targets, one[:, None], 4) == metrics.macro_f1_interval(targets, one, 4)
 
 
+def plus_four(score, rows):
+    """Agresti and Coull's interval of two standard errors: two successes and two failures more."""
+    middle, n = (rows * score + 2) / (rows + 4), rows + 4
+    half = 2 * math.sqrt(middle * (1 - middle) / n)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def test_the_interval_of_macro_f1():
     """Of an even set of two classes it is that of a proportion; a perfect or hopeless score is not certain."""
     targets = np.repeat([0, 1], 200)
     predicted = targets.copy()
     predicted[:60] = 1
     predicted[200:260] = 0  # as many mistakes of either class: macro F1 is the accuracy, 0.7
-    middle, n = (280 + 1.96**2 / 2) / (400 + 1.96**2), 400 + 1.96**2
-    half = 1.96 * math.sqrt(middle * (1 - middle) / n)
-    wanted = pytest.approx((middle - half, middle + half), abs=2e-4)
-    assert metrics.macro_f1_interval(targets, predicted, 2) == wanted
+    assert metrics.macro_f1_interval(targets, predicted, 2) == pytest.approx(plus_four(0.7, 400), abs=2e-4)
 
-    sizes = [200, 20, 3]
-    targets = np.repeat([0, 1, 2], sizes)
+    targets = np.repeat([0, 1, 2], [200, 20, 3])
     rows = 9 / (1 / 200 + 1 / 20 + 1 / 3)
     for predicted in (targets, (targets + 1) % 3):
         score = float((targets == predicted).mean())
-        middle = (rows * score + 1.96**2 / 2) / (rows + 1.96**2)
-        half = 1.96 * math.sqrt(middle * (1 - middle) / (rows + 1.96**2))
-        wanted = pytest.approx((max(middle - half, 0), min(middle + half, 1)), abs=1e-5)
-        assert metrics.macro_f1_interval(targets, predicted, 3) == wanted
+        found = metrics.macro_f1_interval(targets, predicted, 3)
+        assert found == pytest.approx(plus_four(score, rows)) and [type(end) for end in found] == [float, float]
         assert metrics.macro_f1_error(targets, predicted, 3) == 0
-    assert metrics.macro_f1_interval([0], [0], 2)[0] > 0.1 and metrics.macro_f1_interval([0], [0], 2)[1] == 1
+    assert metrics.macro_f1_interval([0], [0], 2) == pytest.approx(plus_four(1, 1))
 
 
 @pytest.mark.parametrize("sizes, right", [([40, 20, 9, 5, 3, 2, 1], 0.9), ([2] * 20, 0.5), ([3] * 20, 0.995)])
