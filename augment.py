@@ -146,8 +146,9 @@ def batch(
     std: torch.Tensor,
     border: str = "reflect",
     dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = torch.channels_last,
 ) -> torch.Tensor:
-    """The network's input [B,3,size,size] of `dtype`, channels-last, for `row`, one step of a plan as tensors.
+    """The network's input [B,3,size,size] of `dtype` and `layout`, for `row`, one step of a plan as tensors.
 
     pixels: the Store, uint8 [N,S,S,3]. mean, std: tensors [3] of RGB in [0,1]. Each view is sampled bilinearly,
     coloured and clamped to [0,1]; then blended with its partner's, or boxed, erased to the mean, and normalised.
@@ -157,7 +158,7 @@ def batch(
     if kernels.usable(mean.device):
         from kernels import view as kernel
 
-        return kernel.view(
+        x = kernel.view(
             pixels,
             row.index,
             row.partner,
@@ -175,7 +176,8 @@ def batch(
             dtype,
             3,
         )
-    return plain(pixels, row, size=size, mean=mean, std=std, border=border).to(dtype)
+        return x.contiguous(memory_format=layout)
+    return plain(pixels, row, size=size, mean=mean, std=std, border=border).to(dtype, memory_format=layout)
 
 
 def plain(
@@ -198,7 +200,7 @@ def plain(
     erasing = filled(row.erase).nonzero()[:, 0]
     if len(erasing):
         x[erasing] = x[erasing].masked_fill_(inside(row.erase[erasing], size), 0)  # the mean, once normalised
-    return x.to(memory_format=torch.channels_last)
+    return x
 
 
 def sampled(

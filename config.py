@@ -355,7 +355,18 @@ class Config:
     deterministic: bool = knob(
         False, "run", "on CUDA: only algorithms that repeat bit for bit, which is slower (a CPU's always do)"
     )
-    amp: bool = knob(True, "run", "bf16 where the device has it natively, on older GPUs fp16 with loss scaling")
+    amp: bool = knob(
+        "auto",
+        "run",
+        "compute in bf16, on older GPUs in fp16 with loss scaling; auto: on a CPU only if a step is then faster",
+        auto="auto",
+    )
+    layout: str = knob(
+        "auto",
+        "run",
+        "how feature maps lie in memory; auto: channels_last, on a CPU what makes a step faster",
+        choices=("auto", "channels_last", "contiguous"),
+    )
     compile: bool = knob(
         True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
     )
@@ -427,6 +438,8 @@ def spelled(value: object) -> str:
 def validated(f: dataclasses.Field, value: object) -> object:
     """`value` as field `f` holds it; ConfigError if its type, choice or bounds are wrong."""
     m, kind = f.metadata, f.type
+    if m["auto"] is not None and value == m["auto"]:
+        return value
     if kind is bool or kind is str:
         if not isinstance(value, kind):
             word = "true or false" if kind is bool else "text"
@@ -435,8 +448,6 @@ def validated(f: dataclasses.Field, value: object) -> object:
             raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: choose {nearest(value, m['choices'])}")
         if kind is str and not _is_plain(value):
             raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: it is not UTF-8, or holds a NUL or a line break")
-        return value
-    if m["auto"] is not None and value == m["auto"]:
         return value
     items = value.split(":") if isinstance(value, str) else list(value) if isinstance(value, (tuple, list)) else [value]
     allowed = m["parts"] if isinstance(m["parts"], tuple) else (m["parts"],)

@@ -17,13 +17,15 @@ import torch
 
 from config import Config
 from data import Pictures
-from engine.build import Loss, build_stepper, plans_of, prepare_pictures, try_network
+from engine.build import Loss, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
+from engine.fastest import decide
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, is_done, out_of_patience
+from engine.paper import try_network
 from engine.ranks import Ranks
-from engine.resume import begin_or_resume, open_run, saved_state
+from engine.resume import begin_or_resume, open_run, saved_state, way_of
 from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
@@ -40,7 +42,11 @@ HELP = """Train one classifier. Everything about the run goes to a folder, runs/
 
 
 def trial(
-    config: Config, stop: StopRequest | None = None, guard: Callable = lambda: None, turn: int = 0
+    config: Config,
+    stop: StopRequest | None = None,
+    guard: Callable = lambda: None,
+    turn: int = 0,
+    way: dict | None = None,
 ) -> Iterator[dict | None]:
     """Runs `config` in its folder, from the start or, with config.resume, from where it stopped, and yields a dict of
     metrics after each epoch. When exhausted, the folder holds weights, validation predictions and tables
@@ -48,7 +54,8 @@ def trial(
 
     stop: a StopRequest that is asked between batches; the state is then saved and Stopped raised. guard: called before
     every write to the folder, which does not happen where it raises. turn: steps after which it yields None in between,
-    for others to have their turn on the same device (0: never). Raises LongtailError for any other failure; the last
+    for others to have their turn on the same device (0: never). way: `amp` and `layout` where `config` leaves them open
+    and a study has decided. Raises LongtailError for any other failure; the last
     checkpoint stays as it was.
     """
     stop = stop or StopRequest()
@@ -63,9 +70,15 @@ def trial(
     drawing = ThreadPoolExecutor(1)  # a thread of its own, so that no step waits for a plan
     try:
         saved = saved_state(run, config)
+        config = decide(config, pictures, device, ranks, way_of(run) or way)
         stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
+        if config.stem == "auto" and recipe["model"]["stem"] == "cifar" and not state.rows:
+            run.say(
+                "up to 32 px the network begins with the CIFAR stem, which keeps small pictures whole and takes three "
+                "times as long as 64 px with the other: --img-size 64 is faster, and so is --stem imagenet"
+            )
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = Loss(config, pictures, stepper.model.logit_scale)

@@ -24,11 +24,12 @@ import torch.nn.functional as F
 
 import augment
 import train
-from bench import floor, jpegs, rounds, ways
+from bench import floor, four, jpegs, rounds, ways
 from bench.step_table import table
 from config import Config, read_recipe
 from engine import numerics, resident
 from engine.build import build_stepper, plans_of, prepare_pictures
+from engine.fastest import decide
 from engine.numerics import pick_device
 from engine.run import environment
 from engine.tables import row_of
@@ -66,10 +67,11 @@ def main():
         "--contenders",
         nargs="+",
         metavar="NAME",
-        choices=sorted({*USUAL["cpu"], *USUAL["cuda"]}),
-        help="who takes part (default: by the device)",
+        choices=sorted({*USUAL["cpu"], *USUAL["cuda"], *four.NAMES}),
+        help="who takes part (default: by the device); timm, if it is installed, and the ways of a CPU: by name alone",
     )
     parser.add_argument("--limit", type=float, default=0, help="seconds until a contender is warm (default 0: any)")
+    parser.add_argument("--files", type=int, default=0, metavar="PX", help="width of the files (default 500)")
     parser.add_argument("--pictures", metavar="DIR", help="enlarge the pictures under DIR (default: random ones)")
     parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
     args = parser.parse_args()
@@ -90,6 +92,8 @@ def measure(args, folder):
     device, load = pick_device(args.device), os.getloadavg()[0]
     trained = min(args.steps * max(args.batch_size), TRAINED)
     jpegs.paint(folder / "pictures", max(8, trained * 5 // 4), args.pictures)  # a fifth validates
+    if args.files:
+        four.shrink(folder / "pictures", args.files)
     asked = dict(
         data=str(folder / "pictures"),
         project=str(folder / "runs"),
@@ -101,6 +105,7 @@ def measure(args, folder):
     pictures = prepare_pictures(Config(**asked))
     resident.levels(pictures.store, device)  # all of ours share them, so that no contender's memory has them
     numerics.repeatable(False)  # as train.py does
+    way = decide(Config(**asked, batch_size=args.batch_size[0]), pictures, device)
     native = numerics.precision(device, True) == torch.bfloat16
     names = args.contenders or [n for n in USUAL.get(device.type, USUAL["cpu"]) if native or n != "bf16"]
     record = dict(
@@ -111,7 +116,8 @@ def measure(args, folder):
         validation=len(pictures.val),
         kilobytes=statistics.mean(f.stat().st_size for f in pictures.listing.files) / 1000,
         store=pictures.store.pixels.nbytes,
-        native="bf16" if native else "fp32",
+        native="bf16" if way.amp and device.type != "mps" else "fp32",
+        way=four.way_of(way),
         sizes=[],
     )
     if device.type == "cuda":
@@ -162,8 +168,8 @@ def speed(size, name):
 
 def contenders(asked, pictures, device, args):
     """name -> function that makes an epoch and says how many pictures it shows."""
-    base = dataclasses.replace(read_recipe(STUDY), **asked)
-    default = Config(**asked)
+    base = decide(dataclasses.replace(read_recipe(STUDY), **asked), pictures, device)
+    default = decide(Config(**asked), pictures, device)
     mixing = dict(CROPS, mixup_p=0.4)
 
     def epochs(config, **settings):
@@ -182,9 +188,11 @@ def contenders(asked, pictures, device, args):
         default=epochs(default),
         steps=lambda: ours(default, pictures, device, args.steps, drawn=True),
         fp32=epochs(base, amp=False),
-        bf16=epochs(base),
+        bf16=epochs(base, amp=True),
         study=lambda: ways.study(base, pictures, device),
         best=lambda: ways.best(base, pictures, device, args.workers),
+        timm=lambda: four.timm(default, pictures, device),
+        **{name: epochs(default, **way._asdict()) for name, way in four.WAYS.items()},
     )
 
 

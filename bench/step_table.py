@@ -2,7 +2,7 @@
 
 import statistics
 
-from bench import jpegs, rounds
+from bench import four, jpegs, rounds
 
 CLAIM = dict(
     cpu="on a CPU at 224 px and batch 32 an epoch takes at most 1.05 of its floor's time with flips and crops and 1.10 "
@@ -43,7 +43,7 @@ def table(r, size):
         f"median (min to max), ratios round by round. {r['device']}; {r['cpu']}, {r['threads']} threads, load "
         f"{r['load']:.1f} before; torch {r['torch']}, Pillow {r['pillow']}, Python {r['python']}, commit "
         f"{r['commit']}. {'Enlarged' if r['pictures'] else 'Random smooth'} pictures in JPEG files of "
-        f"{jpegs.FILE[0]}x{jpegs.FILE[1]} px, {r['kilobytes']:.0f} kB on average.",
+        f"{r.get('files') or jpegs.FILE[0]} px width, {r['kilobytes']:.0f} kB on average.",
         "",
     ]
     if kind == "cuda":
@@ -75,4 +75,4 @@ def table(r, size):
             f"{gigabytes} | {ratio} | {target * claimed} | {verdict} |"
         )
     said += [f"| {name} | {failure} | | | | | | |" for name, failure in size["failed"].items()]
-    return "\n".join(said) + "\n"
+    return "\n".join([*said, *four.compared(r, each)]) + "\n"

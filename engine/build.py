@@ -18,7 +18,7 @@ from data import Pictures
 from engine import resident
 from engine.capture import Captured
 from engine.checkpoint import FORMAT, load_best
-from engine.numerics import precision, repeatable
+from engine.numerics import LAYOUTS, precision, repeatable
 from engine.ranks import Ranks
 from engine.step import Stepper
 from engine.update import Update, freeze
@@ -69,15 +69,15 @@ def build_stepper(
 ) -> tuple[Stepper, dict]:
     """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs.
 
-    resumed: the weights come from a checkpoint, so those of --init are not looked for.
+    resumed: the weights come from a checkpoint, so those of --init are not looked for. A --amp that is not decided
+    (engine/fastest.py) is on where a device's own word is that it has bfloat16; a --layout is then channels_last.
     """
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
     # The one use of torch's global generator: the first weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model, shape = build_network(config, pictures)
-    _begin_and_freeze(model, config, pictures, resumed)
+        model, shape = network_to_train(config, pictures, resumed)
     table, bias = Loss(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
@@ -95,7 +95,8 @@ def build_stepper(
         mean=pictures.mean,
         std=pictures.std,
         border="constant" if config.pad else "reflect",
-        dtype=precision(device, config.amp),
+        dtype=torch.bfloat16 if config.amp is True and device.type == "cpu" else precision(device, config.amp),
+        layout=LAYOUTS.get(config.layout, torch.channels_last),
         ranks=ranks,
         gather=config.reads_signals(),
         compile=fast,
@@ -166,12 +167,11 @@ def _network(config, classes, size):
     return build_model(**shape, pretrained=pretrained), shape
 
 
-def try_network(config: Config, pictures: Pictures, resumed: bool = False) -> None:
-    """Builds the network on paper, with what it begins with and what is frozen. Raises LongtailError if it cannot
-    be."""
-    with torch.device("meta"):
-        model, _ = build_network(config, pictures)
-        _begin_and_freeze(model, config, pictures, resumed)
+def network_to_train(config: Config, pictures: Pictures, resumed: bool = False) -> tuple[torch.nn.Module, dict]:
+    """As `build_network`, with what it begins with (unless `resumed`) and what is frozen."""
+    model, shape = build_network(config, pictures)
+    _begin_and_freeze(model, config, pictures, resumed)
+    return model, shape
 
 
 def _begin_and_freeze(model, config, pictures, resumed):

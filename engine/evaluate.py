@@ -11,10 +11,18 @@ from engine.tables import Tables
 from plan import Plan
 
 
-def view(device: torch.device, *, size: int, mean: list[float], std: list[float], border: str) -> dict:
+def view(
+    device: torch.device,
+    *,
+    size: int,
+    mean: list[float],
+    std: list[float],
+    border: str,
+    layout: torch.memory_format = torch.channels_last,
+) -> dict:
     """The arguments of augment.batch that stay the same through a run, on `device`."""
     mean, std = (torch.tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
-    return dict(size=size, mean=mean, std=std, border=border)
+    return dict(size=size, mean=mean, std=std, border=border, layout=layout)
 
 
 def forward(model: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from errors import ConfigError
 
+LAYOUTS = dict(channels_last=torch.channels_last, contiguous=torch.contiguous_format)
 THREADS = torch.get_num_threads()  # what --threads 0 means, read before anything sets another number
 
 

@@ -17,7 +17,8 @@ from errors import LongtailError, counted
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
-HELD = ("data_key", "init_key", "device", "threads", "precision", "compiled", "ranks")
+HELD = ("data_key", "init_key", "device", "threads", "precision", "layout", "compiled", "ranks")
+HELD_ELSEWHERE = ("init", "amp", "layout")  # settings that init_key, precision and layout tell of
 OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 
 
@@ -28,6 +29,13 @@ def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
         ranks.told(run.folder)
         return run
     return FollowedRun(ranks.told(None))
+
+
+def way_of(run: Run) -> dict | None:
+    """`amp` and `layout` that the run in this folder began with; None for a new one."""
+    env = run.read_json("env.json")
+    # Earlier versions, whose env.json has no layout, had no other.
+    return env and dict(amp=env.get("precision") != "fp32", layout=env.get("layout", "channels_last"))
 
 
 def saved_state(run: Run, config: Config) -> dict | None:
@@ -62,6 +70,7 @@ def begin_or_resume(
     )
     env = environment(stepper.device) | dict(
         precision=PRECISIONS[stepper.dtype],
+        layout=config.layout,
         compiled=stepper.record is not None,
         data_key=pictures.store.key,
         init_key=weights_key,
@@ -131,7 +140,7 @@ def _refuse_changes(run, config, env, old_env):
     old_settings = config_from(old, str(run.folder / "args.json")).settings()
     changed = []
     for name, value in config.settings().items():
-        if value != old_settings[name] and name != "init":  # init_key below tells, wherever the weights lie now
+        if value != old_settings[name] and name not in HELD_ELSEWHERE:
             changed.append(f"{flag_of(name)} {spelled(old_settings[name])} -> {spelled(value)}")
     if old_env:
         check_format(old_env.get("format", 1), run.folder / "env.json")

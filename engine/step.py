@@ -52,9 +52,10 @@ class Stepper:
 
     model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table
     [5,C]; update: an engine.update.Update; size: of evaluation's views (a plan brings its own); mean, std: three
-    numbers each. dtype: what the network computes in; float16 scales the loss against underflow. ranks: who shares the
-    batches. gather: whether steps note their rows for signals. compile: the network by inductor. record: None, or what
-    records a step for replay, as capture.Captured does.
+    numbers each. dtype: what the network computes in; float16 scales the loss against underflow. layout: of weights and
+    feature maps; channels-last is what tensor cores compute in. ranks: who shares the batches. gather: whether steps
+    note their rows for signals. compile: the network by inductor. record: None, or what records a step for replay, as
+    capture.Captured does.
     """
 
     def __init__(
@@ -72,20 +73,20 @@ class Stepper:
         border,
         dtype,
         ranks,
+        layout=torch.channels_last,
         gather=False,
         compile=False,
         record=None,
     ):
         self.device, self.ranks = device, ranks
-        # Channels-last: what tensor cores and oneDNN compute in.
-        self.model, self.net = ranks.wrap(model.to(device, memory_format=torch.channels_last))
+        self.model, self.net = ranks.wrap(model.to(device, memory_format=layout))
         self.average = copy.deepcopy(self.model).eval() if update.ema else None
         # A tensor: a captured optimizer would keep a plain number for ever.
         self.lr = torch.tensor(update.lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, update, self.lr)
         self.levels, self.pixels = levels, levels[max(levels)]  # evaluation is at full size
         self.labels, self.table = labels.to(device), table.to(device)
-        self.view = view(device, size=size, mean=mean, std=std, border=border)
+        self.view = view(device, size=size, mean=mean, std=std, border=border, layout=layout)
         self.dtype = dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.losses = self.right = torch.zeros(0)  # [T], of the epoch's steps so far

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from config import Config, config_from, flag_of, spelled
 from data import listing
-from engine.build import init_key, judge, prepare_pictures, try_network
+from engine.build import init_key, judge, prepare_pictures
+from engine.paper import try_network
 from errors import LongtailError
 from pictures import synthetic
 from study.table import Study, identity, locked, write_spec
@@ -35,7 +36,13 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
         (folder / sub).mkdir(parents=True, exist_ok=True)
     settings = dict(base.settings(), data=str(root), compile=base.compile)
     spec = dict(
-        base=settings, data_key=data_key, init_key=init_key(base.init), halving=halving, threads=None, trials=[]
+        base=settings,
+        data_key=data_key,
+        init_key=init_key(base.init),
+        halving=halving,
+        threads=None,
+        way=None,
+        trials=[],
     )
     path = folder / "study.json"
     with locked(folder):
@@ -79,6 +86,8 @@ def _refuse_another(folder, old, new):
     changed = []
     for name, value in old["base"].items():
         wanted = new["base"].get(name)
+        if name in ("amp", "layout") and wanted == "auto":
+            continue  # what the study decided holds
         if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
             changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
     for name, what in dict(data_key="the pictures", init_key="the weights of --init", halving="--halving").items():

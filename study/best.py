@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from config import Config, spelled
+from config import Config, read_recipe, spelled
 from engine.run import replacing
 from errors import LongtailError, Parser, run_command
 from study import ranking
@@ -23,11 +23,19 @@ PICTURES = ("data", "labels", "image_col", "label_col", "group_col", "skip_bad")
 
 
 def recipe(study: Study, point: Point) -> Config:
-    """The settings that train `point` again: the seed of the base, on the pictures and threads of the study."""
-    config = study.config(point.trials[0])
-    spec = study.spec
+    """The settings that train `point` again: the seed of the base, on the pictures and threads of the study, in the
+    precision and layout that its first trial had."""
+    first = point.trials[0]
+    spec, ran = study.spec, study.run(first) / "args.json"
+    way = read_recipe(ran) if ran.exists() else study.config(first)
     return dataclasses.replace(
-        config, fold=0, seed=study.base.seed, data=spec["base"]["data"], threads=spec["threads"] or 0
+        study.config(first),
+        fold=0,
+        seed=study.base.seed,
+        data=spec["base"]["data"],
+        threads=spec["threads"] or 0,
+        amp=way.amp,
+        layout=way.layout,
     )
 
 

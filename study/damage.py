@@ -4,6 +4,7 @@ import json
 import re
 from numbers import Real
 
+from engine.numerics import LAYOUTS
 from engine.run import with_todays_names
 
 RANKED = ("acc", "nll", "ece", "macro_f1_se", "val_pictures")  # what a row with a macro F1 has beside it
@@ -29,6 +30,10 @@ def spec_from(text: str) -> dict:
     threads = spec.get("threads")
     if threads is not None and not (_whole(threads) and 0 <= threads <= 1024):
         raise ValueError(f"'threads' must be null or a whole number from 0 to 1024, not {threads!r}")
+    way = spec.get("way")
+    fits = isinstance(way, dict) and isinstance(way.get("amp"), bool) and way.get("layout") in list(LAYOUTS)
+    if way is not None and not fits:
+        raise ValueError(f"'way' must be null or an object of 'amp' and 'layout', not {way!r}")
     return spec
 
 

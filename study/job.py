@@ -39,7 +39,7 @@ class Job:
             device=device,
         )
         self.stream = torch.cuda.Stream() if pick_device(device).type == "cuda" else None
-        self.epochs = train.trial(self.config, stop, lease.check, TURN)
+        self.epochs = train.trial(self.config, stop, lease.check, TURN, study.spec.get("way"))
 
     def advance(self) -> bool:
         """Goes on for a turn, at most an epoch. True when the trial is over: finished, failed or lost."""

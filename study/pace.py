@@ -16,6 +16,7 @@ import torch
 from config import Config, config_from
 from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.capture import Captured
+from engine.fastest import Way, decide
 from engine.numerics import THREADS, pick_device
 from errors import LongtailError
 from pictures.children import piped_child
@@ -39,20 +40,24 @@ def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 
 
     CPU: `pack` processes that share the cores; the study keeps their number of threads, on which results depend in the
     last bits. CUDA: one process in which `pack` trials take turns. 'auto': 1, 2, 4 ... as long as it gets faster.
+    The study keeps the way that a trial computes too, precision and layout: with these threads the fastest.
     """
     cuda = pick_device(device).type == "cuda"
     shapes = _shapes(cuda, pack, study.spec["threads"] or threads)
     config = replace(study.config(0), data=study.spec["base"]["data"])
-    rates = {}
+    rates, ways = {}, {}
     for shape in shapes:
-        rates[shape] = rate(config, device, *shape)
+        decided = _decided(config, device, shape.threads, study.spec.get("way"))
+        ways[shape] = Way(decided.amp, decided.layout)
+        rates[shape] = rate(decided, device, *shape)
         if rates[shape] < max(rates.values()):
             break  # more at a time only crowd the device further
     fastest = max(rates, key=rates.get)
     with locked(study.folder):
         study.refresh()
-        if study.spec["threads"] is None:
-            write_spec(study.folder / "study.json", dict(study.spec, threads=fastest.threads))
+        if None in (study.spec["threads"], study.spec.get("way")):
+            way = ways[fastest]._asdict()
+            write_spec(study.folder / "study.json", dict(study.spec, threads=fastest.threads, way=way))
             study.refresh()
     if not cuda and study.spec["threads"] not in (0, fastest.threads):
         return measure(study, device, pack)  # a process that started with this one chose them first
@@ -81,6 +86,16 @@ def rate(config: Config, device: str, workers: int, threads: int, pack: int) -> 
     if not all(rates):
         raise LongtailError("a first few steps could not be trained: the lines above say why")
     return sum(map(float, rates))
+
+
+def _decided(config, device, threads, way):
+    """`config` with the way that a trial of it computes, on so many threads; `way`: decided before, or None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or THREADS)
+    try:
+        return decide(config, prepare_pictures(config), pick_device(device), held=way)
+    finally:
+        torch.set_num_threads(before)
 
 
 def minutes(study: Study, rate: float) -> float:

@@ -208,8 +208,8 @@ def test_tables_of_a_gpu(bench):
 def test_every_contender_of_the_training_bench_still_trains(tmp_path):
     """The benches reach into the engine, and a name that moved there would be noticed on a lent GPU only."""
     step = importlib.import_module("bench.step")
-    names = sorted({*step.USUAL["cpu"], *step.USUAL["cuda"]})
-    small = dict(device="cpu", img_size=32, batch_size=2, steps=1, repeats=1, workers=1)
+    names = sorted({*step.USUAL["cpu"], *step.USUAL["cuda"], *step.four.WAYS})
+    small = dict(device="cpu", img_size=32, batch_size=2, steps=1, repeats=1, workers=1, files=64)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
     ran = subprocess.run(
         [sys.executable, "-m", "bench.step", *flags, "--contenders", *names, "--json", str(tmp_path / "record.json")],
@@ -220,6 +220,18 @@ def test_every_contender_of_the_training_bench_still_trains(tmp_path):
     assert ran.returncode == 0, ran.stderr
     (size,) = json.loads((tmp_path / "record.json").read_text())["sizes"]
     assert sorted(size["seconds"]) == names and all(len(spent) == 1 for spent in size["seconds"].values())
+
+
+def test_the_default_is_told_beside_every_way_and_timm(bench):
+    """Ratios are of images/s, round by round; the fastest of the four by the median is what the claim is about."""
+    seconds = {"default": [1.0, 2.0, 1.0], "fp32-contiguous": [0.9, 1.8, 0.9], "bf16-contiguous": [2.0, 2.0, 2.0]}
+    each = {name: [s / 8 for s in values] for name, values in (seconds | dict(timm=[1.2, 2.4, 1.2])).items()}
+    lines = bench("four").compared(dict(img_size=64, files=256, way="fp32-channels_last"), each)
+    assert any(line.startswith("| the fastest of 2 ways, fp32-contiguous ") for line in lines)
+    assert "| 0.900 (0.900 to 0.900) | >= 0.97 | missed |" in lines[5]
+    assert "| 2.000 (1.000 to 2.000) |  |  |" in lines[6]
+    assert "| 6.7 (3.3 to 6.7) | 1.200 (1.200 to 1.200) | >= 1.15 | met |" in lines[7]
+    assert bench("four").compared({}, dict(default=[1.0], study=[2.0])) == []
 
 
 FAKE = """

@@ -197,7 +197,9 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         "confusion_matrix.csv",
         "train.log",
     }
-    assert read_recipe(folder / "args.json") == config
+    ran = read_recipe(folder / "args.json")
+    assert isinstance(ran.amp, bool) and ran.layout in ("channels_last", "contiguous")  # what was decided
+    assert dataclasses.replace(ran, amp="auto", layout="auto") == config
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert [int(r["epoch"]) for r in results(folder)] == [1, 2, 3] == [r["epoch"] for r in rows]
 
@@ -267,6 +269,12 @@ def test_small_pictures_get_a_small_first_convolution(settings, size, given, ker
     assert stepper.model.conv1.kernel_size == (kernel, kernel) and stepper.model.conv1.stride == (
         (1, 1) if size == 32 and kernel == 3 else (2, 2)
     )
+
+
+def test_a_slow_stem_that_nobody_asked_for_is_said_with_what_is_faster(settings, capsys):
+    for changed, said in ((dict(), True), (dict(img_size=40), False), (dict(stem="cifar"), False)):
+        train.train(made(settings, until=1, **changed))
+        assert ("--img-size 64 is faster, and so is --stem imagenet" in capsys.readouterr().err) == said, changed
 
 
 def test_the_next_command_has_all_that_it_needs(settings, pictures, tmp_path, capsys):

@@ -198,6 +198,7 @@ SPEC_DAMAGE = [
     *[(("trials",), to) for to in (..., None, [], {}, "x", [1], [{}, None])],
     *[(("halving",), to) for to in (..., None, 1, -3, 2.5, "3", True)],
     *[(("threads",), to) for to in ("1", -1, 1.5, True)],
+    *[(("way",), to) for to in ("bf16", {}, dict(amp=True, layout=[]), dict(amp=1, layout="contiguous"))],
     *[(("data_key",), to) for to in (..., 3)],
     *[(("base", "lr"), to) for to in ("fast", [], {}, None, -1, 1e400)],
     *[(("base", "lrr"), to) for to in (1,)],

@@ -1,0 +1,159 @@
+"""How a run computes: in bfloat16 or float32, with its feature maps channels-last or not. On a CPU the fastest way is
+found by timing a step of each: what a processor says of itself tells nothing.
+
+A machine, network, size, batch and number of threads is timed once, and the answer kept in the cache folder. What was
+decided holds: a resume, the ranks of a training and the trials of a study are told it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from config import Config
+from data import Pictures
+from engine.build import network_to_train
+from engine.evaluate import forward
+from engine.numerics import LAYOUTS
+from engine.paper import why_not_bfloat16
+from engine.ranks import Ranks
+from engine.run import replacing
+from engine.update import set_training
+from model import Network
+from pictures.store import cache_dir
+
+BUDGET = 1.0  # seconds of computing after which no further round begins
+ROUNDS = 8  # at the most; the fastest of each way counts
+STEP = 0.4  # seconds that a step may take: of a large batch fewer rows are timed, eight or more tell layouts apart
+HOPELESS = 1.6  # a way that takes so many times as long as another is timed no further
+
+
+class Way(NamedTuple):
+    """Config's settings with these names."""
+
+    amp: bool
+    layout: str
+
+
+def decide(
+    config: Config, pictures: Pictures, device: torch.device, ranks: Ranks | None = None, held: dict | None = None
+) -> Config:
+    """`config` with the way it computes: what its --amp and --layout force; what is open as in `held`, a dict of `amp`
+    and `layout` that was decided before, if there is one; else, on a CPU, the fastest."""
+    way = None
+    ranks = ranks or Ranks()
+    if ranks.rank == 0:  # the others would disturb the clock, and could find another
+        way = _way(config, pictures, device, held or {}, ranks.world)
+    return dataclasses.replace(config, **ranks.told(way)._asdict())
+
+
+def _way(config, pictures, device, held, world):
+    """The Way of a run of `config`, on `world` ranks."""
+    amps = [True, False] if config.amp == "auto" else [config.amp]
+    layouts = list(LAYOUTS) if config.layout == "auto" else [config.layout]
+    if device.type != "cpu":
+        held = dict(amp=True, layout="channels_last") | held  # what tensor cores compute in: nothing is to be timed
+    amps = [held["amp"]] if held.get("amp") in amps else amps
+    layouts = [held["layout"]] if held.get("layout") in layouts else layouts
+    if config.amp == "auto" and True in amps and device.type == "cpu" and why_not_bfloat16(config, pictures):
+        amps = [False]
+    ways = [Way(amp, layout) for amp in amps for layout in layouts]
+    return ways[0] if len(ways) == 1 else _fastest(config, pictures, config.batch_size // world, ways)
+
+
+def _fastest(config, pictures, batch, ways):
+    """The fastest of `ways` to train on the CPU, from the cache or by timing."""
+    network = vars(config.group(Network)) | dict(freeze=config.freeze, classes=len(pictures.listing.classes))
+    asked = dict(
+        machine=_machine(), threads=torch.get_num_threads(), network=network, size=pictures.size, batch=batch, ways=ways
+    )
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    path = cache_dir() / "fastest" / f"{key}.json"
+    way = _known(path)
+    if way not in ways:
+        with torch.random.fork_rng(devices=[]):  # the run's own network is drawn as if there had been no other
+            model, _ = network_to_train(config, pictures, resumed=True)
+        seconds = time_ways(model, pictures.size, batch, ways)
+        way = min(seconds, key=seconds.get)
+        with contextlib.suppress(OSError):  # a cache that cannot be written to only costs the next run its time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            said = {f"{'bf16' if each.amp else 'fp32'} {each.layout}": s for each, s in seconds.items()}
+            with replacing(path) as draft:
+                draft.write_text(json.dumps(dict(asked, seconds_a_row=said, fastest=way), indent=1) + "\n")
+    return way
+
+
+def _known(path):
+    """The Way that the file at `path` names; None where there is none, or something else."""
+    try:
+        return Way(*json.loads(path.read_text(encoding="utf-8"))["fastest"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _machine():
+    """What the speed of a way depends on beside network and threads."""
+    listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
+    first, _, _ = listed.partition("\n\n")
+    told = [line for line in first.splitlines() if line.split("\t")[0] in ("model name", "flags", "Features")]
+    isa = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("ONEDNN_", "DNNL_", "ATEN_"))}
+    return [platform.machine(), *(told or [first]), os.cpu_count(), torch.__version__, isa]
+
+
+def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]) -> dict[Way, float]:
+    """Seconds a row of a training step of `model`, by way; without those that are far behind. Changes the model's
+    layout, gradients and statistics.
+
+    The clock is that of this thread, which is there from a step's first line to its last: what others compute on a busy
+    machine hardly counts.
+    """
+    set_training(model)
+
+    def seconds(way, rows, backward=True):
+        model.to(memory_format=LAYOUTS[way.layout])
+        # The same numbers at every call, drawn from no generator: this is no part of training.
+        inputs = torch.linspace(-2, 2, rows * 3 * size * size).view(rows, 3, size, size)
+        inputs = inputs.contiguous(memory_format=LAYOUTS[way.layout])
+        started = time.thread_time()
+        logits = forward(model, inputs, torch.bfloat16 if way.amp else torch.float32)
+        if backward:
+            F.cross_entropy(logits.float(), torch.zeros(rows, dtype=torch.long)).backward()
+        spent = time.thread_time() - started
+        model.zero_grad()
+        return spent / rows
+
+    # A processor without bfloat16 may take twenty times as long in it: two rows tell, and one layout.
+    few = min(2, batch)
+    looked = {}
+    for way in sorted(ways):  # float32 comes first
+        if not any(way.amp == other.amp for other in _far_behind(looked)):
+            looked[way] = min(seconds(way, few, backward=False) for _ in range(2))
+    left = [way for way in looked if way not in _far_behind(looked)]
+
+    rows = max(few, min(batch, round(STEP / (3 * min(looked.values())))))  # backward takes twice as long as forward
+    for way in left:
+        seconds(way, rows)  # the first of a shape is slow: oneDNN makes its code then
+    found = dict.fromkeys(left, math.inf)
+    started = time.thread_time()
+    for turn in range(ROUNDS):
+        if turn >= 2 and time.thread_time() - started > BUDGET:
+            break
+        for way in left:  # in turn: what disturbs one disturbs all
+            found[way] = min(found[way], seconds(way, rows))
+        left = [way for way in left if way not in _far_behind(found)]
+    return found
+
+
+def _far_behind(seconds):
+    """The ways that another one of `seconds` leaves behind so far that they are timed no further."""
+    return [way for way in seconds if seconds[way] > HOPELESS * min(seconds.values())]
