@@ -32,10 +32,12 @@ from engine.update import set_training
 from model import Network
 from pictures.store import cache_dir
 
-BUDGET = 1.0  # seconds of computing after which no further round begins
-ROUNDS = 8  # at the most; the fastest of each way counts
-STEP = 0.4  # seconds that a step may take: of a large batch fewer rows are timed, eight or more tell layouts apart
+LOOK = 0.15  # seconds that a float32 forward pass takes at first, so that what is hopeless costs little
 HOPELESS = 1.6  # a way that takes so many times as long as another is timed no further
+STEP = 0.4  # seconds that a step may take: of a large batch fewer rows are timed
+ROWS = 8  # but not less than these: on an EPYC at 224 px layouts are alike with 4 rows and 12% apart with 8 as with 32
+BUDGET = 1.5  # seconds of computing after which no further round begins
+ROUNDS = 8  # at the most; the fastest of each way counts
 
 
 class Way(NamedTuple):
@@ -132,20 +134,21 @@ def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]
         model.zero_grad()
         return spent / rows
 
-    # A processor without bfloat16 may take twenty times as long in it: two rows tell, and one layout.
-    few = min(2, batch)
+    # A processor without bfloat16 may take twenty times as long in it: a few rows tell, and one layout.
+    in_order = sorted(ways)  # float32 comes first
+    few = max(2, min(batch, round(LOOK / seconds(in_order[0], 2, backward=False))))
     looked = {}
-    for way in sorted(ways):  # float32 comes first
+    for way in in_order:
         if not any(way.amp == other.amp for other in _far_behind(looked)):
             looked[way] = min(seconds(way, few, backward=False) for _ in range(2))
     left = [way for way in looked if way not in _far_behind(looked)]
 
-    rows = max(few, min(batch, round(STEP / (3 * min(looked.values())))))  # backward takes twice as long as forward
-    for way in left:
-        seconds(way, rows)  # the first of a shape is slow: oneDNN makes its code then
+    step = 3 * min(looked.values())  # backward takes twice as long as forward
+    rows = min(batch, max(ROWS, few, round(STEP / step)))
     found = dict.fromkeys(left, math.inf)
     started = time.thread_time()
     for turn in range(ROUNDS):
+        # The first step of a shape is slow, since oneDNN makes its code then.
         if turn >= 2 and time.thread_time() - started > BUDGET:
             break
         for way in left:  # in turn: what disturbs one disturbs all
