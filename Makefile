@@ -1,6 +1,6 @@
 # make sweep          a grid of settings, their ranking, what moves the score
-# make study          all of it: sweep, tune, sensitivity, seeds, final, submission; each also by its own name, each goes on where
-#                     it stopped, each runs those before it where they are not done
+# make study          all of it: sweep, tune, sensitivity, seeds, calibrate, final, submission; each also by its own name; each goes on
+#                     where it stopped, and runs those before it where they are not done
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make lint           ruff's rules and format (pyproject.toml)
@@ -53,7 +53,7 @@ STEM ?= 3,7
 TRIALS ?= 16
 AROUND ?= lr=x0.5,x2 weight_decay=x0.3,x3 batch_size=x0.5,x2 epochs=x0.5,x2
 ABLATE ?= yes
-SEEDS ?= 10
+SEEDS ?= 5
 MODELS ?= 5
 BASE =
 endif
@@ -61,7 +61,7 @@ endif
 # What a stage has chosen, FLAGS would undo in the next one.
 CHOSEN = --mixup-p --ls --label-smoothing --smoothing --balance --lr --weight-decay --wd --batch-size --batch -b --schedule --stem-kernel
 UNDOING = $(filter $(CHOSEN) $(addsuffix =%,$(CHOSEN)),$(FLAGS))
-ifneq ($(filter tune sensitivity seeds final submission study,$(MAKECMDGOALS)),)
+ifneq ($(filter tune sensitivity seeds calibrate final submission study,$(MAKECMDGOALS)),)
 $(if $(UNDOING),$(error FLAGS has $(UNDOING), which the study chooses: give MIXUP_P, LS, BALANCE, LR, WD, BATCH, SCHEDULE or STEM))
 endif
 
@@ -72,7 +72,7 @@ GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(F
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: setup sweep tune sensitivity seeds final submission study slurm attempts lint test test-slurm bench gpu
+.PHONY: setup sweep tune sensitivity seeds calibrate final submission study slurm attempts lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -116,11 +116,15 @@ final: sensitivity
 	$(call choose,sweep tune sensitivity ablation)
 	$(SWEEP) --name final -c $(BEST) --folds 0 --val-split 0 --seeds $(MODELS)
 
-submission: final
+calibrate: sensitivity
+	$(call choose,sweep tune sensitivity ablation)
+	$(PY) calibrate.py $(BEST)
+
+submission: final calibrate
 	$(PY) predict.py --project $(PROJECT) -o submission.csv
 	@echo "wrote submission.csv" >&2
 
-study: sweep tune sensitivity seeds final submission
+study: sweep tune sensitivity seeds calibrate final submission
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default

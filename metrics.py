@@ -1,9 +1,7 @@
 """How good a classifier is: NumPy in float64, over the whole set at once, never averaged over batches.
 
 `targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]. Scores are fractions, not per
-cent. Every score raises ValueError for an empty set, for shapes that do not fit and for labels that are no class.
-Nothing here chooses, fits or prints.
-"""
+cent. Every score raises ValueError for an empty set, for shapes that do not fit and for labels that are no class."""
 
 import math
 
@@ -13,11 +11,17 @@ from numpy.typing import ArrayLike
 Z = 2.0  # standard errors on either side: the 1.96 of 95% covered 0.924 in one situation of bench/coverage.py
 
 
+def log_softmax(logits: ArrayLike) -> np.ndarray:
+    """Log probabilities float64 [N, C] of each row; finite where the softmax itself is 0."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(1, keepdims=True)  # no exponential overflows
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
 def softmax(logits: ArrayLike) -> np.ndarray:
     """Probabilities float64 [N, C]: e^z_k / sum_j e^z_j, row by row."""
     logits = np.asarray(logits, np.float64)
-    # Less the row's largest logit the ratio is the same, and no exponential overflows.
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))  # of which none overflows
     return exponentials / exponentials.sum(1, keepdims=True)
 
 
@@ -116,31 +120,34 @@ def macro_f1_interval(targets: ArrayLike, predicted: ArrayLike, classes: int) ->
 def worst(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:
     """The lowest recall among the classes present in `targets`."""
     scores = per_class(targets, predicted, classes)
-    present = scores["support"] > 0  # an absent class has no recall; its 0 stands for undefined
-    return float(scores["recall"][present].min())
+    return float(scores["recall"][scores["support"] > 0].min())
 
 
-def groups(
-    targets: ArrayLike, predicted: ArrayLike, train_counts: ArrayLike, many: int = 100, few: int = 20
-) -> dict[str, float]:
-    """Mean accuracy of the classes that have many, a medium number of, or few training pictures.
+def count_groups(train_counts: ArrayLike, many: int = 100, few: int = 20) -> np.ndarray:
+    """The group of each class by its training pictures [C]: str [C] of 'many', 'medium' and 'few'.
 
-    Many: more than `many`; few: fewer than `few`; each class counts alike, as in Liu et al. 2019 (OLTR) and the papers
-    after it. train_counts: training pictures of each class [C]. Classes without a row are left out; nan for a group
-    that has none left.
+    Many: more than `many` pictures; few: fewer than `few` (Liu et al. 2019, OLTR). Where that leaves one of the three
+    without a class, they are thirds of the classes by rank instead.
     """
     pictures = np.asarray(train_counts)
-    table = per_class(targets, predicted, len(pictures))
-    present = table["support"] > 0
-    classes_of = {
-        "many": pictures > many,
-        "medium": (pictures >= few) & (pictures <= many),
-        "few": pictures < few,
-    }
+    group = np.where(pictures > many, "many", np.where(pictures < few, "few", "medium"))
+    if len(np.unique(group)) < 3:
+        order = np.argsort(-pictures, kind="stable")
+        for name, third in zip(("many", "medium", "few"), np.array_split(order, 3)):
+            group[third] = name
+    return group
+
+
+def groups(targets: ArrayLike, predicted: ArrayLike, train_counts: ArrayLike) -> dict[str, float]:
+    """Mean accuracy of the classes that have many, a medium number of, or few training pictures (`count_groups`).
+
+    Each class counts alike; those without a row are left out. nan, not 0, for a group that nobody asked about.
+    """
+    group = count_groups(train_counts)
+    table = per_class(targets, predicted, len(group))
     scores = {}
-    for name, classes in classes_of.items():
-        recall = table["recall"][classes & present]
-        # nan, not 0: a group that nobody asked about is not one that was always wrong.
+    for name in ("many", "medium", "few"):
+        recall = table["recall"][(group == name) & (table["support"] > 0)]
         scores[name] = float(recall.mean()) if len(recall) else math.nan
     return scores
 
@@ -148,10 +155,7 @@ def groups(
 def nll(logits: ArrayLike, targets: ArrayLike) -> float:
     """Mean negative log-likelihood in nats, from logits: a confident mistake costs its true, finite price."""
     logits, targets = _checked_scores(logits, targets)
-    shifted = logits - logits.max(1, keepdims=True)
-    # log(sum) - z rather than -log(softmax): a probability that is 0 in float64 still has a logarithm.
-    log_normalizer = np.log(np.exp(shifted).sum(1))
-    return float((log_normalizer - _of_target(shifted, targets)).mean())
+    return float(-_of_target(log_softmax(logits), targets).mean())
 
 
 def brier(probs: ArrayLike, targets: ArrayLike) -> float:
@@ -167,7 +171,7 @@ def ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
 
     Each bin is closed on the left, the last on both sides: confidence 1.0 lies in the last bin.
     """
-    confidence, hits = _top_class(probs, targets)
+    confidence, hits = top_class(probs, targets)
     return _calibration_gap(_equal_width_bins(confidence, bins), confidence, hits, bins)
 
 
@@ -177,12 +181,11 @@ def adaptive_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
     AdaECE of Mukhoti et al. 2020; Nixon et al. 2019 apply the scheme to every class. Rows of equal confidence count as
     their mean: where a bin's edge parts them, their order decides nothing.
     """
-    confidence, hits = _top_class(probs, targets)
+    confidence, hits = top_class(probs, targets)
     _, tie, size = np.unique(confidence, return_inverse=True, return_counts=True)
     hits = (np.bincount(tie, hits) / size)[tie]
     order = np.argsort(confidence)
     bin_of = np.empty(len(order), np.int64)
-    # The row at place r goes to bin r * bins // N: sizes differ by one at most, whatever N is.
     bin_of[order] = np.arange(len(order)) * bins // len(order)
     return _calibration_gap(bin_of, confidence, hits, bins)
 
@@ -194,10 +197,9 @@ def classwise_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float
     """
     probs, targets = _checked_probs(probs, targets)
     classes = np.arange(probs.shape[1])
-    # Every class has `bins` bins of its own, so that one call counts all of them.
+    # Every class has `bins` bins of its own: one call counts all of them.
     bin_of = _equal_width_bins(probs, bins) + classes * bins
     hits = targets[:, None] == classes
-    # Divided by N * C rows, the sum over the classes' bins is the mean over classes.
     return _calibration_gap(bin_of.ravel(), probs.ravel(), hits.ravel(), bins * len(classes))
 
 
@@ -224,8 +226,7 @@ def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> 
 
 def _calibration_gap(bin_of, confidence, hits, bins):
     """Sum over bins of |sum of confidence - hits| over all N rows."""
-    # A bin's |mean confidence - accuracy| times its share of the rows is |difference of sums| / N: no bin's size is
-    # divided by, so an empty one does no harm.
+    # A bin's |mean confidence - accuracy| times its share is |difference of sums| / N: an empty bin does no harm.
     confidence_sum = np.bincount(bin_of, confidence, bins)
     hit_sum = np.bincount(bin_of, hits, bins)
     return float(np.abs(confidence_sum - hit_sum).sum() / len(bin_of))
@@ -237,7 +238,7 @@ def _equal_width_bins(confidence, bins):
     return np.minimum(bin_of, bins - 1)  # confidence 1.0 would be in a bin of its own
 
 
-def _top_class(probs, targets):
+def top_class(probs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Of each row the largest probability, float64 [N], and whether its class is right, bool [N]."""
     probs, targets = _checked_probs(probs, targets)
     return probs.max(1), probs.argmax(1) == targets

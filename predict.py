@@ -16,85 +16,14 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
-import metrics
-from config import read_recipe
-from engine import resident
-from engine.checkpoint import load_best
-from engine.evaluate import logits, view
-from engine.numerics import pick_device, precision
+from engine.numerics import pick_device
 from engine.run import replacing
-from errors import LongtailError, Parser, counted, first_ten, run_command
-from model import build_model
+from errors import LongtailError, Parser, first_ten, run_command
 from pictures.samples import Sample, own_sample, read_sample
-from pictures.store import load_store
-from plan import evaluation_plans
-from study.table import Study, newest, recipe_of
-
-
-def probabilities(
-    checkpoint: dict, files: list[Path], *, device: torch.device | str, tta: str = "none"
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Posterior float64 [N,C] of the picture files under a best.pt's dict, and the bad files' rows and reasons.
-
-    A bad picture gets the class prior that the checkpoint's predictions assume. tta: 'none', 'flip' or 'crops',
-    averaged.
-    """
-    device = torch.device(device)
-    size = checkpoint["size"]
-    store_size = checkpoint["store_size"]
-    store = load_store(files, store_size, checkpoint["resize"])
-    net = build_model(**checkpoint["model"])
-    net.load_state_dict(checkpoint["weights"])
-    net = net.to(device, memory_format=torch.channels_last)
-    show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
-    dtype = precision(device, checkpoint["config"]["amp"])
-    plans = evaluation_plans(
-        np.arange(len(files)), views="centre" if tta == "none" else tta, size=size, store_size=store_size
-    )
-    pixels = resident.levels(store, device)[store.pixels.shape[1]]
-    bias = np.array(checkpoint["bias"])  # turns logits into posteriors under the prior that was asked for
-    # Posteriors are averaged, not logits: a view with large logits does not outvote the others.
-    by_view = []
-    for plan in plans:
-        scores = logits(net, pixels, plan, len(files), show, dtype=dtype)
-        by_view.append(metrics.softmax(scores + bias))
-    probs = np.mean(by_view, 0)
-    if checkpoint["config"]["prior"] == "uniform":
-        prior = np.ones(len(checkpoint["classes"]))
-    else:
-        prior = np.array(checkpoint["counts"], float)
-    probs[list(store.bad)] = prior / prior.sum()
-    return probs, store.bad
-
-
-def choose(project: Path | str) -> tuple[list[Path], str]:
-    """(run folders, what they are) when none is named. Raises LongtailError where there is no run.
-
-    The seeds of a finished study `final`; else the winner's runs of the study whose best.json is the newest; else the
-    newest run. Studies and runs are never ranked against each other.
-    """
-    project = Path(project)
-    if (project / "final" / "study.json").exists():
-        study = Study(project / "final")
-        good = [i for i, row in study.latest().items() if row["status"] == "ok"]
-        if good and not study.jobs():
-            return [study.run(i) for i in good], f"the {counted(len(good), 'run')} of the finished study {study.folder}"
-    recipe = newest(project, "best.json")
-    if recipe is not None:
-        study = Study(recipe.parent)
-        # What was written last, not what would win now: a study that grows has points that are half done.
-        trials = [i for i, row in study.latest().items() if study.over(row) and row["status"] == "ok"]
-        trials = [i for i in trials if recipe_of(study.config(i)) == recipe_of(read_recipe(recipe))]
-        if not trials:
-            raise LongtailError(f"{recipe}: no finished trial of {study.folder} has these settings: name runs by --run")
-        return [study.run(i) for i in trials], f"the {counted(len(trials), 'run')} of {recipe}"
-    weights = newest(project, "best.pt")
-    if weights is None:
-        raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
-    return [weights.parent], f"{weights.parent}, the newest run"
+from posterior import classifier
+from study.chosen import choose
 
 
 def predict(args: Namespace) -> None:
@@ -106,7 +35,8 @@ def predict(args: Namespace) -> None:
         folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
     else:
         folders, which = choose(args.project)
-    checkpoints = _checkpoints(folders)
+    checkpoints = classifier.members(folders)
+    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior)
     root = Path(args.data or checkpoints[0]["data"])
     averaged = ", a plain average" if len(folders) > 1 else ""
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
@@ -125,15 +55,15 @@ def predict(args: Namespace) -> None:
             file=sys.stderr,
         )
 
-    # Every run counts alike. A running sum: the runs' posteriors are never in memory together.
-    probs, bad = 0, {}
-    for checkpoint in checkpoints:
-        own_probs, own_bad = probabilities(checkpoint, tests.files, device=device, tta=args.tta)
-        probs = probs + own_probs / len(checkpoints)
-        bad |= own_bad
+    log_posterior, bad = classifier.log_posteriors(checkpoints, tests.files, device=device, tta=args.tta)
+    log_posterior, said = finish(log_posterior, unread=bad)
+    for line in said:
+        print(line, file=sys.stderr)
+    probs = np.exp(log_posterior)
     asked = sorted(bad.keys() & set(sample.rows))
     warned = [f"warning: {tests.paths[row]}: {bad[row]}: its row is the class prior's answer" for row in asked]
-    print(*first_ten(warned), sep="\n", end="\n" * bool(warned), file=sys.stderr)
+    for line in first_ten(warned):
+        print(line, file=sys.stderr)
 
     header, columns = sample.header, sample.columns
     if args.probs and columns is None:
@@ -169,30 +99,10 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--probs", action="store_true", help="a column of probabilities for each class instead of the label"
     )
-    parser.add_argument(
-        "--tta",
-        default="none",
-        choices=("none", "flip", "crops"),
-        help="average over mirrored views, or corner crops too",
-    )
+    classifier.add_flags(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="write here, a file all or nothing, instead of stdout")
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     space = parser.parse_args(args)
     return run_command("predict.py", lambda: predict(space))
-
-
-def _checkpoints(folders):
-    """The best.pt of each run, all of the same classes. LongtailError otherwise."""
-    checkpoints = []
-    for folder in folders:
-        path = folder if folder.is_file() else folder / "best.pt"
-        if not path.exists():
-            raise LongtailError(f"{folder}: no best.pt there: name a run's folder")
-        checkpoints.append(load_best(path))
-    for folder, checkpoint in zip(folders, checkpoints):
-        if checkpoint["classes"] != checkpoints[0]["classes"]:
-            raise LongtailError(f"{folder} knows other classes than {folders[0]}: they cannot be averaged")
-    return checkpoints
 
 
 def _check_output(output):

@@ -4,10 +4,10 @@
     python seeds.py --n 10 -c runs/sweep/best.json --compare recipes/attempt-3.json
     python seeds.py --n 10 --run runs/run               the settings of a run
 
-Seeds change weights, order, augmentation and mixing, never the split. Scores are the last epoch's, or with --patience
-those of the epoch that was kept. Two kinds of chance are told apart: the interval over seeds is about training again,
-the one over pictures about having few to validate on. A study in --project, so it resumes. Results: seeds.csv,
-per_class.csv, summary.json there.
+Seeds change weights, order, augmentation and mixing, never the split. With --folds each seed is trained on every fold
+and scored on all pictures together. Scores are the last epoch's, or with --patience those of the epoch that was kept.
+Two kinds of chance are told apart: the interval over seeds is about training again, the one over pictures about having
+few to validate on. A study in --project, so it resumes. Results: seeds.csv, per_class.csv, summary.json there.
 """
 
 import dataclasses
@@ -73,33 +73,37 @@ def other(space: Namespace, base: Config) -> Config:
     return dataclasses.replace(config, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
-def outputs(study: Study, i: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(targets [N], logits [N,C], class names) of trial i's validation pictures, at the epoch it kept."""
-    folder = study.run(i)
-    targets, _, classes = validation_labels(folder)
-    return targets, np.load(folder / "val_logits.npy"), classes
+def outputs(study: Study, trials: list[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(targets [N], logits [N,C], class names) of the pictures that a seed's trials validated on, fold after fold, at
+    the epoch that each kept."""
+    folders = [study.run(i) for i in trials]
+    labels = [validation_labels(folder) for folder in folders]
+    targets = np.concatenate([of_fold for of_fold, _, _ in labels])
+    logits = np.concatenate([np.load(folder / "val_logits.npy") for folder in folders])
+    return targets, logits, labels[0][2]
 
 
-def summary(study: Study, trials: list[int]) -> tuple[dict, list[ClassRow]]:
-    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes.
+def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]]:
+    """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes. trials: by seed, a fold each.
 
-    scores: name -> values by seed, mean, sd, half width of the 95% t interval. ensemble: scores of the seeds' mean
-    posterior. agreement: share of pictures that two seeds label alike, mean over pairs. absent: classes without a
-    validation picture. interval: 95%, of what the seeds' mean macro F1 would be with ever more of them.
+    scores: name -> values by seed, mean, sd, half width of the 95% t interval; over the pictures of all folds together.
+    ensemble: scores of the seeds' mean posterior, of the networks that had not seen a picture. agreement: share of
+    pictures that two seeds label alike, mean over pairs. absent: classes without a validation picture. interval: 95%,
+    of what the seeds' mean macro F1 would be with ever more of them.
     """
-    rows = study.latest()
-    scores = {}
-    for name in SCORES:
-        values = [rows[i][name] for i in trials]
-        mean, half = stats.interval(values)
-        scores[name] = dict(values=values, mean=mean, half=half, sd=_sd(values))
-    found = [outputs(study, i) for i in trials]
+    found = [outputs(study, of_seed) for of_seed in trials]
     targets, _, classes = found[0]  # those of every seed: the split is one
     logits = [logits_of_seed for _, logits_of_seed, _ in found]
+    anything = np.ones(len(classes))  # who is head or tail is not asked for
+    by_seed = [metrics.evaluate(each, targets, anything) for each in logits]
+    scores = {}
+    for name in SCORES:
+        values = [of_seed[name] for of_seed in by_seed]
+        mean, half = stats.interval(values)
+        scores[name] = dict(values=values, mean=mean, half=half, sd=_sd(values))
     predicted = np.stack([each.argmax(1) for each in logits], 1)  # [N, seeds]
     posterior = np.mean([metrics.softmax(each) for each in logits], 0)
-    # evaluate takes logits: a posterior's logarithm is one. Who is head or tail is not asked for, so all counts are 1.
-    ensemble = metrics.evaluate(np.log(posterior), targets, np.ones(len(classes)))
+    ensemble = metrics.evaluate(np.log(posterior), targets, anything)  # takes logits: a logarithm is one
     # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
 
@@ -118,7 +122,7 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     """A summary as Markdown."""
     n = result["n"]
     scores = [result["scores"][name] for name in SCORES]
-    scored_on = counted(result["pictures"], "validation picture")
+    scored_on = counted(result["pictures"], "validation picture") + f" of {counted(result['folds'], 'split')}"
     yield f"**{title}**, {counted(n, 'seed')}, {scored_on}, {result['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k, seed in enumerate(result["seeds"]):
@@ -171,10 +175,12 @@ def run(space: Namespace, stop: StopRequest) -> int:
     monitor = asked.monitor if asked.patience else "last"
     base = dataclasses.replace(asked, until=0, resume=False, monitor=monitor)
     base, _ = without_folds(base)
-    titles, trials = [str(space.config or "default settings")], [_trials(base, base, count)]
+    # Every fold, so that each picture is judged by networks that had not seen it; or the one that is asked for.
+    folds = range(base.folds) if base.folds and not hasattr(space, "fold") else [base.fold]
+    titles, trials = [str(space.config or "default settings")], [_trials(base, base, count, folds)]
     if space.compare:
         titles.append(space.compare)
-        trials.append(_trials(other(space, base), base, count))
+        trials.append(_trials(other(space, base), base, count, folds))
     check_worker_flags(space, base)
     folder = Path(project) / getattr(space, "name", f"seeds-{base.key('')[:8]}")
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
@@ -189,9 +195,10 @@ def run(space: Namespace, stop: StopRequest) -> int:
     results, classes = [], []
     for title, wanted in zip(titles, trials):
         indices = _scored(study, wanted)
-        result, table = summary(study, indices)
-        seeds = [study.config(i).seed for i in indices]
-        result = dict(recipe=title, seeds=seeds, epoch=study.epoch(), **result)
+        by_seed = [indices[k : k + len(folds)] for k in range(0, len(indices), len(folds))]
+        result, table = summary(study, by_seed)
+        seeds = [study.config(of_seed[0]).seed for of_seed in by_seed]
+        result = dict(recipe=title, seeds=seeds, folds=len(folds), epoch=study.epoch(), **result)
         print(*lines(title, result, table), sep="\n")
         results.append(result)
         classes += [[title, *row] for row in table]
@@ -245,9 +252,10 @@ def _in_project(asked, project):
     return [] if asked.project == project == Config().project else ["--project", project]
 
 
-def _trials(config, base, count):
-    """`count` seeds of `config`, as dicts of what differs from `base`."""
-    return [dict(changes(config, base), seed=base.seed + k) for k in range(count)]
+def _trials(config, base, count, folds):
+    """`count` seeds of `config` on each of `folds`, seed by seed, as dicts of what differs from `base`."""
+    changed = changes(config, base)
+    return [dict(changed, fold=fold, seed=base.seed + k) for k in range(count) for fold in folds]
 
 
 def _scored(study, wanted):

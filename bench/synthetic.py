@@ -23,7 +23,6 @@ from PIL import Image
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-import predict
 import train
 from config import Config, flag_of, read_recipe, spelled
 from engine.checkpoint import load_checkpoint
@@ -31,6 +30,7 @@ from engine.flags import SettingsParser
 from engine.numerics import pick_device
 from errors import run_command
 from pictures import synthetic
+from posterior.classifier import log_posteriors
 
 RECIPE = dict(
     epochs=40,
@@ -107,9 +107,9 @@ def network(root, truth, config):
     train.train(config)
     files = [root / f for f in truth["files"][truth["test"]]]
     weights = load_checkpoint(Path(config.project) / config.name / "best.pt")  # without validation: the last epoch's
-    probs, bad = predict.probabilities(weights, files, device=pick_device(config.device))
+    log_posterior, bad = log_posteriors([weights], files, device=pick_device(config.device))
     assert not bad
-    return probs.argmax(1)
+    return log_posterior.argmax(1)
 
 
 def pixels(root, truth):

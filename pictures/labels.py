@@ -120,16 +120,17 @@ def label_rows(
     return rows
 
 
-def id_rows(root: Path, file: Path) -> list[Row]:
+def id_rows(root: Path, file: Path, group_col: str | None = None) -> list[Row]:
     """The rows of a CSV of test pictures, of part test. A missing file keeps its row, with the name that the CSV gives.
 
     The picture's column is found by its usual names, else it is the first. The id's is "id", else the picture's. Labels
-    are known where a column has a usual name for them.
+    are known where a column has a usual name for them. group_col: a column's name, or None for no groups.
     Raises LongtailError where an id is missing or stands twice, where none of the files is there, and where a missing
     one is there in another spelling.
     """
     files = NamedFiles(root, file, "test")
     table = _read(files)
+    group = table.column(group_col, (), "--by") if group_col else None
     image = table.column("auto", IMAGE_COLUMNS) or table.header[0]
     key = table.column("auto", ("id",)) or image
     label = table.column("auto", LABEL_COLUMNS, taken=(image, key))
@@ -158,7 +159,8 @@ def id_rows(root: Path, file: Path) -> list[Row]:
     rows = []
     for (_, cells), path in zip(table.lines, paths):
         known = cells[label] if label else ""
-        rows.append(Row(path or cells[image], known or None, "test", id=cells[key]))
+        in_group = cells[group] if group else None
+        rows.append(Row(path or cells[image], known or None, "test", in_group, cells[key]))
     return rows
 
 

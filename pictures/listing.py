@@ -108,13 +108,13 @@ def listing(
     )
 
 
-def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
+def test_listing(root: str | Path, test: str | Path | None = None, group_col: str | None = None) -> Listing:
     """The test pictures and their ids, from `test`: a folder, a picture, or a CSV; by default those of `own_test`.
 
     A picture's id is the one in the CSV. Elsewhere it is the file's stem; if two stems are equal, all ids are file
     names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row.
     A label is known in a class folder, or in a CSV with a column of labels, and is -1 elsewhere. It indexes this
-    listing's own `classes`.
+    listing's own `classes`. group_col: a column of the CSV, for `groups`.
     Raises LongtailError where there is no test picture, and for faults of the CSV, see `id_rows`.
     """
     root = Path(root)  # where `test` is given, the data itself need not be there
@@ -137,7 +137,7 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
         root = test.parent
         rows = [Row(test.name, None, "test")]
     else:
-        rows = id_rows(root, test)
+        rows = id_rows(root, test, group_col)
     if not rows:
         raise LongtailError(f"{test}: no test picture found")
     ids = [row.id for row in rows] if rows[0].id else _ids([row.path for row in rows])
@@ -148,7 +148,10 @@ def test_listing(root: str | Path, test: str | Path | None = None) -> Listing:
     labels[known], classes = _classes([row.label for row in rows if row.label is not None])
     parts = np.full(len(rows), "test")
     skipped = [shown(name) for name in skipped]
-    return Listing(root, [row.path for row in rows], labels, classes, parts, None, skipped, ids)
+    groups = [row.group for row in rows] if group_col else None
+    if groups and None in groups:
+        raise LongtailError(f"--by {group_col}: {test} is no CSV, so it has no columns")
+    return Listing(root, [row.path for row in rows], labels, classes, parts, groups, skipped, ids)
 
 
 def _pictures(root: Path, base, skipped, above=None):

@@ -91,3 +91,25 @@ def small_pictures(folder, count):
         Image.fromarray(noise(12, 10, 3)).save(made[-1])
     made[7].write_text("no")
     return made
+
+
+def judged_run(folder, logits, targets, counts, first=0, **settings):
+    """The folder of a finished run as far as its validation goes: logits [N, C] of pictures that no network saw."""
+    import csv
+    import json
+
+    from config import Config
+
+    folder.mkdir(parents=True)
+    classes = [f"painter {c}" for c in range(logits.shape[1])]
+    np.save(folder / "val_logits.npy", logits.astype(np.float32))
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    with open(folder / "val_predictions.csv", "w", newline="") as f:
+        rows = csv.writer(f)
+        rows.writerow(["path", "true", "predicted", "p"])
+        for i, (true, p) in enumerate(zip(targets, probs), first):
+            rows.writerow([f"{i:05d}.jpg", classes[true], classes[p.argmax()], p.max()])
+    table(folder / "per_class.csv", "class,train,f1", *(f"{name},{n},0" for name, n in zip(classes, counts)))
+    table(folder / "classes.txt", *classes)
+    (folder / "args.json").write_text(json.dumps(Config(**settings).settings()))
+    return folder

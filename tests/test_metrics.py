@@ -73,12 +73,18 @@ def test_groups():
     counts = [101, 100, 20, 19]  # head, medium, medium, tail: more than 100, 20 to 100, fewer than 20
     targets, predicted = np.array([0, 0, 1, 2, 2, 3]), np.array([0, 1, 1, 2, 0, 3])
     assert metrics.groups(targets, predicted, counts) == {"many": 1 / 2, "medium": (1 + 1 / 2) / 2, "few": 1.0}
-    moved = metrics.groups(targets, predicted, counts, many=19, few=10)
-    assert moved == {"many": (1 / 2 + 1 + 1 / 2) / 3, "medium": 1.0, "few": pytest.approx(math.nan, nan_ok=True)}
-    uneven = metrics.groups(np.array([0] * 8 + [1, 1]), np.array([0] * 8 + [2, 2]), [300, 200, 5])
+    uneven = metrics.groups(np.array([0] * 8 + [1, 1]), np.array([0] * 8 + [2, 2]), [300, 200, 50, 5])
     assert uneven["many"] == 1 / 2  # of rows it would be 8 / 10
     only_head = metrics.groups(targets[:2], predicted[:2], counts)
     assert only_head["many"] == 1 / 2 and math.isnan(only_head["medium"]) and math.isnan(only_head["few"])
+
+
+def test_groups_are_thirds_of_the_classes_where_the_usual_bounds_leave_one_empty():
+    counts = [90, 12, 50, 40, 30, 11, 60]  # none above 100
+    group = metrics.count_groups(counts)
+    assert group.tolist() == ["many", "few", "many", "medium", "medium", "few", "many"]
+    assert metrics.count_groups([101, 100, 20, 19]).tolist() == ["many", "medium", "medium", "few"]
+    assert metrics.count_groups([5, 5]).tolist() == ["many", "medium"]
 
 
 def test_nll_and_brier():

@@ -23,6 +23,7 @@ from errors import LongtailError
 from study import ranking
 from study.begin import begin_study
 from study.best import write_best
+from study.chosen import choose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,9 +59,9 @@ def test_ids_and_labels(project, pictures, capsys):
 
 def test_the_newest_run_is_taken(project):
     os.utime(project / "s0" / "best.pt", (time.time() + 9, time.time() + 9))
-    assert predict.choose(project)[0] == [project / "s0"]
+    assert choose(project)[0] == [project / "s0"]
     os.utime(project / "s0" / "best.pt", (1, 1))
-    assert predict.choose(project)[0] == [project / "s1"]
+    assert choose(project)[0] == [project / "s1"]
 
 
 def study_of(folder, pictures, trials, scores, **base):
@@ -84,13 +85,13 @@ def study_of(folder, pictures, trials, scores, **base):
 def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_those(project, pictures, tmp_path):
     shutil.copytree(project / "s0", tmp_path / "later")
     study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}, {"ls": 0.2}], [0.5, 0.9, 0.6])
-    assert predict.choose(tmp_path)[0] == [tmp_path / "later"]  # without best.json the study has not ended
+    assert choose(tmp_path)[0] == [tmp_path / "later"]  # without best.json the study has not ended
     write_best(study, ranking.choose(study).point, tmp_path / "grid" / "best.json")
-    assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]
+    assert choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]
     study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None], val_split=0.0)
-    assert predict.choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
+    assert choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
     study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None, None], val_split=0.0)
-    folders, said = predict.choose(tmp_path)
+    folders, said = choose(tmp_path)
     assert (
         folders == [tmp_path / "final" / "trials" / name for name in ("0000", "0001")]
         and "2 runs of the finished study" in said
@@ -102,14 +103,14 @@ def test_while_a_study_grows_the_winner_that_was_written_last_is_taken(project, 
     study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}], [0.5, 0.6])
     write_best(study, ranking.choose(study).point, tmp_path / "grid" / "best.json")
     study_of(tmp_path / "grid", pictures, [{"ls": 0.2}, {"ls": 0.1, "seed": 1}], [])
-    assert predict.choose(tmp_path) == ([study.run(1)], f"the 1 run of {tmp_path / 'grid' / 'best.json'}")
+    assert choose(tmp_path) == ([study.run(1)], f"the 1 run of {tmp_path / 'grid' / 'best.json'}")
     study_of(tmp_path / "grid", pictures, [{}], [0.5, 0.6, 0.9])
-    assert predict.choose(tmp_path)[0] == [study.run(1)]
+    assert choose(tmp_path)[0] == [study.run(1)]
     study_of(tmp_path / "grid", pictures, [{}], [0.5, 0.6, 0.9, 0.1])
-    assert predict.choose(tmp_path)[0] == [study.run(1), study.run(3)]  # both are of the winner
+    assert choose(tmp_path)[0] == [study.run(1), study.run(3)]  # both are of the winner
     (tmp_path / "grid" / "best.json").write_text('{"ls": 0.5}')
     with pytest.raises(LongtailError, match="no finished trial of .*grid has these settings"):
-        predict.choose(tmp_path)
+        choose(tmp_path)
 
 
 def test_a_sample_keeps_header_order_and_ids(project, pictures, tmp_path, capsys):

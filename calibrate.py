@@ -1,0 +1,254 @@
+"""Probabilities that mean what they say: fits a scaling to held-out pictures, shows what it does, and keeps it.
+
+    python calibrate.py                    of what `make study` chose, of the newest study's winner, or the newest run
+    python calibrate.py runs/photos        of a run, on its validation pictures
+    python calibrate.py runs/sweep         of a study's winner; with --folds on all pictures, each judged out of fold
+
+Of several kinds of scaling the simplest within one standard error of the best is kept, judged on pictures that its fit
+had not seen. Written to calibration.json there; predict.py and evaluate.py then use it. The test set is never looked
+at.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+from engine.run import replacing
+from errors import LongtailError, Parser, run_command
+from pictures.listing import listing
+from posterior import evidence, priors, reliability, scaling, scores
+from posterior.classifier import CALIBRATION, recipe
+from reporting.tables import interval, number, table
+from study import ranking
+from study.chosen import finished_trials
+from study.table import Study, newest
+
+NAMES = {
+    "acc": "accuracy",
+    "macro_f1": "macro F1",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "adaptive_ece": "adaptive ECE",
+    "classwise_ece": "class-wise ECE",
+    "smooth_ece": "smooth ECE",
+}
+SHOWN = 10  # classes
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def runs_of(path: Path) -> tuple[Path, list[Path]]:
+    """(the folder that the calibration belongs to, its runs) of a run, of a study's winner, or of a recipe's trials.
+
+    A recipe's are in the study beside it that tried its settings on the most folds, of such in the newest. Raises
+    LongtailError where nothing was trained that could be calibrated.
+    """
+    if path.is_file():
+        found = []
+        for spec in path.parent.glob("*/study.json"):
+            study = Study(spec.parent)
+            trials = finished_trials(study, path)
+            folds = {study.config(trial).fold for trial in trials}
+            found.append((len(folds), spec.stat().st_mtime_ns, study.folder, [study.run(trial) for trial in trials]))
+        folds, _, folder, runs = max(found, default=(0, 0, path, []))
+        if not folds:
+            raise LongtailError(f"{path}: no study in {path.parent} has a finished trial of these settings")
+        return folder, runs
+    if not (path / "study.json").exists():
+        return path, [path]
+    study = Study(path)
+    choice = ranking.choose(study)
+    if choice is None:
+        raise LongtailError(f"{path}: no point of this study can be ranked, so there is nothing to calibrate")
+    return path, [study.run(trial) for trial in choice.point.trials]
+
+
+def calibrate(args: Namespace) -> None:
+    """The command, from its parsed arguments."""
+    path, runs = runs_of(Path(args.what) if args.what else _newest(Path(args.project)))
+    found = evidence.pooled(evidence.runs_by_fold(runs))
+    n = len(found.targets)
+    if n < 2 * scaling.PARTS:
+        raise LongtailError(f"{path}: {n} held-out pictures are too few to fit a scaling to")
+    by = _column(runs[0], found, args.by) if args.by else None
+    group_of = _group_numbers(found.counts)
+    parts = scaling.parts_of(found.targets) if found.parts is None else found.parts
+    trials, failed = scaling.compare(found.log_posterior, found.targets, group_of, parts)
+    chosen = scaling.simplest(trials)
+    fitted = scaling.fit(chosen.kind, found.log_posterior, found.targets, group_of)
+
+    raw = metrics.softmax(found.log_posterior)
+    scaled = metrics.softmax(chosen.held_out)
+    before = scores.of(found.log_posterior, found.targets, found.counts)
+    after = scores.of(chosen.held_out, found.targets, found.counts)
+    chance = reliability.chance(scaled)
+    print(_what_was_judged(path, found) + "\n")
+    print(*_kinds(trials, failed, fitted, args.markdown), sep="\n")
+    print(*_before_and_after(before, after, chance, n, args.markdown), sep="\n")
+    print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
+    print(*_decisions(found, raw, scaled, args.markdown), sep="\n", flush=True)
+
+    record = dict(before=before, after=after, chance=chance)
+    saved = dict(
+        recipe=recipe(evidence.read_settings(runs[0])),
+        classes=found.classes,
+        runs=[str(run.relative_to(path)) for run in runs],
+        members=found.members,
+        pictures=n,
+        out_of_fold=found.parts is not None,
+        scaling=dict(
+            kind=fitted.kind,
+            by_top=fitted.by_top.tolist(),
+            slope=fitted.slope.tolist(),
+            bias=fitted.bias.tolist(),
+        ),
+        **{when: {name: value._asdict() for name, value in each.items()} for when, each in record.items()},
+    )
+    with replacing(path / CALIBRATION) as draft:
+        draft.write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written to {path / CALIBRATION}: predict.py and evaluate.py use it", file=sys.stderr)
+
+
+def _what_was_judged(path, found):
+    held_out = "held out from training"
+    if found.parts is not None:
+        held_out = f"each held out in one of {found.parts.max() + 1} folds"
+    together = f", {found.members} networks averaged" if found.members > 1 else ""
+    return f"{path}: {len(found.targets)} pictures, {len(found.classes)} classes, {held_out}{together}"
+
+
+def _newest(project):
+    """The recipe that `make study` chose last, else the study whose best.json is the newest, else the newest run."""
+    if (project / "best.json").exists():
+        return project / "best.json"
+    newest_file = newest(project, "best.json") or newest(project, "best.pt")
+    if newest_file is None:
+        raise LongtailError(f"{project}: no study and no run there; name one")
+    return newest_file.parent
+
+
+def _group_numbers(counts):
+    """The count group of each class as a number, int [C]."""
+    return np.unique(metrics.count_groups(counts), return_inverse=True)[1]
+
+
+def _column(run, found, column):
+    """The value of each picture of `found` in a column of the run's CSV of labels, [N]."""
+    settings = evidence.read_settings(run)
+    if not settings["labels"]:
+        raise LongtailError(f"--by {column}: {run} was trained on class folders; a column needs a CSV of labels")
+    listed = listing(settings["data"], settings["labels"], settings["image_col"], settings["label_col"], column)
+    value_of = dict(zip(listed.paths, listed.groups))
+    missing = [path for path in found.paths if path not in value_of]
+    if missing:
+        raise LongtailError(f"{settings['labels']} no longer lists {missing[0]}, which {run} validated on")
+    return np.array([value_of[path] for path in found.paths])
+
+
+def _kinds(trials, failed, fitted, markdown) -> Iterator[str]:
+    """The kinds of scaling, and which is kept."""
+    rows = []
+    for trial in trials:
+        kept = "kept" if trial.kind == fitted.kind else ""
+        nll, behind, error = (number(value, 4) for value in (trial.nll, trial.behind, trial.error))
+        rows.append([trial.kind, str(trial.parameters), nll, behind, error, kept])
+    yield from table(["scaling", "numbers", "NLL", "behind the best", "std. error", ""], rows, markdown)
+    yield (
+        f"\nKept: {fitted.in_words()}, the simplest within one standard error of the best.\n"
+        "Each was judged on pictures that its fit had not seen."
+    )
+    if failed:
+        yield f"Left out, for the fit did not converge: {', '.join(failed)}."
+
+
+def _before_and_after(before, after, chance, n, markdown) -> Iterator[str]:
+    """The scores without and with the scaling."""
+    rows = []
+    for name, title in NAMES.items():
+        cells = [title]
+        for score in (before[name], after[name]):
+            cells += [number(score.value), interval(score.low, score.high)]
+        cells.append(interval(chance[name].low, chance[name].high) if name in chance else "-")
+        rows.append(cells)
+    yield ""
+    yield from table(["score", "before", "95%", "after", "95%", "if right"], rows, markdown)
+    yield (
+        f'\n"If right" is what {n} pictures would show if the probabilities after scaling were right (95% of draws).\n'
+        "An error in that range says nothing against them."
+    )
+
+
+def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
+    """How sure the answers are and how often they are right: by count group, by column, by class."""
+    # By the class that is named, which is what a user sees. The true class would give the answer away.
+    named = scaled.argmax(1)
+    group = metrics.count_groups(found.counts)
+    parts = [(f"{name} ({(group == name).sum()} classes)", group[named] == name) for name in ("many", "medium", "few")]
+    if by is not None:
+        parts += [(str(value), by == value) for value in np.unique(by)]
+    rows = []
+    for name, here in parts:
+        if here.any():
+            before = reliability.gap(raw[here], found.targets[here])
+            after = reliability.gap(scaled[here], found.targets[here])
+            rows.append([name, str(after.n), number(after.accuracy), *_sure(before), *_sure(after)])
+    yield ""
+    header = ["answers", "n", "accuracy", "sure", "too sure by", "scaled", "too sure by"]
+    yield from table(header, rows, markdown)
+
+    gaps = reliability.gaps_by(scaled, found.targets, named)
+    beyond = sorted((c for c, gap in gaps.items() if gap.p_value < 0.05), key=lambda c: gaps[c].p_value)
+    rows = []
+    for c in beyond[:SHOWN]:
+        gap = gaps[c]
+        rows.append([found.classes[c], f"{found.counts[c]:.0f}", str(gap.n), number(gap.accuracy), *_sure(gap)])
+    yield (
+        f"\nOf {len(gaps)} classes that are answered, {len(beyond)} are right more or less often than they claim, by\n"
+        f"more than chance (p < 0.05, two-sided; chance alone makes about {0.05 * len(gaps):.0f}). ± is what chance\n"
+        "alone makes of a difference in 95% of sets."
+    )
+    if rows:
+        yield from table(["answer", "trained on", "n", "accuracy", "sure", "too sure by"], rows, markdown)
+
+
+def _sure(gap):
+    """Cells of a Gap: how sure, and by how much too sure."""
+    return number(gap.confidence), f"{gap.gap:+.3f} ± {gap.half_width:.3f}"
+
+
+def _decisions(found, raw, scaled, markdown) -> Iterator[str]:
+    """What changes in decisions: answering only the surest, and favouring rare classes."""
+    rows = []
+    both = zip(reliability.coverage(scaled, found.targets), reliability.coverage(raw, found.targets))
+    for (part, low, accuracy), (_, _, unscaled) in both:
+        rows.append([f"{part:.0%}", number(low), number(accuracy), number(unscaled)])
+    yield "\nAnswering only the surest pictures:\n"
+    yield from table(["answered", "sure by at least", "accuracy", "unscaled"], rows, markdown)
+
+    rows = []
+    log_scaled = np.log(np.maximum(scaled, np.finfo(float).tiny))
+    for tau, predicted in zip(TAUS, priors.frontier(log_scaled, found.prior, TAUS)):
+        accuracy = metrics.accuracy(found.targets, predicted)
+        f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
+        rows.append([f"{tau:g}", number(accuracy), number(f1)])
+    yield "\nFavouring rare classes by log p - tau log prior (predict.py --prior uniform is tau 1):\n"
+    yield from table(["tau", "accuracy", "macro F1"], rows, markdown)
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = Parser(prog="calibrate.py", description=__doc__)
+    parser.add_argument("what", nargs="?", metavar="RUN|STUDY", help="its folder, or a recipe (default: see above)")
+    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    parser.add_argument("--by", default="", metavar="COLUMN", help="also by this column of the CSV of labels")
+    parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    space = parser.parse_args(args)
+    return run_command("calibrate.py", lambda: calibrate(space))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""How good is it? Every score of a run, or of several as one, on pictures with labels, with intervals and by class.
+
+    python evaluate.py                                 on the data's own test pictures, where they have labels
+    python evaluate.py --test labelled                 on class folders, or on a CSV of file names and labels
+    python evaluate.py --run runs/a runs/b --tta flip  of two runs, averaged
+
+Without labelled test pictures it scores the pictures that were held out from training. Tables go to stdout;
+evaluation.json and predictions.csv to the run's folder, or to -o.
+"""
+
+import csv
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
+
+import numpy as np
+
+import data
+import metrics
+from engine.numerics import pick_device
+from engine.run import replacing
+from errors import LongtailError, Parser, counted, first_ten, run_command
+from pictures.names import some
+from posterior import classifier, evidence, reliability, scores
+from reporting.tables import interval, number, table
+from study.chosen import choose
+
+TITLES = {
+    "acc": "accuracy",
+    "macro_f1": "macro F1",
+    "top5": "right class in the top 5",
+    "worst": "worst class's accuracy",
+    "many": "accuracy, classes with many",
+    "medium": "accuracy, a medium number",
+    "few": "accuracy, classes with few",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "adaptive_ece": "adaptive ECE",
+    "classwise_ece": "class-wise ECE",
+    "smooth_ece": "smooth ECE",
+}
+SHOWN = 10  # confused pairs
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Pictures with labels, as judged."""
+
+    what: str  # in words
+    paths: list[str]
+    targets: np.ndarray  # int [N]
+    log_posterior: np.ndarray  # [N,C]
+    groups: list[str] | None  # the value of each in the column --by
+
+
+def evaluate(args: Namespace) -> None:
+    """The command, from its parsed arguments."""
+    if args.run:
+        folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
+    else:
+        folders, which = choose(args.project)
+    checkpoints = classifier.members(folders)
+    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior)
+    classes = checkpoints[0]["classes"]
+    counts = np.mean([checkpoint["counts"] for checkpoint in checkpoints], 0)
+    judged = _test_pictures(args, folders, checkpoints) or _held_out(args, folders, checkpoints)
+    log_posterior, said = finish(judged.log_posterior)
+    for line in said:
+        print(line, file=sys.stderr)
+
+    found = scores.of(log_posterior, judged.targets, counts)
+    chance = reliability.chance(metrics.softmax(log_posterior))
+    guesses = scores.guesses(judged.targets, counts)
+    print(f"{which} on {judged.what}: {counted(len(judged.targets), 'picture')}\n")
+    print(*_score_lines(found, chance, guesses, args.markdown), sep="\n")
+    if judged.groups is not None:
+        print(*_group_lines(args.by, judged.groups, log_posterior, judged.targets, args.markdown), sep="\n")
+    print(*_class_lines(classes, counts, log_posterior, judged.targets, args.markdown), sep="\n")
+
+    folder = _output_folder(args, folders)
+    record = dict(
+        runs=[str(path) for path in folders],
+        pictures=judged.what,
+        n=len(judged.targets),
+        said=said,
+        scores={name: dict(value=s.value, low=s.low, high=s.high) for name, s in found.items()},
+        chance={name: list(value) for name, value in chance.items()},
+        guesses=guesses,
+    )
+    with replacing(folder / "evaluation.json") as draft:
+        draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_predictions(folder / "predictions.csv", classes, judged, log_posterior)
+    print(f"written to {folder}: evaluation.json, predictions.csv", file=sys.stderr)
+
+
+def _test_pictures(args, folders, checkpoints):
+    """The labelled test pictures that are asked for, or the data's own; None where there are none and none were asked
+    for."""
+    root = Path(args.data or checkpoints[0]["data"])
+    asked = args.test or args.data
+    try:
+        listed = data.test_listing(root, args.test, group_col=args.by or None)
+    except LongtailError:
+        if asked:
+            raise
+        return None
+    what = str(args.test or f"the test pictures of {root}")
+    if (listed.labels < 0).all():
+        if asked:
+            raise LongtailError(
+                f"{what}: no picture has a label: sort them into class folders, or name a CSV with a column of labels"
+            )
+        return None
+    number_of = {normalize("NFC", name): i for i, name in enumerate(checkpoints[0]["classes"])}
+    targets = np.array(
+        [-1 if label < 0 else number_of.get(normalize("NFC", listed.classes[label]), -2) for label in listed.labels]
+    )
+    _say_left_out(what, listed, targets)
+    rows = np.flatnonzero(targets >= 0)
+    if not len(rows):
+        raise LongtailError(f"{what}: the model knows none of its classes, {listed.classes[0]!r} for one")
+    files = [listed.files[row] for row in rows]
+    log_posterior, bad = classifier.log_posteriors(checkpoints, files, device=pick_device(args.device), tta=args.tta)
+    for line in first_ten([f"warning: {listed.paths[rows[row]]}: {bad[row]}: it is not scored" for row in bad]):
+        print(line, file=sys.stderr)
+    good = np.setdiff1d(np.arange(len(rows)), list(bad))
+    if not len(good):
+        raise LongtailError(f"{what}: no picture can be read")
+    rows = rows[good]
+    groups = [listed.groups[row] for row in rows] if listed.groups is not None else None
+    return Judged(what, [listed.paths[row] for row in rows], targets[rows], log_posterior[good], groups)
+
+
+def _say_left_out(what, listed, targets):
+    """Names what cannot be scored."""
+    unlabelled, unknown = int((targets == -1).sum()), targets == -2
+    if unlabelled:
+        print(f"{what}: not scored: {counted(unlabelled, 'picture')} without a label", file=sys.stderr)
+    if unknown.any():
+        names = sorted({listed.classes[label] for label in listed.labels[unknown]})
+        print(
+            f"{what}: not scored: {counted(int(unknown.sum()), 'picture')} of {counted(len(names), 'class')} that the "
+            f"model does not know: {some(names)}",
+            file=sys.stderr,
+        )
+
+
+def _held_out(args, folders, checkpoints):
+    """The pictures that were held out from training."""
+    found = evidence.pooled(evidence.runs_by_fold(folders))
+    chosen = {checkpoint["config"]["monitor"] for checkpoint in checkpoints} != {"last"}
+    flatters = " (their epochs were chosen on them, so the scores flatter)" if chosen else ""
+    what = f"the pictures held out from training{flatters}"
+    print("no labelled test pictures: scoring those that were held out; others by --test", file=sys.stderr)
+    return Judged(what, found.paths, found.targets, found.log_posterior, None)
+
+
+def _score_lines(found, chance, guesses, markdown) -> Iterator[str]:
+    rows = []
+    for name, title in TITLES.items():
+        by_guessing = [number(guess.get(name, np.nan)) for guess in guesses.values()]
+        if_right = interval(chance[name].low, chance[name].high) if name in chance else "-"
+        score = found[name]
+        rows.append([title, number(score.value), interval(score.low, score.high), *by_guessing, if_right])
+    yield from table(["score", "value", "95%", *guesses, "if right"], rows, markdown)
+    yield '\n"If right": what as many pictures would show if the probabilities were right (95% of draws).'
+
+
+def _group_lines(column, groups, log_posterior, targets, markdown) -> Iterator[str]:
+    group = np.array(groups)
+    predicted = log_posterior.argmax(1)
+    probs = metrics.softmax(log_posterior)
+    rows = []
+    for value in np.unique(group):
+        here = group == value
+        accuracy = scores.share((predicted[here] == targets[here]).sum(), here.sum())
+        gap = reliability.gap(probs[here], targets[here])
+        f1 = metrics.macro_f1(targets[here], predicted[here], probs.shape[1])
+        rows.append(
+            [
+                str(value),
+                str(here.sum()),
+                number(accuracy.value),
+                interval(accuracy.low, accuracy.high),
+                number(f1),
+                f"{gap.gap:+.3f} ± {gap.half_width:.3f}",
+            ]
+        )
+    yield f"\nBy {column}:\n"
+    yield from table([column, "n", "accuracy", "95%", "macro F1", "too sure by"], rows, markdown)
+
+
+def _class_lines(classes, counts, log_posterior, targets, markdown) -> Iterator[str]:
+    predicted = log_posterior.argmax(1)
+    columns = metrics.per_class(targets, predicted, len(classes))
+    rows = []
+    for c in np.argsort(-counts, kind="stable"):
+        n = int(columns["support"][c])
+        recall = scores.share(round(columns["recall"][c] * n), n) if n else scores.Score(np.nan)
+        rows.append(
+            [
+                classes[c],
+                f"{counts[c]:.0f}",
+                str(n),
+                number(columns["precision"][c]),
+                number(recall.value),
+                interval(recall.low, recall.high, 2),
+                number(columns["f1"][c] if n else np.nan),
+            ]
+        )
+    yield "\nBy class:\n"
+    yield from table(["class", "trained on", "n", "precision", "recall", "95%", "F1"], rows, markdown)
+    pairs = scores.confused(targets, predicted, len(classes))[:SHOWN]
+    if pairs:
+        yield "\nMost often confused:\n"
+        cells = [[classes[a], classes[b], f"{count} of {int(columns['support'][a])}"] for a, b, count in pairs]
+        yield from table(["true", "taken for", "pictures"], cells, markdown)
+
+
+def _output_folder(args, folders):
+    """Where the files go: -o, the run's folder, the folder of the study that all runs belong to, or the current one."""
+    if args.output:
+        folder = Path(args.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    if len(folders) == 1:
+        return folders[0] if folders[0].is_dir() else folders[0].parent
+    studies = {folder.parent.parent for folder in folders}
+    if len(studies) == 1 and (next(iter(studies)) / "study.json").exists():
+        return studies.pop()
+    return Path()
+
+
+def _write_predictions(path, classes, judged, log_posterior):
+    """A line a picture: path, true and predicted class, the five most probable classes with their probabilities."""
+    probs = metrics.softmax(log_posterior)
+    top = min(5, len(classes))
+    order = np.argsort(-probs, axis=1, kind="stable")[:, :top]
+    header = ["path", "true", "predicted"]
+    for place in range(1, top + 1):
+        header += [f"class_{place}", f"p_{place}"]
+    with replacing(path) as draft, open(draft, "w", newline="", encoding="utf-8") as f:
+        rows = csv.writer(f, lineterminator="\n")
+        rows.writerow(header)
+        for name, true, p, best in zip(judged.paths, judged.targets, probs, order):
+            cells = [name, classes[true], classes[best[0]]]
+            for c in best:
+                cells += [classes[c], f"{p[c]:.6f}"]
+            rows.writerow(cells)
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = Parser(prog="evaluate.py", description=__doc__)
+    runs = "run folders, averaged (default: as predict.py chooses)"
+    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help=runs)
+    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    parser.add_argument("--data", help="folder whose test pictures are scored (default: what the run was trained on)")
+    parser.add_argument("--test", help="folder of class folders, or CSV of file names and labels")
+    parser.add_argument("--by", default="", metavar="COLUMN", help="also by this column of the CSV")
+    classifier.add_flags(parser)
+    parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder for evaluation.json and predictions.csv")
+    space = parser.parse_args(args)
+    return run_command("evaluate.py", lambda: evaluate(space))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What finished runs said of pictures that they were not trained on: the ground for scaling, priors and thresholds.
+
+Reads the folders of runs and no checkpoint. Chooses nothing.
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.outcome import validation_labels
+from errors import LongtailError
+from metrics import log_softmax
+from posterior.priors import move, shares
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """N pictures, each judged by networks that had not seen it; of several networks, by their mean posterior."""
+
+    paths: list[str]
+    targets: np.ndarray  # int [N]
+    log_posterior: np.ndarray  # float64 [N,C], under the training prior
+    parts: np.ndarray | None  # int [N], which fold held a picture out; None where there are no folds
+    classes: list[str]
+    counts: np.ndarray  # float64 [C], training pictures of each class, the mean over the folds
+    members: int  # networks that were averaged for a picture
+
+    @property
+    def prior(self) -> np.ndarray:
+        """The training prior, float64 [C]."""
+        return shares(self.counts)
+
+
+def of_run(folder: Path) -> Evidence:
+    """The validation pictures of a finished run. Raises LongtailError where there are none."""
+    needed = ("val_logits.npy", "val_predictions.csv", "per_class.csv", "args.json")
+    for name in needed:
+        if not (folder / name).exists():
+            raise LongtailError(
+                f"{folder}: no {name} there: name a finished run that held validation pictures out, or a study of such"
+            )
+    targets, _, classes = validation_labels(folder)
+    with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
+        paths = [row["path"] for row in csv.DictReader(f)]
+    with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
+        counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
+    settings = read_settings(folder)
+    log_posterior = log_softmax(np.load(folder / "val_logits.npy"))
+    if settings.get("prior") == "uniform":  # what the run's own scores assumed
+        uniform = np.full(len(classes), 1 / len(classes))
+        log_posterior = move(log_posterior, uniform, shares(counts))
+    return Evidence(paths, targets, log_posterior, None, classes, counts, 1)
+
+
+def runs_by_fold(folders: list[Path]) -> list[list[Path]]:
+    """Run folders, those that held the same pictures out together."""
+    by_split = {}
+    for folder in folders:
+        settings = read_settings(folder)
+        split = tuple(settings.get(name) for name in ("folds", "fold", "split_seed", "val_split"))
+        by_split.setdefault(split, []).append(folder)
+    return list(by_split.values())
+
+
+def read_settings(folder: Path) -> dict:
+    """The settings of a run's args.json. Raises LongtailError where there is none."""
+    path = folder / "args.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise LongtailError(f"{path} cannot be read: name the folder of a run") from None
+
+
+def pooled(folds: list[list[Path]]) -> Evidence:
+    """The pictures of all folds together. folds: of each the folders of its runs, which differ in their seed alone.
+
+    Seeds of a fold are averaged first, as a prediction averages them.
+    Raises LongtailError where folds know other classes or have unlike numbers of seeds.
+    """
+    of_fold = [_averaged([of_run(folder) for folder in runs]) for runs in folds]
+    first = of_fold[0]
+    for runs, each in zip(folds, of_fold):
+        if each.classes != first.classes:
+            raise LongtailError(f"{runs[0]} knows other classes than {folds[0][0]}: they cannot be pooled")
+        if each.members != first.members:
+            raise LongtailError(
+                f"{runs[0]}: its fold has {each.members} runs, another {first.members}: give all as many"
+            )
+    if len(of_fold) == 1:
+        return first
+    return Evidence(
+        paths=[path for each in of_fold for path in each.paths],
+        targets=np.concatenate([each.targets for each in of_fold]),
+        log_posterior=np.concatenate([each.log_posterior for each in of_fold]),
+        parts=np.repeat(np.arange(len(of_fold)), [len(each.targets) for each in of_fold]),
+        classes=first.classes,
+        counts=np.mean([each.counts for each in of_fold], 0),
+        members=first.members,
+    )
+
+
+def _averaged(runs):
+    """One Evidence of several runs on the same split: the logarithm of their mean posterior."""
+    first = runs[0]
+    for other in runs:
+        if other.paths != first.paths:
+            raise LongtailError("runs that validated on other pictures cannot be averaged")
+    posterior = np.mean([np.exp(run.log_posterior) for run in runs], 0)
+    log_posterior = np.log(np.maximum(posterior, np.finfo(np.float64).tiny))
+    return Evidence(first.paths, first.targets, log_posterior, None, first.classes, first.counts, len(runs))

@@ -1,0 +1,134 @@
+"""How far probabilities can be trusted: smooth calibration error, what chance alone shows, gaps by class and group.
+
+NumPy in float64. `probs` are [N,C], `targets` int [N]. Fits nothing and prints nothing.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import metrics
+
+GRID = 4096  # cells of [0, 1] on which residuals are smoothed
+EXACT = 1000  # rows up to which the number of hits has its exact distribution
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+
+class Gap(NamedTuple):
+    """How often answers are right, beside how sure they are."""
+
+    n: int
+    confidence: float  # the mean probability of the named class
+    accuracy: float
+    half_width: float  # what chance alone makes of confidence - accuracy in 95% of sets, where probabilities are right
+    p_value: float  # how likely chance alone gives so large a difference, two-sided
+
+    @property
+    def gap(self) -> float:
+        """Above 0: too sure."""
+        return self.confidence - self.accuracy
+
+
+class Chance(NamedTuple):
+    """What a score would be for the same probabilities, if they were right: labels drawn from them."""
+
+    mean: float
+    low: float  # 2.5% of the draws lie below
+    high: float
+
+
+def smooth_ece(probs: np.ndarray, targets: np.ndarray) -> float:
+    """Smooth calibration error of the top class (Blasiok & Nakkiran 2023), which needs no bins.
+
+    The residual hit - confidence, as a function of confidence, is smoothed by a Gaussian of width s that is reflected
+    at 0 and 1; the error is the integral of its absolute value, and s is where that equals s.
+    """
+    confidence, hits = metrics.top_class(probs, targets)
+    place = np.clip(confidence * GRID - 0.5, 0, GRID - 1)  # in cells, by their centres
+    low = np.minimum(place.astype(np.int64), GRID - 2)
+    share = place - low
+    residual = (hits - confidence) / len(hits)
+    cells = np.bincount(low, residual * (1 - share), GRID) + np.bincount(low + 1, residual * share, GRID)
+    # A function that is mirrored at both ends is periodic, and a Gaussian multiplies its Fourier coefficients.
+    spectrum = np.fft.rfft(np.concatenate([cells, cells[::-1]]))
+    frequency = np.pi * np.arange(len(spectrum))  # by the mirrored function's period of 2
+
+    def error(width):
+        smoothed = np.fft.irfft(spectrum * np.exp(-0.5 * (width * frequency) ** 2), 2 * GRID)
+        return float(np.abs(smoothed[:GRID]).sum())
+
+    below, above = 0.0, 1.0  # the error falls as the width grows
+    for _ in range(30):
+        width = (below + above) / 2
+        if error(width) > width:
+            below = width
+        else:
+            above = width
+    return (below + above) / 2
+
+
+SCORES: dict[str, Score] = {
+    "ece": metrics.ece,
+    "adaptive_ece": metrics.adaptive_ece,
+    "classwise_ece": metrics.classwise_ece,
+    "smooth_ece": smooth_ece,
+}
+
+
+def chance(probs: np.ndarray, draws: int = 200, seed: int = 0) -> dict[str, Chance]:
+    """What each of SCORES shows by chance alone, where `probs` are right: over labels drawn from them.
+
+    An error of n pictures is never 0. One inside of this range says nothing against the probabilities.
+    """
+    generator = np.random.default_rng(seed)
+    probs = np.asarray(probs, np.float64)
+    cumulative = probs.cumsum(1)
+    cumulative /= cumulative[:, -1:]  # a float32 softmax may sum to a little less than 1
+    found = {name: [] for name in SCORES}
+    for _ in range(draws):
+        drawn = (cumulative <= generator.random((len(probs), 1))).sum(1)
+        for name, score in SCORES.items():
+            found[name].append(score(probs, drawn))
+    summary = {}
+    for name, values in found.items():
+        low, high = np.quantile(values, (0.025, 0.975))
+        summary[name] = Chance(float(np.mean(values)), float(low), float(high))
+    return summary
+
+
+def gap(probs: np.ndarray, targets: np.ndarray) -> Gap:
+    """The Gap of all rows, beside what chance gives where each row is right with its own probability."""
+    confidence, hits = metrics.top_class(probs, targets)
+    n = len(hits)
+    half_width = 1.96 * math.sqrt((confidence * (1 - confidence)).sum()) / n
+    return Gap(n, float(confidence.mean()), float(hits.mean()), half_width, _p_value(confidence, int(hits.sum())))
+
+
+def gaps_by(probs: np.ndarray, targets: np.ndarray, group: np.ndarray) -> dict:
+    """The Gap of each value in `group` [N], in their order."""
+    return {value: gap(probs[group == value], targets[group == value]) for value in np.unique(group)}
+
+
+def coverage(probs: np.ndarray, targets: np.ndarray, shares=(1.0, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1)) -> list[tuple]:
+    """(share of the rows answered, the lowest confidence among them, their accuracy), the surest rows first."""
+    confidence, hits = metrics.top_class(probs, targets)
+    order = np.argsort(-confidence, kind="stable")
+    rows = []
+    for share in shares:
+        answered = order[: max(1, round(share * len(order)))]
+        rows.append((share, float(confidence[answered[-1]]), float(hits[answered].mean())))
+    return rows
+
+
+def _p_value(confidence, hits):
+    """Twice the smaller tail of the number of hits, which is Poisson-binomial; for many rows, as good as normal."""
+    if len(confidence) > EXACT:
+        # Half a hit nearer: the normal distribution stands for one that takes whole numbers.
+        z = max(abs(hits - confidence.sum()) - 0.5, 0) / math.sqrt((confidence * (1 - confidence)).sum())
+        return math.erfc(z / math.sqrt(2))
+    chance = np.ones(1)  # of 0, 1, 2, ... hits among the rows so far
+    for p in confidence:
+        chance = np.append(chance * (1 - p), 0) + np.append(0, chance * p)
+    return float(min(1, 2 * min(chance[: hits + 1].sum(), chance[hits:].sum())))

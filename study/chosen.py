@@ -1,0 +1,39 @@
+"""Which runs a prediction or an evaluation takes when none is named."""
+
+from pathlib import Path
+
+from config import read_recipe
+from errors import LongtailError, counted
+from study.table import Study, newest, recipe_of
+
+
+def choose(project: Path | str) -> tuple[list[Path], str]:
+    """(run folders, what they are) when none is named. Raises LongtailError where there is no run.
+
+    The seeds of a finished study `final`; else the winner's runs of the study whose best.json is the newest; else the
+    newest run. Studies and runs are never ranked against each other.
+    """
+    project = Path(project)
+    if (project / "final" / "study.json").exists():
+        study = Study(project / "final")
+        good = [i for i, row in study.latest().items() if row["status"] == "ok"]
+        if good and not study.jobs():
+            return [study.run(i) for i in good], f"the {counted(len(good), 'run')} of the finished study {study.folder}"
+    recipe = newest(project, "best.json")
+    if recipe is not None:
+        study = Study(recipe.parent)
+        # What was written last, not what would win now: a study that grows has points that are half done.
+        trials = finished_trials(study, recipe)
+        if not trials:
+            raise LongtailError(f"{recipe}: no finished trial of {study.folder} has these settings: name runs by --run")
+        return [study.run(i) for i in trials], f"the {counted(len(trials), 'run')} of {recipe}"
+    weights = newest(project, "best.pt")
+    if weights is None:
+        raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
+    return [weights.parent], f"{weights.parent}, the newest run"
+
+
+def finished_trials(study: Study, recipe: Path) -> list[int]:
+    """The trials of a study that ended well and have the settings of a recipe, whichever their fold and seed."""
+    done = [i for i, row in study.latest().items() if study.over(row) and row["status"] == "ok"]
+    return [i for i in done if recipe_of(study.config(i)) == recipe_of(read_recipe(recipe))]

@@ -1,0 +1,73 @@
+"""What runs said of held-out pictures: folds pooled, seeds averaged, the prior that a run assumed taken back."""
+
+import numpy as np
+import pytest
+
+import metrics
+import oracles
+from errors import LongtailError
+from posterior import evidence
+from samples import judged_run
+
+COUNTS = np.array([90, 60, 40, 30, 20, 10, 5, 3])
+
+
+def test_folds_are_pooled_and_seeds_of_a_fold_averaged(tmp_path):
+    folders, expected = [], []
+    for fold in (0, 1):
+        posteriors = []
+        for seed in (0, 1):
+            logits, targets, _ = oracles.judged(n=30 + fold, seed=10 * fold + seed)
+            targets = np.arange(30 + fold) % oracles.CLASSES  # the same pictures for both seeds
+            run = judged_run(
+                tmp_path / f"{fold}{seed}",
+                logits,
+                targets,
+                COUNTS + fold,
+                first=100 * fold,
+                folds=2,
+                fold=fold,
+                seed=seed,
+            )
+            folders.append(run)
+            posteriors.append(metrics.softmax(logits.astype(np.float32)))
+        expected.append(np.mean(posteriors, 0))
+    by_fold = evidence.runs_by_fold(folders)
+    assert by_fold == [folders[:2], folders[2:]]
+    found = evidence.pooled(by_fold)
+    np.testing.assert_allclose(np.exp(found.log_posterior), np.concatenate(expected), rtol=1e-12)
+    assert found.members == 2 and found.parts.tolist() == [0] * 30 + [1] * 31
+    assert found.paths[0] == "00000.jpg" and found.paths[-1] == "00130.jpg"
+    np.testing.assert_allclose(found.counts, COUNTS + 0.5)
+    assert found.prior == pytest.approx((COUNTS + 0.5) / (COUNTS + 0.5).sum())
+
+
+def test_the_prior_that_a_runs_scores_assumed_is_taken_back(tmp_path):
+    logits, targets, _ = oracles.judged(n=40)
+    prior = COUNTS / COUNTS.sum()
+    judged_run(tmp_path / "train", logits, targets, COUNTS)
+    judged_run(tmp_path / "uniform", logits - np.log(prior), targets, COUNTS, prior="uniform")
+    first, second = (evidence.of_run(tmp_path / name).log_posterior for name in ("train", "uniform"))
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_one_run_has_no_folds(tmp_path):
+    logits, targets, _ = oracles.judged(n=40)
+    found = evidence.pooled([[judged_run(tmp_path / "run", logits, targets, COUNTS)]])
+    assert found.parts is None and found.members == 1
+
+
+def test_what_cannot_be_pooled_is_named(tmp_path):
+    logits, targets, _ = oracles.judged(n=40)
+    run = judged_run(tmp_path / "run", logits, targets, COUNTS)
+    with pytest.raises(LongtailError, match="no val_logits.npy there"):
+        (tmp_path / "empty").mkdir()
+        evidence.of_run(tmp_path / "empty")
+    other = judged_run(tmp_path / "other", logits, targets, COUNTS, first=7)
+    with pytest.raises(LongtailError, match="other pictures"):
+        evidence.pooled([[run, other]])
+    with pytest.raises(LongtailError, match="as many"):
+        evidence.pooled([[run], [other, judged_run(tmp_path / "third", logits, targets, COUNTS, first=7)]])
+    fewer = judged_run(tmp_path / "fewer", logits[:, :4], targets % 4, COUNTS[:4])
+    with pytest.raises(LongtailError, match="other classes"):
+        evidence.pooled([[run], [fewer]])

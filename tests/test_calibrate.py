@@ -1,0 +1,126 @@
+"""calibrate.py as a user runs it: what it fits, what it writes, and that it never makes things worse."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import calibrate
+import metrics
+import oracles
+from config import Config
+from conftest import PLAIN
+from posterior import classifier
+from samples import judged_run
+from study import ranking
+from study.begin import begin_study
+from study.best import write_best
+from study.table import Study
+
+COUNTS = (10000 * 0.7 ** np.arange(oracles.CLASSES) / 3).round()
+
+
+def run(capsys, *args):
+    code = calibrate.main([str(word) for word in args])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def sure(tmp_path):
+    """A run that is far too sure of itself."""
+    logits, targets, _ = oracles.judged(n=600, temperature=2.0)
+    return judged_run(tmp_path / "sure", logits, targets, COUNTS), logits, targets
+
+
+def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
+    folder, logits, targets = sure
+    code, out, err = run(capsys, folder)
+    assert code == 0 and "Kept: temperature 2." in out and str(folder / "calibration.json") in err
+    saved = json.loads((folder / "calibration.json").read_text())
+    before, after = saved["before"], saved["after"]
+    assert before["nll"]["value"] == pytest.approx(metrics.nll(logits, targets), abs=1e-5)
+    right = metrics.nll(logits / 2, targets)  # the true posterior
+    assert after["nll"]["value"] == pytest.approx(right, abs=0.02)
+    assert after["ece"]["value"] < saved["chance"]["ece"]["high"] < before["ece"]["value"]
+    assert after["acc"] == before["acc"]  # a temperature changes no answer
+
+
+def test_what_is_right_already_stays_as_it_is(tmp_path, capsys):
+    logits, targets, _ = oracles.judged(n=600)
+    folder = judged_run(tmp_path / "run", logits, targets, COUNTS)
+    code, out, _ = run(capsys, folder, "--markdown")
+    saved = json.loads((folder / "calibration.json").read_text())
+    assert code == 0 and saved["scaling"]["kind"] == "none" and saved["after"]["nll"] == saved["before"]["nll"]
+    assert "| scaling | numbers | NLL |" in out
+
+
+def test_groups_of_a_column(tmp_path, capsys):
+    """By a column of the CSV of labels: which camera took the picture, say."""
+    from PIL import Image
+
+    logits, targets, _ = oracles.judged(n=80, temperature=2.0)
+    data = tmp_path / "data"
+    data.mkdir()
+    lines = ["file,label,camera"]
+    for i, target in enumerate(targets):
+        Image.new("RGB", (8, 8)).save(data / f"{i:05d}.jpg")
+        lines.append(f"{i:05d}.jpg,painter {target},{'old' if i % 2 else 'new'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    where = dict(data=str(data), labels=str(tmp_path / "labels.csv"))
+    folder = judged_run(tmp_path / "run", logits, targets, COUNTS, **where)
+    args = json.loads((folder / "args.json").read_text()) | where
+    (folder / "args.json").write_text(json.dumps(args))
+    code, out, _ = run(capsys, folder, "--by", "camera")
+    assert code == 0
+    row = next(line.split() for line in out.splitlines() if line.startswith("old"))
+    assert row[1] == "40" and float(row[2]) == pytest.approx((logits.argmax(1) == targets)[1::2].mean(), abs=6e-4)
+    code, _, err = run(capsys, folder, "--by", "nothing")
+    assert code == 1 and "no column 'nothing'" in err and err.count("\n") == 1
+
+
+def test_bad_input_is_one_line(tmp_path, capsys, sure):
+    logits, targets, _ = oracles.judged(n=6)
+    few = judged_run(tmp_path / "few", logits, targets, COUNTS)
+    for args, said in (
+        ([tmp_path / "nowhere"], "args.json cannot be read: name the folder of a run"),
+        ([few], "too few to fit"),
+        (["--project", tmp_path / "none"], "name one"),
+        ([sure[0], "--by", "camera"], "class folders"),
+    ):
+        code, out, err = run(capsys, *args)
+        assert code == 1 and said in err and err.count("\n") == 1 and not out
+    assert not (few / "calibration.json").exists()
+
+
+def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp_path, pictures, capsys):
+    """As `make study` does it: out of fold, and predict.py carries it over to the runs of `final`."""
+    base = Config(**dict(PLAIN, data=str(pictures), monitor="last", project=str(tmp_path)))
+    logits, targets, _ = oracles.judged(n=300, temperature=2.0)
+    for name, folds in (("grid", 3), ("seeds", 1)):
+        trials = [dict(fold=fold) for fold in range(folds)]
+        study = begin_study(tmp_path / name, dataclasses.replace(base, folds=3), trials)
+        for i in range(folds):
+            rows = slice(100 * i, 100 * i + 100)
+            run_folder = study.run(i)
+            judged_run(run_folder, logits[rows], targets[rows], COUNTS, first=100 * i)
+            (run_folder / "args.json").write_text(json.dumps(study.config(i).settings()))
+            row = dict(trial=i, until=3, status="ok", epoch=3, fold=i, seed=0, macro_f1=0.5, macro_f1_se=0.01)
+            row |= dict(acc=0.5, nll=1.0, ece=0.1, val_pictures=100)
+            (tmp_path / name / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
+    grid = Study(tmp_path / "grid")
+    write_best(grid, ranking.choose(grid).point, tmp_path / "best.json")
+    code, out, err = run(capsys, "--project", tmp_path)
+    assert code == 0 and "300 pictures" in out and "one of 3 folds" in out
+    saved = json.loads((tmp_path / "grid" / "calibration.json").read_text())
+    assert saved["runs"] == [f"trials/{i:04d}" for i in range(3)] and saved["out_of_fold"]
+    checkpoint = dict(config=dataclasses.replace(base, val_split=0.0).settings(), classes=saved["classes"])
+    carried = classifier.calibration_of([tmp_path / "final"], [checkpoint], tmp_path)
+    assert carried.path == tmp_path / "grid" / "calibration.json" and not carried.own
+    assert "carried over" in carried.in_words(5)
+    other = dict(checkpoint, config=dataclasses.replace(base, lr=0.5).settings())
+    assert classifier.calibration_of([tmp_path / "final"], [other], tmp_path) is None
+    (tmp_path / "none.json").write_text(json.dumps(dict(lr=0.7)))
+    code, _, err = run(capsys, tmp_path / "none.json")
+    assert code == 1 and "no study" in err
