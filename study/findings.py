@@ -152,6 +152,10 @@ def _ranking_table(study, choice, ranked):
         )
     if len(ranked) > SHOWN:
         yield f"\n{len(ranked) - SHOWN} more in results.csv"
+    absent = max(row.get("absent_classes", 0) for point in ranked for row in point.rows)
+    if absent:
+        split = "a split" if len(ranked[0].rows) > 1 else "the split"
+        yield f"\n{counted(absent, 'class')} without a validation picture in {split}: macro F1 is over the others."
 
 
 def _one_change_each(study, group) -> list[Difference]:

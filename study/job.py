@@ -100,4 +100,5 @@ def _scores(folder, config):
         targets, predicted, classes = outcome.validation_labels(folder)
         scores["macro_f1_se"] = metrics.macro_f1_error(targets, predicted, len(classes))
         scores["val_pictures"] = len(targets)
+        scores["absent_classes"] = len(classes) - len(set(targets.tolist()))
     return scores

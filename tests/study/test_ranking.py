@@ -15,7 +15,7 @@ from config import OFF, Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from engine.build import prepare_pictures
 from engine.flags import SettingsParser, config_from_args
-from study import effects, pace, ranking, stats
+from study import effects, findings, pace, ranking, stats
 from study.begin import begin_study, without_folds
 from study.table import Study
 from test_train import made
@@ -532,3 +532,13 @@ def test_whole_numbers_of_a_range_come_equally_often():
     ends = np.array([[0.0], [1 - 1e-12]])
     found = sweep.search(["batch_size=16..64:log"], 2, ends)
     assert [point["batch_size"] for point in found] == [16, 64]
+
+
+def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
+    study = begun(settings, [{}, {"ls": 0.1}])
+    for i, absent in enumerate((0, 2)):
+        write(study, i, 0.5 + 0.1 * i, absent_classes=absent)
+    said = "\n".join(findings.report(study))
+    assert "2 classes without a validation picture in the split: macro F1 is over the others." in said
+    write(study, 1, 0.6, absent_classes=0)
+    assert "without a validation picture" not in "\n".join(findings.report(Study(study.folder)))
