@@ -19,7 +19,7 @@ import numpy as np
 
 import metrics
 from engine.run import replacing
-from errors import LongtailError, Parser, run_command
+from errors import LongtailError, Parser, counted, run_command
 from pictures.listing import listing
 from posterior import evidence, priors, reliability, scaling, scores
 from posterior.classifier import CALIBRATION, recipe
@@ -208,9 +208,9 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
         gap = gaps[c]
         rows.append([found.classes[c], f"{found.counts[c]:.0f}", str(gap.n), number(gap.accuracy), *_sure(gap)])
     yield (
-        f"\nOf {len(gaps)} classes that are answered, {len(beyond)} are right more or less often than they claim, by\n"
-        f"more than chance (p < 0.05, two-sided; chance alone makes about {0.05 * len(gaps):.0f}). ± is what chance\n"
-        "alone makes of a difference in 95% of sets."
+        f"\nRight more or less often than they claim, by more than chance (p < 0.05, two-sided): the answers of\n"
+        f"{len(beyond)} of {counted(len(gaps), 'class')}, where chance alone makes about {0.05 * len(gaps):.1f}. ± is what "
+        "chance\nalone makes of a difference in 95% of sets."
     )
     if rows:
         yield from table(["answer", "trained on", "n", "accuracy", "sure", "too sure by"], rows, markdown)

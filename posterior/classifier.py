@@ -215,7 +215,8 @@ class Finish:
         said, scale, wanted = [], None, self.wanted
         if self.calibration is not None:
             scale = self.calibration.scaling
-            said.append(self.calibration.in_words(len(self.folders)))
+            if scale.kind != "none":
+                said.append(self.calibration.in_words(len(self.folders)))
         if self.asked == "estimate":
             scale, found = self._estimate(log_posterior, scale)
             used = "as in training" if found.candidate == "none" else f"estimated by {found.candidate}"

@@ -6,6 +6,8 @@ from config import read_recipe
 from errors import LongtailError, counted
 from study.table import Study, newest, recipe_of
 
+WAY = ("amp", "layout")
+
 
 def choose(project: Path | str) -> tuple[list[Path], str]:
     """(run folders, what they are) when none is named. Raises LongtailError where there is no run.
@@ -34,6 +36,15 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
 
 
 def finished_trials(study: Study, recipe: Path) -> list[int]:
-    """The trials of a study that ended well and have the settings of a recipe, whichever their fold and seed."""
-    done = [i for i, row in study.latest().items() if study.over(row) and row["status"] == "ok"]
-    return [i for i in done if recipe_of(study.config(i)) == recipe_of(read_recipe(recipe))]
+    """The trials of a study that ended well and have the settings of a recipe, whichever their fold and seed.
+
+    How they computed counts only where the study says it: a recipe says what was found to be fastest.
+    """
+    wanted = recipe_of(read_recipe(recipe))
+    found = []
+    for i, row in study.latest().items():
+        own = recipe_of(study.config(i))
+        same = all(own[name] == wanted[name] or (name in WAY and own[name] == "auto") for name in own)
+        if same and study.over(row) and row["status"] == "ok":
+            found.append(i)
+    return found
