@@ -209,8 +209,8 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
         rows.append([found.classes[c], f"{found.counts[c]:.0f}", str(gap.n), number(gap.accuracy), *_sure(gap)])
     yield (
         f"\nRight more or less often than they claim, by more than chance (p < 0.05, two-sided): the answers of\n"
-        f"{len(beyond)} of {counted(len(gaps), 'class')}, where chance alone makes about {0.05 * len(gaps):.1f}. ± is what "
-        "chance\nalone makes of a difference in 95% of sets."
+        f"{len(beyond)} of {counted(len(gaps), 'class')}, where chance alone makes about {0.05 * len(gaps):.1f}.\n"
+        "± is what chance alone makes of a difference in 95% of sets."
     )
     if rows:
         yield from table(["answer", "trained on", "n", "accuracy", "sure", "too sure by"], rows, markdown)
