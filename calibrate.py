@@ -28,16 +28,7 @@ from study import ranking
 from study.chosen import finished_trials
 from study.table import Study, newest
 
-NAMES = {
-    "acc": "accuracy",
-    "macro_f1": "macro F1",
-    "nll": "NLL",
-    "brier": "Brier",
-    "ece": "ECE",
-    "adaptive_ece": "adaptive ECE",
-    "classwise_ece": "class-wise ECE",
-    "smooth_ece": "smooth ECE",
-}
+COMPARED = ("acc", "macro_f1", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "smooth_ece")
 SHOWN = 10  # classes
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -169,8 +160,8 @@ def _kinds(trials, failed, fitted, markdown) -> Iterator[str]:
 def _before_and_after(before, after, chance, n, markdown) -> Iterator[str]:
     """The scores without and with the scaling."""
     rows = []
-    for name, title in NAMES.items():
-        cells = [title]
+    for name in COMPARED:
+        cells = [scores.TITLES[name]]
         for score in (before[name], after[name]):
             cells += [number(score.value), interval(score.low, score.high)]
         cells.append(interval(chance[name].low, chance[name].high) if name in chance else "-")

@@ -29,21 +29,6 @@ from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table
 from study.chosen import choose
 
-TITLES = {
-    "acc": "accuracy",
-    "macro_f1": "macro F1",
-    "top5": "right class in the top 5",
-    "worst": "worst class's accuracy",
-    "many": "accuracy, classes with many",
-    "medium": "accuracy, a medium number",
-    "few": "accuracy, classes with few",
-    "nll": "NLL",
-    "brier": "Brier",
-    "ece": "ECE",
-    "adaptive_ece": "adaptive ECE",
-    "classwise_ece": "class-wise ECE",
-    "smooth_ece": "smooth ECE",
-}
 SHOWN = 10  # confused pairs
 
 
@@ -162,7 +147,7 @@ def _held_out(args, folders, checkpoints):
 
 def _score_lines(found, chance, guesses, markdown) -> Iterator[str]:
     rows = []
-    for name, title in TITLES.items():
+    for name, title in scores.TITLES.items():
         by_guessing = [number(guess.get(name, np.nan)) for guess in guesses.values()]
         if_right = interval(chance[name].low, chance[name].high) if name in chance else "-"
         score = found[name]

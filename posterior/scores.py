@@ -7,8 +7,24 @@ import numpy as np
 
 import metrics
 from posterior import reliability
+from posterior.priors import shares
 
 RESAMPLES = 100
+TITLES = {
+    "acc": "accuracy",
+    "macro_f1": "macro F1",
+    "top5": "right class in the top 5",
+    "worst": "worst class's accuracy",
+    "many": "accuracy, classes with many",
+    "medium": "accuracy, a medium number",
+    "few": "accuracy, classes with few",
+    "nll": "NLL",
+    "brier": "Brier",
+    "ece": "ECE",
+    "adaptive_ece": "adaptive ECE",
+    "classwise_ece": "class-wise ECE",
+    "smooth_ece": "smooth ECE",
+}
 
 
 class Score(NamedTuple):
@@ -29,33 +45,43 @@ def of(log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray)
     values = metrics.evaluate(log_posterior, targets, train_counts)
     probs = metrics.softmax(log_posterior)
     predicted = log_posterior.argmax(1)
+    true = targets[:, None]  # a column, to take each row's own class by
     scores = {name: Score(value) for name, value in values.items()}
-    scores["smooth_ece"] = Score(reliability.smooth_ece(probs, targets))
-    own = np.take_along_axis(log_posterior, targets[:, None], 1)
-    in_top5 = (log_posterior > own).sum(1) < 5
     scores["acc"] = share((predicted == targets).sum(), n)
-    scores["top5"] = share(in_top5.sum(), n)
-    scores["macro_f1"] = Score(values["macro_f1"], *metrics.macro_f1_interval(targets, predicted, classes))
-    scores["nll"] = mean(-np.take_along_axis(metrics.log_softmax(log_posterior), targets[:, None], 1)[:, 0])
-    squares = (probs**2).sum(1) - 2 * np.take_along_axis(probs, targets[:, None], 1)[:, 0] + 1
-    scores["brier"] = mean(squares)
-    for name, group in group_scores(predicted, targets, train_counts).items():
-        scores[name] = group
+
+    own = np.take_along_axis(log_posterior, true, 1)
+    ahead = (log_posterior > own).sum(1)  # classes that are likelier than the true one
+    scores["top5"] = share((ahead < 5).sum(), n)
+
+    low, high = metrics.macro_f1_interval(targets, predicted, classes)
+    scores["macro_f1"] = Score(values["macro_f1"], low, high)
+
+    log_p = np.take_along_axis(metrics.log_softmax(log_posterior), true, 1)
+    scores["nll"] = mean(-log_p[:, 0])
+    squares = (probs**2).sum(1)
+    scores["brier"] = mean(squares - 2 * np.exp(log_p[:, 0]) + 1)
+
+    scores |= group_scores(predicted, targets, train_counts)
+    scores["smooth_ece"] = Score(reliability.smooth_ece(probs, targets))
     scores |= _calibration_errors(probs, targets, scores)
     return scores
 
 
 def share(hits: int, n: int, z: float = 1.96) -> Score:
     """hits of n, with Wilson's interval."""
-    middle = hits + z * z / 2
-    half = z * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return Score(float(hits / n), float((middle - half) / (n + z * z)), float((middle + half) / (n + z * z)))
+    more = n + z**2
+    middle = (hits + z**2 / 2) / more
+    half = z * math.sqrt(hits * (n - hits) / n + z**2 / 4) / more
+    return Score(float(hits / n), float(middle - half), float(middle + half))
 
 
 def mean(values: np.ndarray) -> Score:
     """The mean of values [N], with its normal interval."""
-    half = 1.96 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Score(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
+    middle = float(values.mean())
+    if len(values) < 2:
+        return Score(middle)
+    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return Score(middle, middle - half, middle + half)
 
 
 def group_scores(predicted: np.ndarray, targets: np.ndarray, train_counts: np.ndarray) -> dict[str, Score]:
@@ -68,10 +94,12 @@ def group_scores(predicted: np.ndarray, targets: np.ndarray, train_counts: np.nd
         if not classes.any():
             scores[name] = Score(math.nan)
             continue
-        recall, support = table["recall"][classes], table["support"][classes]
+        recall = table["recall"][classes]
+        support = table["support"][classes]
         # A class's share of hits varies by its own few pictures. One more of each kind keeps 0 and 1 from being sure.
         smoothed = (recall * support + 1) / (support + 2)
-        half = 1.96 * math.sqrt((smoothed * (1 - smoothed) / support).sum()) / len(recall)
+        variances = smoothed * (1 - smoothed) / support
+        half = 1.96 * math.sqrt(variances.sum()) / len(recall)
         value = float(recall.mean())
         scores[name] = Score(value, max(0.0, value - half), min(1.0, value + half))
     return scores
@@ -84,28 +112,26 @@ def guesses(targets: np.ndarray, train_counts: np.ndarray) -> dict[str, dict[str
     probabilities.
     """
     counts = np.asarray(train_counts, np.float64)
-    classes = len(counts)
-    prior = np.maximum(counts, 0.5) / np.maximum(counts, 0.5).sum()
-    support = np.bincount(targets, minlength=classes)
-    part = support / support.sum()
-    present = support > 0
-    top = np.full(len(targets), counts.argmax())
-    five = np.argsort(-counts, kind="stable")[:5]
-    losses = {"nll": float(-(part * np.log(prior)).sum()), "brier": float((prior**2).sum() - 2 * part @ prior + 1)}
-    drawn_f1 = 2 * part * prior / np.maximum(part + prior, 1e-300)
-    return {
-        "most frequent": {
-            "acc": metrics.accuracy(targets, top),
-            "macro_f1": metrics.macro_f1(targets, top, classes),
-            "top5": float(part[five].sum()),
-        },
-        "drawn by the prior": {
-            "acc": float(part @ prior),
-            "macro_f1": float(drawn_f1[present].mean()),
-            "top5": float(part @ (1 - (1 - prior) ** 5)),
-            **losses,
-        },
+    prior = shares(counts)
+    support = np.bincount(targets, minlength=len(counts))
+    part = support / support.sum()  # of each class among these pictures
+    most_frequent = np.full(len(targets), counts.argmax())
+    five_most = np.argsort(-counts, kind="stable")[:5]
+    first = {
+        "acc": metrics.accuracy(targets, most_frequent),
+        "macro_f1": metrics.macro_f1(targets, most_frequent, len(counts)),
+        "top5": float(part[five_most].sum()),
     }
+    drawn_f1 = 2 * part * prior / (part + prior)
+    missed_by_five = (1 - prior) ** 5
+    second = {
+        "acc": float(part @ prior),
+        "macro_f1": float(drawn_f1[support > 0].mean()),
+        "top5": float(part @ (1 - missed_by_five)),
+        "nll": float(-part @ np.log(prior)),
+        "brier": float((prior**2).sum() - 2 * part @ prior + 1),
+    }
+    return {"most frequent": first, "drawn by the prior": second}
 
 
 def confused(targets: np.ndarray, predicted: np.ndarray, classes: int) -> list[tuple[int, int, int]]:
@@ -113,7 +139,8 @@ def confused(targets: np.ndarray, predicted: np.ndarray, classes: int) -> list[t
     table = metrics.confusion(targets, predicted, classes)
     np.fill_diagonal(table, 0)
     pairs = np.argwhere(table)
-    order = np.argsort(-table[tuple(pairs.T)], kind="stable")
+    counts = table[pairs[:, 0], pairs[:, 1]]
+    order = np.argsort(-counts, kind="stable")
     return [(int(a), int(b), int(table[a, b])) for a, b in pairs[order]]
 
 
@@ -127,6 +154,7 @@ def _calibration_errors(probs, targets, scores):
             found[name].append(score(probs[rows], targets[rows]))
     intervals = {}
     for name, values in found.items():
-        value, half = scores[name].value, 1.96 * float(np.std(values, ddof=1))
+        value = scores[name].value
+        half = 1.96 * float(np.std(values, ddof=1))
         intervals[name] = Score(value, max(0.0, value - half), value + half)
     return intervals
