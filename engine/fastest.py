@@ -35,7 +35,8 @@ from pictures.store import cache_dir
 LOOK = 0.15  # seconds that a float32 forward pass takes at first, so that what is hopeless costs little
 HOPELESS = 1.6  # a way that takes so many times as long as another is timed no further
 STEP = 0.4  # seconds that a step may take: of a large batch fewer rows are timed
-ROWS = 8  # but not less than these: on an EPYC at 224 px layouts are alike with 4 rows and 12% apart with 8 as with 32
+ROWS = 8  # but not less than these: on an EPYC at 224 px layouts are alike with 4 rows, 8% apart with 8, 13% with 32
+PART = 1.06  # what contiguous maps lose on a whole batch to what they gain on a part: measured at 224 px, docs/log.md
 BUDGET = 1.5  # seconds of computing after which no further round begins
 ROUNDS = 8  # at the most; the fastest of each way counts
 
@@ -154,7 +155,8 @@ def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]
         for way in left:  # in turn: what disturbs one disturbs all
             found[way] = min(found[way], seconds(way, rows))
         left = [way for way in left if way not in _far_behind(found)]
-    return found
+    handicap = PART if rows < batch else 1.0
+    return {way: s * handicap if way.layout == "contiguous" else s for way, s in found.items()}
 
 
 def _far_behind(seconds):
