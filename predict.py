@@ -41,6 +41,8 @@ def predict(args: Namespace) -> None:
     averaged = ", a plain average" if len(folders) > 1 else ""
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
     tests = data.test_listing(root, args.test)
+    if (tests.labels >= 0).any():
+        print("these pictures have labels: python evaluate.py scores the answers", file=sys.stderr)
     classes = checkpoints[0]["classes"]
     file = args.sample_submission
     if file is None and args.test is None:  # the data's own sample is of its own test pictures

@@ -133,7 +133,7 @@ def test_a_calibration_is_applied_and_can_be_left_aside(project, labelled, capsy
     np.testing.assert_allclose(scaled, expected, atol=2e-3)  # from six decimals
     assert predict.main(["--run", str(tmp_path / "run"), "--test", str(labelled), "--probs"]) == 0
     out, err = capsys.readouterr()
-    assert "temperature 4.000" in err
+    assert "temperature 4.000" in err and "python evaluate.py scores" in err
     by_predict = {row["id"]: float(row["blue"]) for row in csv.DictReader(out.splitlines())}
     names = [row["path"] for row in csv.DictReader(open(tmp_path / "scaled" / "predictions.csv"))]
     assert by_predict["0"] == pytest.approx(scaled[names.index("red/0.png"), 0], abs=1e-5)
