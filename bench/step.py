@@ -72,10 +72,15 @@ def main():
     )
     parser.add_argument("--limit", type=float, default=0, help="seconds until a contender is warm (default 0: any)")
     parser.add_argument("--files", type=int, default=0, metavar="PX", help="width of the files (default 500)")
+    parser.add_argument(
+        "--cpu-seconds", action="store_true", help="count what is computed, workers' too: busy machines"
+    )
     parser.add_argument("--pictures", metavar="DIR", help="enlarge the pictures under DIR (default: random ones)")
     parser.add_argument("--json", metavar="FILE", help="write the record with every round's seconds here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads or torch.get_num_threads())
+    if args.cpu_seconds:
+        rounds.clock = four.computed
     random.seed(0), torch.manual_seed(0)  # the ways of others draw from both
     args.steps = args.steps or (64 if pick_device(args.device).type == "cuda" else 16)
     failed = False
