@@ -122,7 +122,9 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     """A summary as Markdown."""
     n = result["n"]
     scores = [result["scores"][name] for name in SCORES]
-    scored_on = counted(result["pictures"], "validation picture") + f" of {counted(result['folds'], 'split')}"
+    scored_on = counted(result["pictures"], "validation picture") + f" in {result['folds']} folds" * (
+        result["folds"] > 1
+    )
     yield f"**{title}**, {counted(n, 'seed')}, {scored_on}, {result['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k, seed in enumerate(result["seeds"]):

@@ -23,7 +23,7 @@ def test_a_seed_is_trained_on_every_fold_and_scored_on_all_pictures(pictures, tm
     command = [*flags(pictures, tmp_path), "--name", "s", "--folds", "2"]
     assert seeds.main([*command, "--n", "2"]) == 0
     out = capsys.readouterr().out
-    assert "2 seeds, 24 validation pictures of 2 splits" in out
+    assert "2 seeds, 24 validation pictures in 2 folds" in out
     (result,) = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert result["seeds"] == [0, 1] and result["folds"] == 2 and result["pictures"] == 24
     for k, seed in enumerate(result["seeds"]):

@@ -301,7 +301,7 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
         {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True
     )
-    targets, logits, classes = seeds.outputs(study, 0)
+    targets, logits, classes = seeds.outputs(study, [0])
     assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
     assert row["nll"] == pytest.approx(metrics.nll(logits, targets))
     assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
