@@ -87,9 +87,8 @@ def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]
     """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes. trials: by seed, a fold each.
 
     scores: name -> values by seed, mean, sd, half width of the 95% t interval; over the pictures of all folds together.
-    ensemble: scores of the seeds' mean posterior, of the networks that had not seen a picture. agreement: share of
-    pictures that two seeds label alike, mean over pairs. absent: classes without a validation picture. interval: 95%,
-    of what the seeds' mean macro F1 would be with ever more of them.
+    ensemble: scores of the seeds' mean posterior. agreement: share of pictures that two seeds label alike, mean over
+    pairs. absent: classes without a validation picture. interval: 95%, of the mean macro F1 with ever more of them.
     """
     found = [outputs(study, of_seed) for of_seed in trials]
     targets, _, classes = found[0]  # those of every seed: the split is one
