@@ -169,7 +169,8 @@ def test_evaluation_plans_show_the_pictures_as_they_are(device):
                 left, top, mirrored = int(geo[0][2]), int(geo[1][2]), geo[0][0] < 0
                 left -= 17 * mirrored
                 plain = pixels[i, top : top + 17, left : left + 17].permute(2, 0, 1).float() / 255
-                torch.testing.assert_close(picture, plain.flip(2) if mirrored else plain, rtol=2e-7, atol=0)
+                # A division may be off by two units in the last place, each 1.2e-7 at the most.
+                torch.testing.assert_close(picture, plain.flip(2) if mirrored else plain, rtol=5e-7, atol=0)
 
 
 @on_device
