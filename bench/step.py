@@ -143,8 +143,9 @@ def measure(args, folder):
                 del epochs[name]
                 size["failed"][name] = failure
             yield record, f"batch {batch_size}, {name}: {failure or speed(size, name)}"
-        for _ in range(args.repeats - 1):
-            for name, epoch in epochs.items():
+        for turn in range(1, args.repeats):
+            order = list(epochs.items())[:: (-1) ** turn]  # whoever follows a loader's workers pays for their end
+            for name, epoch in order:
                 size["seconds"][name].append(rounds.clocked(epoch, device))
         yield record, table(record, size)
 

@@ -214,3 +214,18 @@ def test_a_study_decides_once_for_all_its_trials(settings, capsys, monkeypatch, 
     assert sweep.main([*command[:-3], "lr=1e-3,1e-2,2e-2", "--pack", "1"]) == 0
     env = json.loads((study.run(2) / "env.json").read_text())
     assert (env["precision"], env["layout"]) == ("fp32", "contiguous")
+
+
+def test_part_of_a_batch_flatters_contiguous_maps(monkeypatch):
+    """A clock that each step moves on by a second a row: layouts are equal on it."""
+    now = [0.0]
+
+    def forward(model, x, dtype):
+        now[0] += len(x)
+        return engine.evaluate.forward(model, x, dtype)
+
+    monkeypatch.setattr(fastest, "forward", forward)
+    monkeypatch.setattr(fastest.time, "thread_time", lambda: now[0])
+    model = build_model("resnet18", 3, width=0.125, stem_kernel=3)
+    assert time_ways(model, 40, fastest.ROWS, FOUR[2:]) == {FOUR[2]: 1.0, FOUR[3]: 1.0}
+    assert time_ways(model, 40, fastest.ROWS + 1, FOUR[2:]) == {FOUR[2]: 1.0, FOUR[3]: fastest.PART}
