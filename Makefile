@@ -10,7 +10,7 @@
 #
 # Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
 # PY=python uses an environment that is there already; FLAGS adds flags of train.py to every stage of the study. FOLDS
-# give way where the data has a validation folder of its own.
+# give way where the data has a validation folder of its own. METRIC=acc or nll ranks by accuracy or NLL, not macro F1.
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 DATA ?=
@@ -21,6 +21,7 @@ FLAGS ?=
 JOBS ?= 4
 OUT ?= bench/results
 SBATCH ?=
+METRIC ?= macro_f1
 
 ifeq ($(QUICK),1)
 MIXUP_P ?= 0,0.4
@@ -66,9 +67,9 @@ $(if $(UNDOING),$(error FLAGS has $(UNDOING), which the study chooses: give MIXU
 endif
 
 # What a stage needs stands after FLAGS, which it overrules.
-SWEEP = $(PY) sweep.py $(FLAGS) --project $(PROJECT)
+SWEEP = $(PY) sweep.py $(FLAGS) --project $(PROJECT) --metric $(METRIC)
 GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
-  --project $(PROJECT) --name sweep --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
+  --project $(PROJECT) --metric $(METRIC) --name sweep --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
@@ -110,7 +111,7 @@ sensitivity: tune
 
 seeds: sensitivity
 	$(call choose,sweep tune sensitivity ablation)
-	$(PY) seeds.py $(FLAGS) --project $(PROJECT) -c $(BEST) --n $(SEEDS)
+	$(PY) seeds.py $(FLAGS) --project $(PROJECT) --metric $(METRIC) -c $(BEST) --n $(SEEDS)
 
 final: sensitivity
 	$(call choose,sweep tune sensitivity ablation)

@@ -53,7 +53,7 @@ def runs_of(path: Path) -> tuple[Path, list[Path]]:
     if not (path / "study.json").exists():
         return path, [path]
     study = Study(path)
-    choice = ranking.choose(study)
+    choice = ranking.choose(ranking.points(study))
     if choice is None:
         raise LongtailError(f"{path}: no point of this study can be ranked, so there is nothing to calibrate")
     return path, [study.run(trial) for trial in choice.point.trials]

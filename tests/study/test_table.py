@@ -20,15 +20,14 @@ import pytest
 import torch
 
 import metrics
-import seeds
 import train
 from config import flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
 from engine.checkpoint import load_checkpoint
 from engine.stop import StopRequest
 from errors import LongtailError
+from study import held_out, supervisor, workers
 from study import lease as leases
-from study import supervisor, workers
 from study.begin import begin_study
 from study.job import Job
 from study.lease import Lease, LeaseLost
@@ -301,7 +300,7 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
         {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True
     )
-    targets, logits, classes = seeds.outputs(study, [0])
+    _, targets, logits, classes = held_out.together(study, [0])
     assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
     assert row["nll"] == pytest.approx(metrics.nll(logits, targets))
     assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
