@@ -367,6 +367,15 @@ class Config:
         "how feature maps lie in memory; auto: channels_last, on a CPU what makes a step faster",
         choices=("auto", "channels_last", "contiguous"),
     )
+    products: int = knob(
+        "auto",
+        "run",
+        "on a CPU: convolutions whose maps have up to so many pixels a side become matrix products (0: none); auto: "
+        "those where that is faster",
+        low=0,
+        high=64,
+        auto="auto",
+    )
     compile: bool = knob(
         True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
     )
