@@ -193,6 +193,16 @@ class Config:
         off=0.0,
         source="Polyak & Juditsky 1992",
     )
+    sam: float = knob(
+        0.0,
+        "training",
+        "sharpness-aware minimisation: gradients are taken where the loss is highest within this distance of the "
+        "weights; twice the time; 0.2, with --drw 0.8",
+        low=0,
+        high=100,
+        off=0.0,
+        source="Foret et al. 2021, Rangwani et al. 2022",
+    )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
     alpha: float = knob(
