@@ -166,6 +166,16 @@ class Config:
         source="Loshchilov & Hutter 2019",
         daily=True,
     )
+    head_decay: float = knob(
+        "auto",
+        "training",
+        "decay of the last layer's weights; auto: that of --weight-decay",
+        low=0,
+        high=10,
+        auto="auto",
+        off="auto",
+        source="Alshammari et al. 2022",
+    )
     schedule: str = knob(
         "cosine",
         "training",

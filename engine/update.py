@@ -7,6 +7,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from errors import ConfigError
+from model import last_layer
 
 BODY = "body"  # as a prefix: all but the last layer
 TINY = 1e-12  # joins the gradient's norm, which may be 0
@@ -19,6 +20,7 @@ class Update:
     opt: str
     lr: float
     weight_decay: float
+    head_decay: float | str
     ema: float
     sam: float
 
@@ -28,14 +30,20 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
 
     lr: a tensor, which is read at every step.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # Decay pulls towards 0, which means nothing for a norm's scale or a bias.
-    weights = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
-    groups = [dict(params=weights, weight_decay=update.weight_decay), dict(params=others, weight_decay=0.0)]
+    weights = {name: p for name, p in trained.items() if p.ndim > 1}
+    others = [p for p in trained.values() if p.ndim <= 1]
+    groups = []
+    if update.head_decay != "auto":
+        head = last_layer(dict(model.named_parameters()))
+        of_head = [weights.pop(name) for name in list(weights) if _within(name, head)]
+        groups.append(dict(params=of_head, weight_decay=update.head_decay))
+    groups.append(dict(params=list(weights.values()), weight_decay=update.weight_decay))
+    groups.append(dict(params=others, weight_decay=0.0))
     if update.opt == "sgd":
         made = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
-        for p in trained:  # a first step that is left out for an overflow would leave them uninitialised
+        for p in trained.values():  # a first step that is left out for an overflow would leave them uninitialised
             made.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return made
     made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
@@ -81,7 +89,7 @@ def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
     """Keeps the parameters whose names begin with one of `prefixes` as they are. Raises ConfigError for a prefix that
     no parameter has, and where nothing would be left to train."""
     names = [name for name, _ in model.named_parameters()]
-    head = names[-1].rpartition(".")[0]  # in every network here the last layer comes last
+    head = last_layer(names)
     for prefix in prefixes:
         if prefix == BODY:
             continue

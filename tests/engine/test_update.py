@@ -1,6 +1,7 @@
 """Updates of the weights against the same mathematics in float64, written another way."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -8,6 +9,7 @@ import augment
 from config import Config
 from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.update import Ascent, Update, optimizer
+from model import build_model
 
 SMALL = dict(batch_size=4, amp=False, dropout=0.3, opt="sgd", lr=0.01, weight_decay=0.05, ls=0.1, mixup_p=0.5)
 
@@ -90,6 +92,21 @@ def test_sam_leaves_no_trace_but_its_gradients(settings):
     assert torch.equal(plain.losses, sam.losses) and torch.equal(plain.right, sam.right)
     pairs = zip(plain.model.parameters(), sam.model.parameters())
     assert all(float((p.grad - q.grad).norm()) > 1e-3 * float(p.grad.norm()) for p, q in pairs)
+
+
+@pytest.mark.parametrize("opt, times", [("adamw", 1.0), ("sgd", 1.9)])
+@pytest.mark.parametrize("head_decay, of_head", [("auto", 0.1), (0.5, 0.5), (0.0, 0.0)])
+def test_the_last_layer_has_its_own_decay(opt, times, head_decay, of_head):
+    """Where all gradients are 0, a step takes lr times decay off the weights; Nesterov's first step 1 + 0.9 times."""
+    model = build_model("resnet18", 3, width=0.125)
+    update = Config(opt=opt, weight_decay=0.1, head_decay=head_decay).group(Update)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer(model, update, torch.tensor(0.01)).step()
+    for name, p in model.named_parameters():
+        decay = of_head if name == "fc.weight" else 0.1 * (p.ndim > 1)
+        torch.testing.assert_close(p.detach(), before[name] * (1 - 0.01 * times * decay), rtol=1e-6, atol=0)
 
 
 def test_sam_climbs_the_trained_weights_alone():
