@@ -139,11 +139,21 @@ class Config:
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
+    fresh_head: bool = knob(
+        False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
+    )
     freeze: str = knob(
         "",
         "model",
-        "keep these parts as they are, batch norms' statistics too: names such as conv1,layer1; body: all but the "
-        "last layer",
+        "keep these parts as they are: names such as conv1,layer1; body: all but the last layer",
+    )
+    freeze_bn: str = knob(
+        "keep",
+        "model",
+        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches",
+        choices=("keep", "adapt"),
+        off="keep",
+        source="Zhong et al. 2021",
     )
 
     epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000, daily=True)

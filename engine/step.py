@@ -70,6 +70,7 @@ class Stepper:
         # A tensor: a captured optimizer would keep a plain number for ever.
         self.lr = torch.tensor(update.lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, update, self.lr)
+        self.freeze_bn = update.freeze_bn
         self.ascent = Ascent(self.model, update.sam) if update.sam else None
         self.levels, self.pixels = levels, levels[max(levels)]  # evaluation is at full size
         self.labels, self.table = labels.to(device), table.to(device)
@@ -157,7 +158,7 @@ class Stepper:
         x = augment.batch(pixels, row, **self.view | dict(size=self.size), dtype=input_dtype(self.device, self.dtype))
         self.waited += time.perf_counter() - start
         a, b = self.labels[row.index], self.labels[row.partner]
-        set_training(self.model)
+        set_training(self.model, self.freeze_bn)
         self.model.key.copy_(row.key)  # seeds dropout
         logits, row_losses = self.gradients(x, a, b, row.lam)
         if self.ascent:  # the gradients of other weights, from the same input and the same dropout

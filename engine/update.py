@@ -23,6 +23,7 @@ class Update:
     head_decay: float | str
     ema: float
     sam: float
+    freeze_bn: str
 
 
 def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch.optim.Optimizer:
@@ -109,9 +110,14 @@ def _within(name, prefix):
     return name == prefix or name.startswith(prefix + ".")
 
 
-def set_training(model: torch.nn.Module) -> None:
-    """Train mode, but for the batch norms of frozen parts: they keep their statistics."""
+def set_training(model: torch.nn.Module, freeze_bn: str = "keep") -> None:
+    """Train mode, but for the batch norms of frozen parts: they keep their statistics.
+
+    freeze_bn: 'adapt' lets these follow the batches, as all others do (Zhong et al. 2021, "shifted batch norm").
+    """
     model.train()
+    if freeze_bn == "adapt":
+        return
     # Statistics that went on would change what the frozen weights compute.
     for module in model.modules():
         frozen = isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
