@@ -21,7 +21,7 @@ class Update:
     lr: float
     weight_decay: float
     head_decay: float | str
-    ema: float
+    ema_epochs: float
     sam: float
     freeze_bn: str
 
