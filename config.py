@@ -139,11 +139,21 @@ class Config:
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
+    fresh_head: bool = knob(
+        False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
+    )
     freeze: str = knob(
         "",
         "model",
-        "keep these parts as they are, batch norms' statistics too: names such as conv1,layer1; body: all but the "
-        "last layer",
+        "keep these parts as they are: names such as conv1,layer1; body: all but the last layer",
+    )
+    freeze_bn: str = knob(
+        "keep",
+        "model",
+        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches",
+        choices=("keep", "adapt"),
+        off="keep",
+        source="Zhong et al. 2021",
     )
 
     epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000, daily=True)
@@ -165,6 +175,16 @@ class Config:
         off=0.0,
         source="Loshchilov & Hutter 2019",
         daily=True,
+    )
+    head_decay: float = knob(
+        "auto",
+        "training",
+        "decay of the last layer's weights; auto: that of --weight-decay",
+        low=0,
+        high=10,
+        auto="auto",
+        off="auto",
+        source="Alshammari et al. 2022",
     )
     schedule: str = knob(
         "cosine",
@@ -192,6 +212,16 @@ class Config:
         high=1000,
         off=0.0,
         source="Polyak & Juditsky 1992",
+    )
+    sam: float = knob(
+        0.0,
+        "training",
+        "sharpness-aware minimisation: gradients are taken where the loss is highest within this distance of the "
+        "weights; twice the time; 0.2, with --drw 0.8",
+        low=0,
+        high=100,
+        off=0.0,
+        source="Foret et al. 2021, Rangwani et al. 2022",
     )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")

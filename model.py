@@ -9,6 +9,7 @@ import hashlib
 import math
 import textwrap
 from collections import namedtuple
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def build_model(
         module.layer = layer
         module.owner = (model,)  # in a tuple, so that the owner is no submodule of its own part
     return model
+
+
+def last_layer(names: Iterable[str]) -> str:
+    """The last layer's name, from those of a network's parameters or of its state: in every network here it comes
+    last."""
+    return list(names)[-1].rpartition(".")[0]
 
 
 class CosineHead(nn.Module):
@@ -270,11 +277,11 @@ def _cached_weights(name, models):
 def _load_pretrained(model, state):
     """Loads `state` strictly, but for a last layer that was made for another number of classes."""
     own = model.state_dict()
-    last_layer = list(own)[-1].rpartition(".")[0]
-    state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(last_layer + ".")}
+    head = last_layer(own)
+    state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(head + ".")}
     for name, tensor in own.items():
-        in_last_layer = name.rpartition(".")[0] == last_layer
-        if in_last_layer and name in state and state[name].shape != tensor.shape:
+        in_head = name.rpartition(".")[0] == head
+        if in_head and name in state and state[name].shape != tensor.shape:
             state[name] = tensor  # fresh
     try:
         model.load_state_dict(state)
