@@ -323,6 +323,8 @@ def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
         ([1, math.inf], {}, "counts"),
         ([[1, 2]], {}, "counts"),
         ([1, 1], {"ls": 1.1}, "ls"),
+        ([1, 1], {"ls": np.array([0.1, -0.1])}, "ls"),
+        ([1, 1], {"ls": np.array([0.1, math.nan])}, "ls"),
         ([1, 1], {"gamma": -1}, "gamma"),
         ([1, 1], {"alpha": math.nan}, "alpha"),
         ([1, 1], {"margins": [1.0]}, "margins"),
@@ -338,8 +340,8 @@ def test_bad_tables_are_refused(counts, options, word):
 
 
 def objective(**options):
-    plain = dict(gamma=0.0, alpha=1.0, ls=0.0, loss_tau=0.0, balance="none", prior="train", margin=0.0, drw=0.0)
-    return losses.Objective(**(plain | options))
+    plain = dict(gamma=0.0, alpha=1.0, ls=0.0, ls_by="progress", loss_tau=0.0, balance="none", prior="train")
+    return losses.Objective(**(plain | dict(margin=0.0, drw=0.0) | options))
 
 
 def table_at(epoch, epochs=200, counts=(500, 50, 5, 0), scale=1.0, **options):
@@ -367,6 +369,48 @@ def test_ldam_is_the_authors_loss():
     expected = F.cross_entropy(30 * shifted, target, reduction="none")
     found = losses.plain(30 * cosines, target, target, torch.ones(40), table)
     assert (found - expected).abs().max() < 1e-5
+
+
+def smoothing_at(epoch=0, epochs=11, counts=(500, 50, 5), pictures=None, signals=None, **options):
+    aim = objective(**options)
+    table = losses.schedule(aim, np.array(counts), epoch, epochs, pictures=pictures, signals=signals)
+    return table[losses.EPS].tolist()
+
+
+def test_smoothing_by_frequency_is_that_of_mislas():
+    """LabelAwareSmoothing's concave shape, as its authors compute it, on the study's class counts."""
+    counts = torch.tensor([560, 443, 274, 210, 156, 121, 88, 57, 30, 19])
+    for head, tail in ((0.4, 0.1), (0.0, 0.3)):
+        ratio = (counts - counts.min()) * math.pi / (2 * (counts.max() - counts.min()))
+        theirs = tail + (head - tail) * torch.sin(ratio.double())
+        found = smoothing_at(counts=counts.tolist(), ls=(head, tail), ls_by="frequency")
+        assert found == pytest.approx(theirs.tolist(), abs=1e-7)
+        # Rows that a sampler draws equally often do not hide which class is rare.
+        even = smoothing_at(counts=[100] * 10, pictures=counts.numpy(), ls=(head, tail), ls_by="frequency")
+        assert even == found
+    assert smoothing_at(counts=(9, 9, 9), ls=(0.4, 0.1), ls_by="frequency") == pytest.approx([0.4] * 3)
+
+
+def test_smoothing_goes_from_the_first_end_to_the_last_over_training():
+    for ends in ((0.0, 0.2), (0.2, 0.0)):
+        found = [smoothing_at(epoch, ls=ends)[0] for epoch in range(11)]
+        assert found == pytest.approx(np.linspace(*ends, 11), abs=1e-7)
+        assert smoothing_at(ls=ends) == pytest.approx([ends[0]] * 3)  # the same for all classes
+    assert smoothing_at(0, epochs=1, ls=(0.1, 0.3)) == pytest.approx([0.1] * 3)
+
+
+def test_smoothing_by_difficulty_follows_the_classes_losses():
+    losses_by_class = torch.tensor([0.5, 2.5, math.nan, 1.0])
+    found = smoothing_at(counts=(9, 9, 9, 9), signals=dict(loss=losses_by_class), ls=(0.0, 0.4), ls_by="difficulty")
+    assert found == pytest.approx([0.0, 0.4, 0.2, 0.1])  # of the third nothing is known: the middle
+    for nothing in (None, dict(loss=torch.full((3,), math.nan)), dict(loss=torch.ones(3))):
+        assert smoothing_at(signals=nothing, ls=(0.0, 0.4), ls_by="difficulty") == pytest.approx([0.2] * 3)
+
+
+def test_smoothing_by_confidence_rises_with_it():
+    told = dict(confidence=torch.tensor([0.25, math.nan, 1.0]))
+    assert smoothing_at(signals=told, ls=(0.1, 0.5), ls_by="confidence") == pytest.approx([0.2, 0.1, 0.5])
+    assert smoothing_at(ls=(0.1, 0.5), ls_by="confidence") == pytest.approx([0.1] * 3)
 
 
 @pytest.mark.parametrize(
