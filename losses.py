@@ -167,11 +167,13 @@ def loss_table(
 def posterior_bias(table: torch.Tensor, sampled: np.ndarray, counts: np.ndarray, prior: str) -> np.ndarray:
     """What to add to the logits [C] of a network trained with `table` so that their softmax is a posterior.
 
-    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes
-    that prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32
-    NumPy [C].
+    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table, less what
+    smoothing takes of each class. Bayes' rule takes that prior out and puts in the classes' shares of `counts` [C]
+    (prior 'train') or equal shares ('uniform'). What smoothing gives to all classes alike stays in. Float32 NumPy [C].
     """
     seen = torch.as_tensor(sampled, dtype=torch.float64).clamp_min(FLOOR) * table[WEIGHT].double()
+    kept = (1 - table[EPS].double()).clamp_min(1e-6)  # at a smoothing of 1 nothing is
+    seen *= kept / kept.max()
     wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(FLOOR)
     log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
     bias = table[BIAS].double() - seen.log() + log_prior
