@@ -38,7 +38,7 @@ AROUND ?= lr=x0.5,x2
 ABLATE ?=
 SEEDS ?= 3
 MODELS ?= 2
-BASE = --warmup 0.5 --ema 0.9 --cutmix-p 0
+BASE = --warmup 0.5 --ema-epochs 1 --cutmix-p 0
 else
 MIXUP_P ?= 0,0.2,0.4,0.6
 LS ?= 0,0.05,0.1

@@ -187,12 +187,12 @@ class Config:
         off=0.0,
         source="Goyal et al. 2017",
     )
-    ema: float = knob(
-        0.995,
+    ema_epochs: float = knob(
+        6.0,
         "training",
-        "decay of the averaged weights, which are then the ones evaluated (0: off)",
+        "epochs that the averaged weights look back; they are then the ones evaluated (0: no average)",
         low=0,
-        high=0.99999,
+        high=1000,
         off=0.0,
         source="Polyak & Juditsky 1992",
     )

@@ -80,7 +80,7 @@ class Stepper:
     ):
         self.device, self.ranks = device, ranks
         self.model, self.net = ranks.wrap(model.to(device, memory_format=layout))
-        self.average = copy.deepcopy(self.model).eval() if update.ema else None
+        self.average = copy.deepcopy(self.model).eval() if update.ema_epochs else None
         # A tensor: a captured optimizer would keep a plain number for ever.
         self.lr = torch.tensor(update.lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, update, self.lr)

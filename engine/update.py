@@ -17,7 +17,7 @@ class Update:
     opt: str
     lr: float
     weight_decay: float
-    ema: float
+    ema_epochs: float
 
 
 def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch.optim.Optimizer:

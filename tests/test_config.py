@@ -256,7 +256,7 @@ def test_off_is_every_methods_value_where_it_is_not_used():
     """A setting that is off is one that can be typed, and the recipes of a method say its paper."""
     for name, off in OFF.items():
         assert getattr(Config(**{name: off}), name) == off
-    assert {"mixup_p", "cutmix_p", "ls", "balance", "crop_scale", "ema", "pretrained"} <= set(OFF)
+    assert {"mixup_p", "cutmix_p", "ls", "balance", "crop_scale", "ema_epochs", "pretrained"} <= set(OFF)
     assert not {"lr", "epochs", "seed", "model", "data"} & set(OFF)
 
 

@@ -31,7 +31,7 @@ def first(settings):
 
 def test_a_frozen_body_keeps_every_bit_and_the_head_moves(settings, first):
     """Parameters and statistics of the body are those of the first run; cRT is this and a balanced sampler."""
-    settings |= dict(balance="sampler", ema=0.9, dropout=0.2, monitor="last")
+    settings |= dict(balance="sampler", ema_epochs=2.0, dropout=0.2, monitor="last")
     train.train(Config(**settings, name="second", init=first, freeze="body"))
     a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
     moved = {k for k in a if not torch.equal(a[k], b[k])}
@@ -48,7 +48,7 @@ def test_a_frozen_part_is_named_by_its_prefix(settings):
 
 
 def test_a_run_that_begins_with_anothers_weights_resumes_to_the_same_bits(settings, first):
-    settings |= dict(init=first, freeze="layer1", ema=0.9, epochs=4)
+    settings |= dict(init=first, freeze="layer1", ema_epochs=2.0, epochs=4)
     train.train(Config(**settings, name="whole"))
     train.train(Config(**settings, name="parts", until=2))
     train.train(Config(**settings, name="parts", resume=True))
@@ -184,7 +184,7 @@ def test_deferring_what_a_sampler_does_already_is_refused():
 
 def test_a_run_goes_on_when_what_it_began_with_is_gone_or_moved(settings, first, tmp_path, monkeypatch):
     """Its weights are in its own checkpoint; another place for the same weights changes nothing, others are refused."""
-    settings |= dict(epochs=4, ema=0.9)
+    settings |= dict(epochs=4, ema_epochs=2.0)
     train.train(Config(**settings, name="whole", init=first))
     for name in ("parts", "moved"):
         train.train(Config(**settings, name=name, init=first, until=2))
