@@ -141,7 +141,13 @@ class Loss:
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
         table = losses.schedule(
-            self.objective, self.sampled, epoch, self.epochs, logit_scale=self.logit_scale, signals=signals
+            self.objective,
+            self.sampled,
+            epoch,
+            self.epochs,
+            pictures=self.counts,
+            logit_scale=self.logit_scale,
+            signals=signals,
         )
         return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
 
