@@ -3,6 +3,8 @@
 #                     where it stopped, and runs those before it where they are not done
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
+# make effects        what each method adds to the default settings, out of fold (IMG=64)
+# make benchmark      CIFAR-100-LT beside published figures (DATA=its folder, with train/ and test/)
 # make lint           ruff's rules and format (pyproject.toml)
 # make test           the tests;  make bench  every measurement of README (an hour)
 # make gpu            on a GPU, in ten minutes: its tests, its benches, and dated records in bench/results (OUT=DIR)
@@ -39,7 +41,7 @@ AROUND ?= lr=x0.5,x2
 ABLATE ?=
 SEEDS ?= 3
 MODELS ?= 2
-BASE = --warmup 0.5 --ema 0.9 --cutmix-p 0
+BASE = --warmup 0.5 --ema-epochs 1 --cutmix-p 0
 else
 MIXUP_P ?= 0,0.2,0.4,0.6
 LS ?= 0,0.05,0.1
@@ -73,7 +75,7 @@ GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(F
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: setup sweep tune sensitivity seeds calibrate final submission study slurm attempts lint test test-slurm bench gpu
+.PHONY: setup sweep tune sensitivity seeds calibrate final submission study slurm attempts effects benchmark lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -129,6 +131,12 @@ study: sweep tune sensitivity seeds calibrate final submission
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default
+
+effects: $(SETUP)
+	$(PY) -m bench.effects $(FLAGS) $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds 3 --epochs 40 --project $(PROJECT)
+
+benchmark: $(SETUP)
+	$(PY) -m bench.benchmark -c recipes/cifar100-lt.json $(FLAGS) $(if $(DATA),--data $(DATA)) --project $(PROJECT)
 
 lint: $(TEST_SETUP)
 	$(PY) -m ruff check

@@ -53,7 +53,7 @@ class Course:
     lr: float
     schedule: str
     warmup: float | str
-    ema: float
+    ema_epochs: float
     balance: str
     img_size: int | str | tuple[int, int]
 
@@ -133,7 +133,7 @@ def draw_plan(
         erase=augment.draw_erase(rng("erase"), shape, size, views.erase),
         lr=learning_rates(epoch, steps, course),
         view_size=np.full(steps, size, np.float32),
-        ema_weight=ema_weights(epoch, steps, course.ema),
+        ema_weight=ema_weights(epoch, steps, course.ema_epochs),
         key=rng("key").integers(0, 2**63, steps, dtype=np.int64),
     )
 
@@ -284,11 +284,15 @@ def _one_cycle(done):
     return np.where(done < 0.3, start + (1 - start) * rise, end + (1 - end) * fall)
 
 
-def ema_weights(epoch: int, steps: int, ema: float) -> np.ndarray:
-    """The weight of the new weights in the averaged ones, float32 [T]: 1 - ema, more in the first steps, so that the
-    initial weights are forgotten quickly."""
+def ema_weights(epoch: int, steps: int, ema_epochs: float) -> np.ndarray:
+    """The weight of the new weights in the averaged ones, float32 [T].
+
+    What weights add to the average falls to 1/e in `ema_epochs` of `steps` each; faster early on. 0: nothing reads it.
+    """
+    if not ema_epochs:
+        return np.ones(steps, np.float32)
     update = epoch * steps + 1 + np.arange(steps)
-    keep = np.minimum(ema, (1 + update) / (10 + update))
+    keep = np.minimum(np.exp(-1 / (ema_epochs * steps)), (1 + update) / (10 + update))
     return (1 - keep).astype(np.float32)
 
 

@@ -95,7 +95,7 @@ def _refuse_another(folder, old, new):
     changed = []
     for name, value in old["base"].items():
         wanted = new["base"].get(name)
-        if name in ("amp", "layout") and wanted == "auto":
+        if name in ("amp", "layout", "products") and wanted == "auto":
             continue  # what the study decided holds
         if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
             changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")

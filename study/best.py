@@ -25,7 +25,7 @@ PICTURES = ("data", "labels", "image_col", "label_col", "group_col", "skip_bad")
 
 def recipe(study: Study, point: Point) -> Config:
     """The settings that train `point` again: the seed of the base, on the pictures and threads of the study, in the
-    precision and layout that its first trial had."""
+    precision, layout and products that its first trial had."""
     first = point.trials[0]
     spec, ran = study.spec, study.run(first) / "args.json"
     way = read_recipe(ran) if ran.exists() else study.config(first)
@@ -37,6 +37,7 @@ def recipe(study: Study, point: Point) -> Config:
         threads=spec["threads"] or 0,
         amp=way.amp,
         layout=way.layout,
+        products=way.products,
     )
 
 

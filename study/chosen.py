@@ -6,7 +6,7 @@ from config import read_recipe
 from errors import LongtailError, counted
 from study.table import Study, newest, recipe_of
 
-WAY = ("amp", "layout")
+WAY = ("amp", "layout", "products")
 
 
 def choose(project: Path | str) -> tuple[list[Path], str]:

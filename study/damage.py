@@ -36,8 +36,9 @@ def spec_from(text: str) -> dict:
         raise ValueError(f"'threads' must be null or a whole number from 0 to 1024, not {threads!r}")
     way = spec.get("way")
     fits = isinstance(way, dict) and isinstance(way.get("amp"), bool) and way.get("layout") in list(LAYOUTS)
+    fits = fits and type(way.get("products", 0)) is int
     if way is not None and not fits:
-        raise ValueError(f"'way' must be null or an object of 'amp' and 'layout', not {way!r}")
+        raise ValueError(f"'way' must be null or an object of 'amp', 'layout' and 'products', not {way!r}")
     return spec
 
 

@@ -17,6 +17,7 @@ from plan import (
     Material,
     Plan,
     draw_plan,
+    ema_weights,
     evaluation_plans,
     learning_rates,
     sampled_counts,
@@ -64,7 +65,7 @@ def draw(data=None, **options):
         jitter=0.0,
         erase=0.0,
         tail_crops=(0, 1),
-        ema=0.9,
+        ema_epochs=2.0,
     )
     settings |= options
     labels, means, rows, counts = data or pictures()
@@ -319,6 +320,27 @@ def rates(epochs, count, **options):
     settings = dict(lr=0.1, schedule="cosine", warmup=0.0) | options
     every = [learning_rates(e, count, course(epochs=epochs, **settings)) for e in range(epochs)]
     return np.concatenate(every).astype(float)
+
+
+def test_the_average_looks_back_a_number_of_epochs():
+    steps, back, epochs = 37, 3.0, 60
+    weights = np.concatenate([ema_weights(e, steps, back) for e in range(epochs)]).astype(float)
+    # What step s adds to the average is its own weight times what every later step keeps.
+    kept_after = np.append(np.cumprod(1 - weights[::-1])[::-1][1:], 1.0)
+    share = weights * kept_after
+    assert share.sum() == pytest.approx(1, abs=1e-6)
+    newest = len(share) - 1
+    ago = round(back * steps)
+    assert share[newest - ago] / share[newest] == pytest.approx(np.exp(-1), rel=1e-3)
+    # Early on the average reaches back a ninth of what was trained, however far it may reach.
+    early = ema_weights(0, steps, 1000.0)
+    assert early[-1] == pytest.approx(9 / (10 + steps), rel=1e-6)
+
+
+@pytest.mark.parametrize("back", [0.0, 1e-3, 0.4, 1000.0])
+def test_weights_of_the_average_are_shares(back):
+    found = ema_weights(2, 1, back)
+    assert found.dtype == np.float32 and (found > 0).all() and (found <= 1).all()
 
 
 def torchs(scheduler, total, **options):

@@ -31,11 +31,30 @@ def first(settings):
 
 def test_a_frozen_body_keeps_every_bit_and_the_head_moves(settings, first):
     """Parameters and statistics of the body are those of the first run; cRT is this and a balanced sampler."""
-    settings |= dict(balance="sampler", ema=0.9, dropout=0.2, monitor="last")
+    settings |= dict(balance="sampler", ema_epochs=2.0, dropout=0.2, monitor="last")
     train.train(Config(**settings, name="second", init=first, freeze="body"))
     a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
     moved = {k for k in a if not torch.equal(a[k], b[k])}
     assert moved == {"fc.weight", "fc.bias"}
+
+
+def test_frozen_batch_norms_adapt_where_they_are_asked_to(settings, first):
+    """Their statistics follow the batches, their weights stay; as in training, not as in a frozen part."""
+    train.train(Config(**settings, name="second", init=first, freeze="body", freeze_bn="adapt", until=1))
+    a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
+    moved = {name for name in a if a[name].is_floating_point() and not torch.equal(a[name], b[name])}
+    statistics = {name for name in a if "running" in name}
+    assert moved == statistics | {"fc.weight", "fc.bias"} and len(statistics) == 40
+
+
+def test_a_fresh_head_is_the_seeds_own(settings, first):
+    still = dict(settings, monitor="last", lr=1e-8, warmup=3.0, freeze="body", until=1, seed=1)
+    train.train(Config(**still, name="second", init=first, fresh_head=True))
+    train.train(Config(**still, name="fresh"))
+    second, fresh, old = (best(settings, name)["weights"] for name in ("second", "fresh", "first"))
+    assert torch.equal(second["conv1.weight"], old["conv1.weight"])
+    assert torch.allclose(second["fc.weight"], fresh["fc.weight"], atol=1e-6)
+    assert not torch.allclose(second["fc.weight"], old["fc.weight"], atol=1e-2)
 
 
 def test_a_frozen_part_is_named_by_its_prefix(settings):
@@ -48,7 +67,7 @@ def test_a_frozen_part_is_named_by_its_prefix(settings):
 
 
 def test_a_run_that_begins_with_anothers_weights_resumes_to_the_same_bits(settings, first):
-    settings |= dict(init=first, freeze="layer1", ema=0.9, epochs=4)
+    settings |= dict(init=first, freeze="layer1", ema_epochs=2.0, epochs=4)
     train.train(Config(**settings, name="whole"))
     train.train(Config(**settings, name="parts", until=2))
     train.train(Config(**settings, name="parts", resume=True))
@@ -77,6 +96,8 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
         (dict(init="nowhere"), "nowhere: no best.pt there"),
         (dict(freeze="layer9"), "--freeze layer9: no parameter begins so; the parts are conv1, bn1, layer1"),
         (dict(freeze="body,fc"), "leaves nothing to train"),
+        (dict(fresh_head=True), "--fresh-head is for .* add --init RUN"),
+        (dict(freeze_bn="adapt"), "--freeze-bn adapt is for .* add --freeze body"),
     ],
 )
 def test_what_cannot_be_begun_with_or_frozen_is_refused_by_name(settings, more, said):
@@ -184,7 +205,7 @@ def test_deferring_what_a_sampler_does_already_is_refused():
 
 def test_a_run_goes_on_when_what_it_began_with_is_gone_or_moved(settings, first, tmp_path, monkeypatch):
     """Its weights are in its own checkpoint; another place for the same weights changes nothing, others are refused."""
-    settings |= dict(epochs=4, ema=0.9)
+    settings |= dict(epochs=4, ema_epochs=2.0)
     train.train(Config(**settings, name="whole", init=first))
     for name in ("parts", "moved"):
         train.train(Config(**settings, name=name, init=first, until=2))
