@@ -571,8 +571,10 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
 
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:
-    """The recipe (a JSON object of settings) at `path`, on top of `base`."""
-    return config_from(read_object(path), str(path), base)
+    """The recipe (a JSON object of settings; its `note` is for people) at `path`, on top of `base`."""
+    settings = read_object(path)
+    settings.pop("note", None)
+    return config_from(settings, str(path), base)
 
 
 def read_object(path: str | Path) -> dict:
