@@ -19,6 +19,9 @@ TRIES = 10  # as torchvision's RandomResizedCrop: the first crop that fits, else
 ERASED = (0.02, 0.33)  # share of the area that random erasing takes
 ERASED_RATIO = (0.3, 3.3)  # and its height by its width
 
+# What --tail-crops gives the rare classes at the least: share of the area, degrees, share of the colour.
+STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
+
 
 @dataclass(frozen=True)
 class Views:
@@ -40,6 +43,26 @@ class Frame:
     size: int
     store_size: int
     shown: float
+
+
+def draw_views(
+    geo_rng: np.random.Generator,
+    colour_rng: np.random.Generator,
+    rare: np.ndarray,
+    means: np.ndarray,
+    frame: Frame,
+    views: Views,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps geo [*,2,3] and colour matrices col [*,3,4], float32, for pictures with mean colours `means` [*,3].
+
+    rare [*]: whose views are strong at the least, as --tail-crops has it.
+    """
+    crop_low = np.where(rare, min(views.crop_scale[0], STRONG_SCALE), views.crop_scale[0])
+    rotate = np.where(rare, max(views.rotate, STRONG_ROTATE), views.rotate)
+    jitter = np.where(rare, max(views.jitter, STRONG_JITTER), views.jitter)
+    geo = draw_geometry(geo_rng, frame, views, crop_low, rotate)
+    col = draw_colour(colour_rng, means, jitter)
+    return geo, col
 
 
 def draw_geometry(

@@ -279,6 +279,16 @@ class Config:
         "class-batch: one draw a batch by the mean of its rows'",
         choices=("row", "batch", "class", "class-batch"),
     )
+    mixup_pair: str = knob(
+        "uniform",
+        "mixing",
+        "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
+        "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
+        "label alone",
+        choices=("uniform", "balanced", "remix"),
+        off="uniform",
+        source="Galdran et al. 2021, Chou et al. 2020",
+    )
     cutmix_p: float = knob(
         0.3,
         "mixing",
@@ -384,6 +394,10 @@ class Config:
         if isinstance(self.mixup_p, tuple) and not self.mixup_by.startswith("class"):
             raise ConfigError(
                 f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
+            )
+        if self.mixup_pair != "uniform" and self.mixup_by not in ("row", "class"):
+            raise ConfigError(
+                f"--mixup-pair {self.mixup_pair} draws a partner for each row: add --mixup-by row, or class"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")

@@ -214,7 +214,7 @@ class Stepper:
         p = torch.softmax(logits.float() + self.table[losses.BIAS], 1)
         noted = dict(loss=row_losses, confidence=p.amax(1), own=p.gather(1, a.long()[:, None])[:, 0])
         for name, values in noted.items():
-            values = torch.where(row.lam == 1, values, torch.nan)
+            values = torch.where(row.blend == 1, values, torch.nan)
             self.rows[name].index_copy_(0, self.tables.at, values[None])
 
     def rows_seen(self) -> dict[str, np.ndarray]:
