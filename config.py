@@ -331,6 +331,14 @@ class Config:
         off=0.0,
         source="Howard 2013",
     )
+    one_op: bool = knob(
+        False,
+        "augmentation",
+        "each view is also sheared, moved, rotated, or changed in brightness, contrast or saturation, by a random "
+        "amount, or left as it is",
+        off=False,
+        source="Müller & Hutter 2021",
+    )
     erase: float = knob(
         0.0, "augmentation", "probability of random erasing", low=0, high=1, off=0.0, source="Zhong et al. 2017"
     )

@@ -108,7 +108,7 @@ def draw_plan(
 
     def drawn_views(index, suffix):
         rare = (counts < views.tail_crops[0])[labels[index]]
-        return augment.draw_views(rng("geo" + suffix), rng("col" + suffix), rare, material.means[index], frame, views)
+        return augment.draw_views(lambda table: rng(table + suffix), rare, material.means[index], frame, views)
 
     index = drawn_rows("index", course.balance)
     geo, col = drawn_views(index, "")

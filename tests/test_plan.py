@@ -68,6 +68,7 @@ def draw(data=None, **options):
         jitter=0.0,
         erase=0.0,
         tail_crops=(0, 1),
+        one_op=False,
         ema_epochs=2.0,
     )
     settings |= options
@@ -388,6 +389,7 @@ def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair)
         (dict(jitter=0.2), ("col", "col_b")),
         (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
         (dict(pad=4), ("geo", "geo_b")),
+        (dict(one_op=True), ("geo", "geo_b", "col", "col_b")),
         (dict(rotate=9.0), ("geo", "geo_b")),
         (dict(flip=False), ("geo", "geo_b")),
         (dict(erase=0.5), ("erase",)),
