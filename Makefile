@@ -1,6 +1,7 @@
 # make sweep          a grid of settings, their ranking, what moves the score
 # make study          all of it: sweep, tune, sensitivity, seeds, calibrate, final, submission; each also by its own name; each goes on
 #                     where it stopped, and runs those before it where they are not done
+# make twostage       a new last layer on finished runs (RUN=runs/photos, else what the study chose), in two ways; the best
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make effects        what each method adds to the default settings, out of fold (IMG=64)
@@ -21,6 +22,7 @@ PROJECT ?= runs
 IMG ?= auto
 FLAGS ?=
 JOBS ?= 4
+RUN ?=
 OUT ?= bench/results
 SBATCH ?=
 METRIC ?= macro_f1
@@ -75,7 +77,7 @@ GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(F
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: setup sweep tune sensitivity seeds calibrate final submission study slurm attempts effects benchmark lint test test-slurm bench gpu
+.PHONY: setup sweep tune sensitivity seeds calibrate final submission study twostage slurm attempts effects benchmark lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -128,6 +130,9 @@ submission: final calibrate
 	@echo "wrote submission.csv" >&2
 
 study: sweep tune sensitivity seeds calibrate final submission
+
+twostage: $(SETUP)
+	$(PY) -m study.twostage $(RUN) --project $(PROJECT)
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default

@@ -323,6 +323,16 @@ class Config:
         "class-batch: one draw a batch by the mean of its rows'",
         choices=("row", "batch", "class", "class-batch"),
     )
+    mixup_pair: str = knob(
+        "uniform",
+        "mixing",
+        "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
+        "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
+        "label alone",
+        choices=("uniform", "balanced", "remix"),
+        off="uniform",
+        source="Galdran et al. 2021, Chou et al. 2020",
+    )
     cutmix_p: float = knob(
         0.3,
         "mixing",
@@ -364,6 +374,14 @@ class Config:
         high=1,
         off=0.0,
         source="Howard 2013",
+    )
+    one_op: bool = knob(
+        False,
+        "augmentation",
+        "each view is also sheared, moved, rotated, or changed in brightness, contrast or saturation, by a random "
+        "amount, or left as it is",
+        off=False,
+        source="Müller & Hutter 2021",
     )
     erase: float = knob(
         0.0, "augmentation", "probability of random erasing", low=0, high=1, off=0.0, source="Zhong et al. 2017"
@@ -443,6 +461,10 @@ class Config:
             raise ConfigError(
                 "every row mixes, and the signals that --ls-by reads are of rows that do not: give a --mixup-p and "
                 "--cutmix-p below 1"
+            )
+        if self.mixup_pair != "uniform" and self.mixup_by not in ("row", "class"):
+            raise ConfigError(
+                f"--mixup-pair {self.mixup_pair} draws a partner for each row: add --mixup-by row, or class"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -571,8 +593,10 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
 
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:
-    """The recipe (a JSON object of settings) at `path`, on top of `base`."""
-    return config_from(read_object(path), str(path), base)
+    """The recipe (a JSON object of settings; its `note` is for people) at `path`, on top of `base`."""
+    settings = read_object(path)
+    settings.pop("note", None)
+    return config_from(settings, str(path), base)
 
 
 def read_object(path: str | Path) -> dict:

@@ -97,7 +97,6 @@ def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]
     ensemble = metrics.evaluate(np.log(posterior), targets, anything)  # takes logits: a logarithm is one
     # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
-
     return dict(
         n=len(trials),
         pictures=len(targets),
@@ -113,9 +112,8 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     """A summary as Markdown."""
     n = result["n"]
     scores = [result["scores"][name] for name in SCORES]
-    scored_on = counted(result["pictures"], "validation picture") + f" in {result['folds']} folds" * (
-        result["folds"] > 1
-    )
+    in_folds = f" in {result['folds']} folds" if result["folds"] > 1 else ""
+    scored_on = counted(result["pictures"], "validation picture") + in_folds
     yield f"**{title}**, {counted(n, 'seed')}, {scored_on}, {result['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k, seed in enumerate(result["seeds"]):

@@ -24,7 +24,7 @@ from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import ConfigError, LongtailError
 from kernels.convolution import use_products
-from mixup import Mixing
+from mixup import Mixing, label_counts
 from model import Network, build_model, last_layer
 from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
@@ -136,7 +136,8 @@ class Loss:
         self.epochs = config.epochs
         self.logit_scale = logit_scale
         self.counts = pictures.counts
-        self.sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        self.sampled = label_counts(drawn, pictures.counts, config.group(Mixing))
 
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""

@@ -208,7 +208,7 @@ class Stepper:
         # Not the row's loss: what reads the signals changes weights and smoothing, and would read itself.
         noted = dict(loss=-own, confidence=log_p.amax(1).exp(), own=own.exp())
         for name, values in noted.items():
-            values = torch.where(row.lam == 1, values, torch.nan)
+            values = torch.where(row.blend == 1, values, torch.nan)
             self.rows[name].index_copy_(0, self.tables.at, values[None])
 
     def rows_seen(self) -> dict[str, np.ndarray]:

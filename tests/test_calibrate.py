@@ -11,7 +11,7 @@ import metrics
 import oracles
 from config import Config
 from conftest import PLAIN
-from posterior import classifier
+from posterior import classifier, priors
 from samples import judged_run
 from study import ranking
 from study.begin import begin_study
@@ -45,6 +45,9 @@ def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
     assert after["nll"]["value"] == pytest.approx(right, abs=0.02)
     assert after["ece"]["value"] < saved["chance"]["ece"]["high"] < before["ece"]["value"]
     assert after["acc"] == before["acc"]  # a temperature changes no answer
+    tau = saved["tau"]
+    assert tau["value"] in priors.TAUS and tau["before"] == pytest.approx(before["macro_f1"]["value"])
+    assert f"tau {tau['value']:g} (predict.py --prior tau)" in out and f"gives {tau['after']:.3f}" in out
 
 
 def test_what_is_right_already_stays_as_it_is(tmp_path, capsys):

@@ -146,6 +146,20 @@ def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, cap
     assert predict.main(["--run", str(Path(settings["project"]) / "run")]) == 0
 
 
+def test_the_bias_takes_out_the_prior_that_mixing_makes(settings):
+    """Partners of every class equally often, half of each row: the network sees half of the classes' equal shares."""
+    found = {}
+    for pair in ("uniform", "balanced"):
+        config = Config(**settings | dict(mixup_p=1.0, cutmix_p=0.0, mixup_alpha=1.0, mixup_pair=pair))
+        pictures = prepare_pictures(config)
+        found[pair] = Loss(config, pictures, 1.0).at(0)[1]
+    counts = pictures.counts
+    seen = counts / counts.sum() / 2 + 1 / len(counts) / 2
+    correction = np.log(counts / counts.sum()) - np.log(seen)
+    assert found["uniform"] == pytest.approx(np.zeros(len(counts)), abs=1e-6)
+    assert found["balanced"] == pytest.approx(correction - correction.mean(), abs=1e-6)
+
+
 def test_an_epoch_that_settles_is_no_reason_to_stop(settings, monkeypatch):
     monkeypatch.setattr("losses.stage", lambda objective, epoch, epochs: int(epoch >= 1))
     rows = train.train(Config(**settings | dict(epochs=7, patience=1, lr=1e-8, warmup=7.0)))

@@ -505,10 +505,10 @@ def test_without_validation_pictures_nothing_is_ranked(settings, capsys, monkeyp
 TYPOS = [
     (["--grid", "lss=0.1"], "did you mean ls"),
     (["--grid", "data=a"], "no setting that a study can vary"),
-    (["--grid", "ls=2"], "--ls takes a number"),
+    (["--grid", "ls=2"], "--ls takes one number"),
     (["--grid", "ls=0.1,"], "give SETTING=VALUE"),
     (["--grid", "ls"], "give SETTING=VALUE"),
-    (["--grid", "ls=nan"], "--ls takes a number"),
+    (["--grid", "ls=nan"], "--ls takes one number"),
     (["--grid", "flip=maybe"], "true or false"),
     (["--grid", "model="], "give SETTING"),
     (["--grid", "freeze"], "give SETTING"),
