@@ -142,11 +142,21 @@ class Config:
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
+    fresh_head: bool = knob(
+        False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
+    )
     freeze: str = knob(
         "",
         "model",
-        "keep these parts as they are, batch norms' statistics too: names such as conv1,layer1; body: all but the "
-        "last layer",
+        "keep these parts as they are: names such as conv1,layer1; body: all but the last layer",
+    )
+    freeze_bn: str = knob(
+        "keep",
+        "model",
+        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches",
+        choices=("keep", "adapt"),
+        off="keep",
+        source="Zhong et al. 2021",
     )
 
     epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000, daily=True)
@@ -168,6 +178,16 @@ class Config:
         off=0.0,
         source="Loshchilov & Hutter 2019",
         daily=True,
+    )
+    head_decay: float = knob(
+        "auto",
+        "training",
+        "decay of the last layer's weights; auto: that of --weight-decay",
+        low=0,
+        high=10,
+        auto="auto",
+        off="auto",
+        source="Alshammari et al. 2022",
     )
     schedule: str = knob(
         "cosine",
@@ -195,6 +215,16 @@ class Config:
         high=1000,
         off=0.0,
         source="Polyak & Juditsky 1992",
+    )
+    sam: float = knob(
+        0.0,
+        "training",
+        "sharpness-aware minimisation: gradients are taken where the loss is highest within this distance of the "
+        "weights; twice the time; 0.2, with --drw 0.8",
+        low=0,
+        high=100,
+        off=0.0,
+        source="Foret et al. 2021, Rangwani et al. 2022",
     )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
@@ -293,6 +323,16 @@ class Config:
         "class-batch: one draw a batch by the mean of its rows'",
         choices=("row", "batch", "class", "class-batch"),
     )
+    mixup_pair: str = knob(
+        "uniform",
+        "mixing",
+        "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
+        "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
+        "label alone",
+        choices=("uniform", "balanced", "remix"),
+        off="uniform",
+        source="Galdran et al. 2021, Chou et al. 2020",
+    )
     cutmix_p: float = knob(
         0.3,
         "mixing",
@@ -352,6 +392,14 @@ class Config:
         off=0.0,
         source="Howard 2013",
     )
+    one_op: bool = knob(
+        False,
+        "augmentation",
+        "each view is also sheared, moved, rotated, or changed in brightness, contrast or saturation, by a random "
+        "amount, or left as it is",
+        off=False,
+        source="Müller & Hutter 2021",
+    )
     erase: float = knob(
         0.0, "augmentation", "probability of random erasing", low=0, high=1, off=0.0, source="Zhong et al. 2017"
     )
@@ -398,6 +446,15 @@ class Config:
         "how feature maps lie in memory; auto: channels_last, on a CPU what makes a step faster",
         choices=("auto", "channels_last", "contiguous"),
     )
+    products: int = knob(
+        "auto",
+        "run",
+        "on a CPU: convolutions whose maps have up to so many pixels a side become matrix products (0: none); auto: "
+        "those where that is faster",
+        low=0,
+        high=64,
+        auto="auto",
+    )
     compile: bool = knob(
         True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
     )
@@ -425,6 +482,10 @@ class Config:
         if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
             raise ConfigError(
                 f"--adapt-path {SHORT.repr(self.adapt_path)}: give numbers from 0 to 2, joined by ':', as 1:1.2:0.9"
+            )
+        if self.mixup_pair != "uniform" and self.mixup_by not in ("row", "class"):
+            raise ConfigError(
+                f"--mixup-pair {self.mixup_pair} draws a partner for each row: add --mixup-by row, or class"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -561,8 +622,10 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
 
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:
-    """The recipe (a JSON object of settings) at `path`, on top of `base`."""
-    return config_from(read_object(path), str(path), base)
+    """The recipe (a JSON object of settings; its `note` is for people) at `path`, on top of `base`."""
+    settings = read_object(path)
+    settings.pop("note", None)
+    return config_from(settings, str(path), base)
 
 
 def read_object(path: str | Path) -> dict:

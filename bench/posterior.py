@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate import runs_of
 from engine.numerics import pick_device
 from errors import LongtailError, run_command
 from pictures import synthetic
@@ -23,6 +22,7 @@ from posterior import classifier
 from posterior.priors import shares
 from posterior.scores import mean
 from reporting.tables import interval, number, table
+from study.chosen import runs_of
 
 
 def distances(log_posterior: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:

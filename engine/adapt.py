@@ -22,6 +22,7 @@ from errors import LongtailError
 FEWEST = 10  # training pictures of a class that gives a tenth of them; a rarer one keeps all
 RATE = 10.0  # by how much a gap of 1 would move the factor in a whole training
 HIGHEST = 2.0  # the factor's bounds are 0 and this
+SMOOTHING, MIXING = ("ls",), ("mixup_p", "cutmix_p")  # the settings whose odds it multiplies
 
 
 def measures(config: Config, validation: int) -> bool:
