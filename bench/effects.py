@@ -55,6 +55,7 @@ METHODS = {
     "Balanced-MixUp": dict(mixup_pair="balanced", mixup_alpha=0.2),
     "Remix": dict(mixup_pair="remix"),
     "one operation": dict(one_op=True),
+    "adapted to the gap": dict(adapt="gap"),
 }
 TAUS = np.linspace(0, 1, 21)
 BLUR = 0.01  # of the shorter side: the standard deviation of the corruption
