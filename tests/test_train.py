@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import augment
 import losses
@@ -700,7 +701,8 @@ def test_classes_without_a_validation_picture_are_said_and_left_out(settings, pi
     root = tmp_path / "lone"
     shutil.copytree(pictures, root)
     (root / "train" / "grey").mkdir()
-    shutil.copy(root / "train" / "red" / "0.png", root / "train" / "grey" / "only.png")
+    noise = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)  # like no other picture
+    Image.fromarray(noise).save(root / "train" / "grey" / "only.png")
     train.train(made(settings, data=str(root), epochs=1))
     said = capsys.readouterr().err
     assert "no validation picture of: grey" in said
