@@ -2,6 +2,7 @@
 # make study          all of it: sweep, tune, sensitivity, seeds, calibrate, final, submission; each also by its own name; each goes on
 #                     where it stopped, and runs those before it where they are not done
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
+# make report         a page of the newest study or run of PROJECT, or of WHAT=FOLDER
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make lint           ruff's rules and format (pyproject.toml)
 # make test           the tests;  make bench  every measurement of README (an hour)
@@ -20,6 +21,7 @@ IMG ?= auto
 FLAGS ?=
 JOBS ?= 4
 OUT ?= bench/results
+WHAT ?=
 SBATCH ?=
 
 ifeq ($(QUICK),1)
@@ -72,7 +74,7 @@ GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(F
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: setup sweep tune sensitivity seeds calibrate final submission study slurm attempts lint test test-slurm bench gpu
+.PHONY: report setup sweep tune sensitivity seeds calibrate final submission study slurm attempts lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -125,6 +127,9 @@ submission: final calibrate
 	@echo "wrote submission.csv" >&2
 
 study: sweep tune sensitivity seeds calibrate final submission
+
+report: $(SETUP)
+	$(PY) report.py $(if $(WHAT),$(WHAT),--project $(PROJECT))
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default

@@ -82,6 +82,27 @@ def suspects(log_posterior: np.ndarray, targets: np.ndarray, counts: np.ndarray)
     return [(int(row), int(seems[row]), float(margin[row])) for row in found]
 
 
+def worth_a_look(
+    log_posterior: np.ndarray, targets: np.ndarray, counts: np.ndarray
+) -> dict[str, tuple[list[int], str]]:
+    """title -> (rows, the most telling first; why): what a person would want to see. Arguments as `suspects`."""
+    rows = np.arange(len(targets))
+    second, first = np.sort(log_posterior, 1)[:, -2:].T
+    wrong = rows[log_posterior.argmax(1) != targets]
+    any_order = np.random.default_rng(0).permutation(rows)
+    by_certainty = wrong[np.argsort(-first[wrong], kind="stable")]
+    by_loss = np.argsort(log_posterior[rows, targets], kind="stable")
+    by_lead = np.argsort(first - second, kind="stable")
+    doubted = [row for row, *_ in suspects(log_posterior, targets, counts)]
+    return {
+        "Labels and answers": (any_order.tolist(), "Drawn at random."),
+        "Most confident mistakes": (by_certainty.tolist(), "The surest answers that are wrong."),
+        "Top losses": (by_loss.tolist(), "The least probable labels."),
+        "Least sure": (by_lead.tolist(), "The two likeliest classes are nearly as likely."),
+        "Suspected labels": (doubted, "They look more like another class (confident learning)."),
+    }
+
+
 def segments(values: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> list[Segment]:
     """The pictures in quarters by a property `values` [N], the lowest first; equal values stay together."""
     hits = targets == predicted
