@@ -198,8 +198,13 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         "val_logits.npy",
         "per_class.csv",
         "confusion_matrix.csv",
+        "filters.npy",
         "train.log",
     }
+    begun, kept = np.load(folder / "filters.npy")
+    weights = torch.load(folder / "best.pt", weights_only=True)["weights"]
+    first = next(value for value in weights.values() if value.ndim == 4)
+    assert (kept == first.half().numpy()).all() and begun.shape == kept.shape and not (begun == kept).all()
     ran = read_recipe(folder / "args.json")
     assert isinstance(ran.amp, bool) and ran.layout in ("channels_last", "contiguous")  # what was decided
     assert dataclasses.replace(ran, amp="auto", layout="auto", products="auto") == config
