@@ -136,6 +136,23 @@ class Config:
         off="linear",
         source="Wang et al. 2018",
     )
+    spectral: str = knob(
+        "none",
+        "model",
+        "head: the last layer's weights are divided by their largest singular value",
+        choices=("none", "head"),
+        off="none",
+        source="Miyato et al. 2018",
+    )
+    noise: float = knob(
+        0.0,
+        "model",
+        "standard deviation of Gaussian noise on the normalised input in training",
+        low=0,
+        high=10,
+        off=0.0,
+        source="Bishop 1995",
+    )
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
@@ -415,6 +432,8 @@ class Config:
             raise ConfigError(
                 f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
             )
+        if self.spectral == "head" and self.head == "cosine":
+            raise ConfigError("--spectral head changes nothing with --head cosine, which scales its weights: drop one")
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if isinstance(self.img_size, tuple) and (self.img_size[0] >= self.img_size[1] or self.pad):
