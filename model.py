@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import LongtailError
+from kernels.convolution import Convolution, replace_convolutions
 from kernels.dropout import Dropout, Noise, add_noise
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
@@ -117,10 +118,10 @@ class BasicBlock(nn.Module):
         self.pad = (stride, outputs - inputs) if change and pad else None  # option A has no weights
         project = None
         if change and not pad:
-            project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            project = nn.Sequential(Convolution(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.conv1 = Convolution(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.conv2 = Convolution(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = project  # drawn first, registered last, as in torchvision: one seed gives equal weights
 
@@ -154,7 +155,7 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         inputs = channels[0]
-        self.conv1 = nn.Conv2d(3, inputs, kernel, 2 if reduce else 1, kernel // 2, bias=False)
+        self.conv1 = Convolution(3, inputs, kernel, 2 if reduce else 1, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if reduce else nn.Identity()
         self.stages = [f"layer{number}" for number in range(1, len(channels) + 1)]
@@ -230,6 +231,7 @@ def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, head, p
             model.transform_input = source.transform_input
         _load_pretrained(model, source.state_dict())
     _replace_dropouts(model, torchvision.ops.StochasticDepth)
+    replace_convolutions(model)
     if dropout:
         # The last layer is a convolution in SqueezeNet.
         head = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]

@@ -50,7 +50,10 @@ def main() -> int:
         true = truth["posterior"][test][:, order]
         files = [root / name for name in truth["files"][test]]
         log_posterior, _ = classifier.log_posteriors(networks, files, device=pick_device("auto"))
+        as_trained = [network | dict(bias=[0.0] * len(order)) for network in networks]
+        without_bias, _ = classifier.log_posteriors(as_trained, files, device=pick_device("auto"))
         rules = {"the training prior": np.tile(np.log(shares(networks[0]["counts"])), (len(files), 1))}
+        rules["without the bias"] = without_bias
         rules["as it is"] = log_posterior
         scaled, said = classifier.Finish(runs, networks, folder.parent, True, "train")(log_posterior)
         if said:

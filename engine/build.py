@@ -23,6 +23,7 @@ from engine.ranks import Ranks
 from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import ConfigError, LongtailError
+from kernels.convolution import use_products
 from mixup import Mixing
 from model import Network, build_model, last_layer
 from pictures import synthetic
@@ -75,7 +76,8 @@ def build_stepper(
     """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs.
 
     resumed: the weights come from a checkpoint, so those of --init are not looked for. A --amp that is not decided
-    (engine/fastest.py) is on where a device's own word is that it has bfloat16; a --layout is then channels_last.
+    (engine/fastest.py) is on where a device's own word is that it has bfloat16; a --layout is then channels_last, and
+    there are no products.
     """
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
@@ -83,6 +85,7 @@ def build_stepper(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = network_to_train(config, pictures, resumed)
+    use_products(model, 0 if config.products == "auto" else config.products)
     table, bias = Loss(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
@@ -138,7 +141,13 @@ class Loss:
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
         table = losses.schedule(
-            self.objective, self.sampled, epoch, self.epochs, logit_scale=self.logit_scale, signals=signals
+            self.objective,
+            self.sampled,
+            epoch,
+            self.epochs,
+            pictures=self.counts,
+            logit_scale=self.logit_scale,
+            signals=signals,
         )
         return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
 

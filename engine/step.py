@@ -203,8 +203,10 @@ class Stepper:
         if not self.gather:
             return
         # Of a mixed row nothing can be said about either picture.
-        p = torch.softmax(logits.float() + self.table[losses.BIAS], 1)
-        noted = dict(loss=row_losses, confidence=p.amax(1), own=p.gather(1, a.long()[:, None])[:, 0])
+        log_p = torch.log_softmax(logits.float() + self.table[losses.BIAS], 1)
+        own = log_p.gather(1, a.long()[:, None])[:, 0]
+        # Not the row's loss: what reads the signals changes weights and smoothing, and would read itself.
+        noted = dict(loss=-own, confidence=log_p.amax(1).exp(), own=own.exp())
         for name, values in noted.items():
             values = torch.where(row.lam == 1, values, torch.nan)
             self.rows[name].index_copy_(0, self.tables.at, values[None])

@@ -19,6 +19,7 @@ from engine.checkpoint import load_best
 from engine.evaluate import logits, view
 from engine.numerics import precision
 from errors import LongtailError
+from kernels.convolution import use_products
 from metrics import log_softmax
 from model import build_model
 from pictures.store import load_store
@@ -30,7 +31,7 @@ from posterior.scaling import Scaling, cross_fit, fit, identity, parts_of
 CALIBRATION = "calibration.json"
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout")
+NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def _posterior(checkpoint, files, device, tta):
     store = load_store(files, store_size, checkpoint["resize"])
     net = build_model(**checkpoint["model"])
     net.load_state_dict(checkpoint["weights"])
+    products = checkpoint["config"].get("products", 0)  # a run of an older version had none
+    use_products(net, 0 if products == "auto" else products)
     net = net.to(device, memory_format=torch.channels_last)
     show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
     dtype = precision(device, checkpoint["config"]["amp"])

@@ -7,7 +7,7 @@ from errors import LongtailError, counted
 from study import ranking
 from study.table import Study, newest, recipe_of
 
-WAY = ("amp", "layout")
+WAY = ("amp", "layout", "products")
 
 
 def choose(project: Path | str) -> tuple[list[Path], str]:
@@ -71,7 +71,7 @@ def runs_of(path: Path) -> tuple[Path, list[Path]]:
     if not (path / "study.json").exists():
         return path, [path]
     study = Study(path)
-    choice = ranking.choose(study)
+    choice = ranking.choose(ranking.points(study))
     if choice is None:
         raise LongtailError(f"{path}: no point of this study can be ranked, so there is no run to take")
     return path, [study.run(trial) for trial in choice.point.trials]
