@@ -134,18 +134,11 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
-        choices=("linear", "cosine"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
+        "divided by their largest singular value",
+        choices=("linear", "cosine", "spectral"),
         off="linear",
-        source="Wang et al. 2018",
-    )
-    spectral: str = knob(
-        "none",
-        "model",
-        "head: the last layer's weights are divided by their largest singular value",
-        choices=("none", "head"),
-        off="none",
-        source="Miyato et al. 2018",
+        source="Wang et al. 2018, Miyato et al. 2018",
     )
     noise: float = knob(
         0.0,
@@ -455,8 +448,6 @@ class Config:
             raise ConfigError(
                 f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
             )
-        if self.spectral == "head" and self.head == "cosine":
-            raise ConfigError("--spectral head changes nothing with --head cosine, which scales its weights: drop one")
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from errors import LongtailError
 from kernels.convolution import Convolution, replace_convolutions
 from kernels.dropout import Dropout, Noise, add_noise
+from kernels.heads import COSINE_SCALE, HEADS
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
-COSINE_SCALE = 30.0  # as LDAM's authors have it
 LAYOUTS = {
     "resnet18": Layout(channels=(64, 128, 256, 512), depth=2),
     "resnet32": Layout(channels=(16, 32, 64), depth=5),
@@ -39,7 +39,6 @@ class Network:
     stem_kernel: int | str | None
     dropout: float
     head: str
-    spectral: str
     noise: float
     pretrained: bool
 
@@ -53,7 +52,6 @@ def build_model(
     stem_kernel: int | None = None,
     dropout: float = 0.0,
     head: str = "linear",
-    spectral: str = "none",
     noise: float = 0.0,
     pretrained: bool = False,
 ) -> nn.Module:
@@ -63,8 +61,8 @@ def build_model(
     network of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to
     multiples of 8. stem: of resnet18, imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar
     (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
-    head: linear, or of ours cosine. spectral: none, or head, whose weights are then divided by their largest singular
-    value (Miyato et al. 2018). noise: standard deviation of Gaussian noise on the input in training (Bishop 1995).
+    head: linear, or of ours cosine or spectral. noise: standard deviation of Gaussian noise on the input in training
+    (Bishop 1995).
     pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
     are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds the next forward's dropout and noise.
     Raises LongtailError."""
@@ -80,8 +78,6 @@ def build_model(
     # Row i of a batch is hashed as row_start + i * row_stride: with several ranks, its place in the whole batch.
     model.row_start = 0
     model.row_stride = 1
-    if spectral == "head":
-        nn.utils.parametrizations.spectral_norm(model.get_submodule(last_layer(model.state_dict())))
     if noise:
         add_noise(model, noise)  # comes last, and so leaves the numbers of the dropouts alone
     hashed = [module for module in model.modules() if isinstance(module, (Dropout, Noise))]
@@ -93,20 +89,7 @@ def build_model(
 
 def last_layer(names: Iterable[str]) -> str:
     """The name of the last layer, which in every network here comes last among those of its parameters or state."""
-    layer, parametrized, _ = (last := list(names)[-1]).partition(".parametrizations.")
-    return layer if parametrized else last.rpartition(".")[0]
-
-
-class CosineHead(nn.Module):
-    """Cosines of the features and of each class's weights, times COSINE_SCALE (Wang et al. 2018, arXiv:1801.05599)."""
-
-    def __init__(self, inputs: int, classes: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, inputs) / math.sqrt(inputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(x), F.normalize(self.weight))
-        return COSINE_SCALE * cosines
+    return list(names)[-1].rpartition(".")[0]
 
 
 class BasicBlock(nn.Module):
@@ -193,9 +176,8 @@ def _resnet(name, classes, width, stem, stem_kernel, dropout, head, pretrained):
         raise LongtailError(f"{where} takes stem_kernel {' or '.join(map(str, kernels))}; got {stem_kernel}")
     layout = LAYOUTS[name]
     channels = [max(8, round(full * width / 8) * 8) for full in layout.channels]  # tensor cores take multiples of 8
-    head = CosineHead if head == "cosine" else nn.Linear
     pad = name == "resnet32"
-    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=pad, dropout=dropout, head=head)
+    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=pad, dropout=dropout, head=HEADS[head])
     if pretrained:
         if name != "resnet18" or width != 1 or kernel != 7:  # all that torchvision has published for it
             raise LongtailError(

@@ -9,11 +9,13 @@ import pytest
 import torch
 from scipy.stats import kstest
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 import model
 from errors import LongtailError
 from kernels.dropout import counter_hash
-from model import build_model, last_layer
+from kernels.heads import SpectralHead
+from model import build_model
 
 
 @pytest.fixture(autouse=True)
@@ -339,26 +341,6 @@ def test_noise_is_on_the_input_in_training_alone(torchvision, name):
     assert torch.equal(seen[1], seen[0]) and torch.equal(seen[2], x)
 
 
-# ---- the last layer
-
-
-@pytest.mark.parametrize("name, head", [("resnet18", "fc"), ("resnet32", "fc"), ("squeezenet1_1", "classifier.1")])
-def test_a_spectral_heads_largest_singular_value_is_1(torchvision, name, head):
-    network = build_model(name, 10, spectral="head")
-    names = list(network.state_dict())
-    assert last_layer(names) == last_layer(name for name, _ in network.named_parameters()) == head
-    layer = network.get_submodule(head)
-    for _ in range(60):  # power iterations, one a forward pass in training
-        weight = layer.weight.detach().flatten(1)
-    original = layer.parametrizations.weight.original.detach().flatten(1)
-    torch.testing.assert_close(weight, original / torch.linalg.matrix_norm(original, 2), rtol=1e-3, atol=1e-5)
-    others = [name for name in build_model(name, 10).state_dict() if not name.startswith(head + ".")]
-    assert [name for name in names if not name.startswith(head + ".")] == others
-    again = build_model(name, 10, spectral="head")
-    again.load_state_dict(network.state_dict())
-    assert torch.equal(again.eval()(pictures()), network.eval()(pictures()))
-
-
 # ---- torchvision's other networks
 
 
@@ -558,6 +540,45 @@ def test_a_cosine_head_gives_scaled_cosines():
     assert list(network.state_dict())[-1] == "fc.weight"
 
 
-def test_a_cosine_head_is_for_our_networks(torchvision):
+@pytest.mark.parametrize("head", ["cosine", "spectral"])
+def test_other_heads_are_for_our_networks(torchvision, head):
     with pytest.raises(LongtailError, match="head is for resnet18 and resnet32"):
-        build_model("mobilenet_v2", 5, head="cosine")
+        build_model("mobilenet_v2", 5, head=head)
+
+
+# the spectral head
+
+
+def test_a_spectral_head_is_torchs_parametrization():
+    """The same power iteration from the same vector, the same outputs and gradients."""
+    ours = SpectralHead(16, 5).double()
+    theirs = spectral_norm(nn.Linear(16, 5).double())
+    with torch.no_grad():
+        theirs.bias.copy_(ours.bias)
+        theirs.parametrizations.weight.original.copy_(ours.weight)
+        norm = theirs.parametrizations.weight[0]
+        ours.left.copy_(nn.functional.normalize(torch.randn(5), dim=0))  # far from converged
+        norm._u.copy_(before := ours.left.clone())
+        norm._v.copy_(nn.functional.normalize(ours.weight.t() @ ours.left, dim=0))
+    x = torch.randn(7, 16).double()
+    outputs = [head(x) for head in (ours, theirs)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    assert not torch.allclose(ours.left, before)
+
+
+def test_a_spectral_heads_largest_singular_value_is_1():
+    network = build_model("resnet18", 10, width=0.25, head="spectral")
+    for _ in range(50):
+        network.fc.follow()
+    original = network.fc.weight / torch.linalg.matrix_norm(network.fc.weight, 2)
+    features = torch.randn(4, 128)
+    expected = features @ original.t() + network.fc.bias
+    with torch.no_grad():
+        torch.testing.assert_close(network.fc(features), expected, rtol=1e-3, atol=1e-4)
+        network.eval().fc.left.mul_(0.8)  # as an average of unit vectors may be
+        torch.testing.assert_close(network.fc(features), expected, rtol=1e-3, atol=1e-4)
+    assert list(network.state_dict())[-3:] == ["fc.weight", "fc.bias", "fc.left"] and network.logit_scale == 1
