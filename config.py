@@ -134,10 +134,20 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
-        choices=("linear", "cosine"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
+        "divided by their largest singular value",
+        choices=("linear", "cosine", "spectral"),
         off="linear",
-        source="Wang et al. 2018",
+        source="Wang et al. 2018, Miyato et al. 2018",
+    )
+    noise: float = knob(
+        0.0,
+        "model",
+        "standard deviation of Gaussian noise on the normalised input in training",
+        low=0,
+        high=10,
+        off=0.0,
+        source="Bishop 1995",
     )
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"

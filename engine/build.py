@@ -213,9 +213,9 @@ def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str], 
     saved = _weights_of(run)
     own = model.state_dict()
     head = last_layer(own)
-    loaded = {name: value for name, value in saved["weights"].items() if name.rpartition(".")[0] != head}
+    loaded = {name: value for name, value in saved["weights"].items() if not name.startswith(head + ".")}
     old_head = {name: value for name, value in saved["weights"].items() if name not in loaded}
-    own_head = {name: value for name, value in own.items() if name.rpartition(".")[0] == head}
+    own_head = {name: value for name, value in own.items() if name.startswith(head + ".")}
     fits = _shapes(old_head) == _shapes(own_head) and saved["classes"] == classes
     loaded |= old_head if fits and not fresh_head else own_head
     unlike = _shapes(loaded).items() ^ _shapes(own).items()
