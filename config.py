@@ -32,19 +32,21 @@ def knob(
     choices: tuple[str, ...] = (),
     names: tuple[str, ...] = (),
     parts: int | tuple[int, ...] = 1,
+    ordered: bool = True,
     auto: str | None = None,
     off: Any = None,
     source: str = "",
-    reads: bool = False,
+    reads: bool | tuple[str, ...] = False,
     daily: bool = False,
     keyed: bool = True,
 ) -> Any:
     """A field of Config.
 
     low, high, choices: what it accepts. names: other spellings of its flag. parts: how many values, joined by ':' on
-    the command line. auto: a word that stands for "decide". off: of a method, the value where it is not used; source:
-    its paper; reads: whether it reads signals, which are then gathered. daily: whether --help shows it. keyed: False
-    for what cannot change a run's result and so stays out of its key.
+    the command line; ordered: whether the low one of two comes first. auto: a word that stands for "decide". off: of a
+    method, the value where it is not used; source: its paper; reads: whether it reads signals, which are then gathered,
+    or with which values it does. daily: whether --help shows it. keyed: False for what cannot change a run's result and
+    so stays out of its key.
     """
     metadata = dict(
         group=group,
@@ -54,6 +56,7 @@ def knob(
         choices=choices,
         names=names,
         parts=parts,
+        ordered=ordered,
         auto=auto,
         off=off,
         source=source,
@@ -139,11 +142,21 @@ class Config:
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
+    fresh_head: bool = knob(
+        False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
+    )
     freeze: str = knob(
         "",
         "model",
-        "keep these parts as they are, batch norms' statistics too: names such as conv1,layer1; body: all but the "
-        "last layer",
+        "keep these parts as they are: names such as conv1,layer1; body: all but the last layer",
+    )
+    freeze_bn: str = knob(
+        "keep",
+        "model",
+        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches",
+        choices=("keep", "adapt"),
+        off="keep",
+        source="Zhong et al. 2021",
     )
 
     epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000, daily=True)
@@ -165,6 +178,16 @@ class Config:
         off=0.0,
         source="Loshchilov & Hutter 2019",
         daily=True,
+    )
+    head_decay: float = knob(
+        "auto",
+        "training",
+        "decay of the last layer's weights; auto: that of --weight-decay",
+        low=0,
+        high=10,
+        auto="auto",
+        off="auto",
+        source="Alshammari et al. 2022",
     )
     schedule: str = knob(
         "cosine",
@@ -193,6 +216,16 @@ class Config:
         off=0.0,
         source="Polyak & Juditsky 1992",
     )
+    sam: float = knob(
+        0.0,
+        "training",
+        "sharpness-aware minimisation: gradients are taken where the loss is highest within this distance of the "
+        "weights; twice the time; 0.2, with --drw 0.8",
+        low=0,
+        high=100,
+        off=0.0,
+        source="Foret et al. 2021, Rangwani et al. 2022",
+    )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
     alpha: float = knob(
@@ -205,13 +238,24 @@ class Config:
     ls: float = knob(
         0.1,
         "loss",
-        "label smoothing",
+        "label smoothing; A:B goes from A to B, in either order, as --ls-by says",
         low=0,
         high=0.999,
         names=("--label-smoothing", "--smoothing"),
+        parts=(1, 2),
+        ordered=False,
         off=0.0,
-        source="Szegedy et al. 2016",
+        source="Szegedy et al. 2016, Zhong et al. 2021",
         daily=True,
+    )
+    ls_by: str = knob(
+        "progress",
+        "loss",
+        "what --ls A:B follows; progress: over training; frequency: A for the most frequent class, B for the rarest; "
+        "difficulty: A for the class that is learned best, B for the worst; confidence: by class, towards B as its "
+        "mean confidence rises",
+        choices=("progress", "frequency", "difficulty", "confidence"),
+        reads=("difficulty", "confidence"),
     )
     loss_tau: float = knob(
         0.0,
@@ -385,6 +429,15 @@ class Config:
         "how feature maps lie in memory; auto: channels_last, on a CPU what makes a step faster",
         choices=("auto", "channels_last", "contiguous"),
     )
+    products: int = knob(
+        "auto",
+        "run",
+        "on a CPU: convolutions whose maps have up to so many pixels a side become matrix products (0: none); auto: "
+        "those where that is faster",
+        low=0,
+        high=64,
+        auto="auto",
+    )
     compile: bool = knob(
         True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
     )
@@ -406,6 +459,12 @@ class Config:
         if self.mixup_pair != "uniform" and self.mixup_by not in ("row", "class"):
             raise ConfigError(
                 f"--mixup-pair {self.mixup_pair} draws a partner for each row: add --mixup-by row, or class"
+            )
+        lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
+        if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
+            raise ConfigError(
+                "every row mixes, and the signals that --ls-by reads are of rows that do not: give a --mixup-p and "
+                "--cutmix-p below 1"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -439,12 +498,18 @@ class Config:
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
     def reads_signals(self) -> bool:
-        """Whether a setting that is not off reads signals, which are then gathered."""
-        return any(getattr(self, f.name) != f.metadata["off"] for f in dataclasses.fields(self) if f.metadata["reads"])
+        """Whether a setting reads signals, which are then gathered."""
+        return any(_reads(f.metadata, getattr(self, f.name)) for f in dataclasses.fields(self))
 
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
+
+
+def _reads(metadata, value):
+    """Whether a setting reads signals where it has this value."""
+    reads = metadata["reads"]
+    return value in reads if isinstance(reads, tuple) else reads and value != metadata["off"]
 
 
 def flag_of(name: str) -> str:
@@ -485,7 +550,7 @@ def validated(f: dataclasses.Field, value: object) -> object:
         or not all(m["low"] <= n <= m["high"] for n in numbers)
     ):
         raise ConfigError(f"{flag_of(f.name)} takes {bounds_of(f)}, not {SHORT.repr(value)}")
-    if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
+    if kind is float and len(numbers) == 2 and m["ordered"] and numbers[0] > numbers[1]:
         raise ConfigError(f"{flag_of(f.name)} {spelled(numbers)}: the low end comes first")
     return numbers if len(numbers) > 1 else numbers[0]
 
@@ -528,8 +593,10 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
 
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:
-    """The recipe (a JSON object of settings) at `path`, on top of `base`."""
-    return config_from(read_object(path), str(path), base)
+    """The recipe (a JSON object of settings; its `note` is for people) at `path`, on top of `base`."""
+    settings = read_object(path)
+    settings.pop("note", None)
+    return config_from(settings, str(path), base)
 
 
 def read_object(path: str | Path) -> dict:

@@ -9,6 +9,7 @@ import hashlib
 import math
 import textwrap
 from collections import namedtuple
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import LongtailError
+from kernels.convolution import Convolution, replace_convolutions
 from kernels.dropout import Dropout
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
@@ -80,6 +82,12 @@ def build_model(
     return model
 
 
+def last_layer(names: Iterable[str]) -> str:
+    """The last layer's name, from those of a network's parameters or of its state: in every network here it comes
+    last."""
+    return list(names)[-1].rpartition(".")[0]
+
+
 class CosineHead(nn.Module):
     """Cosines of the features and of each class's weights, times COSINE_SCALE (Wang et al. 2018, arXiv:1801.05599)."""
 
@@ -101,10 +109,10 @@ class BasicBlock(nn.Module):
         self.pad = (stride, outputs - inputs) if change and pad else None  # option A has no weights
         project = None
         if change and not pad:
-            project = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+            project = nn.Sequential(Convolution(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.conv1 = Convolution(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.conv2 = Convolution(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample = project  # drawn first, registered last, as in torchvision: one seed gives equal weights
 
@@ -138,7 +146,7 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         inputs = channels[0]
-        self.conv1 = nn.Conv2d(3, inputs, kernel, 2 if reduce else 1, kernel // 2, bias=False)
+        self.conv1 = Convolution(3, inputs, kernel, 2 if reduce else 1, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(inputs)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if reduce else nn.Identity()
         self.stages = [f"layer{number}" for number in range(1, len(channels) + 1)]
@@ -214,6 +222,7 @@ def _torchvision_model(name, classes, width, stem, stem_kernel, dropout, head, p
             model.transform_input = source.transform_input
         _load_pretrained(model, source.state_dict())
     _replace_dropouts(model, torchvision.ops.StochasticDepth)
+    replace_convolutions(model)
     if dropout:
         # The last layer is a convolution in SqueezeNet.
         head = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
@@ -268,11 +277,11 @@ def _cached_weights(name, models):
 def _load_pretrained(model, state):
     """Loads `state` strictly, but for a last layer that was made for another number of classes."""
     own = model.state_dict()
-    last_layer = list(own)[-1].rpartition(".")[0]
-    state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(last_layer + ".")}
+    head = last_layer(own)
+    state = {name: tensor for name, tensor in state.items() if name in own or not name.startswith(head + ".")}
     for name, tensor in own.items():
-        in_last_layer = name.rpartition(".")[0] == last_layer
-        if in_last_layer and name in state and state[name].shape != tensor.shape:
+        in_head = name.rpartition(".")[0] == head
+        if in_head and name in state and state[name].shape != tensor.shape:
             state[name] = tensor  # fresh
     try:
         model.load_state_dict(state)

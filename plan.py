@@ -271,8 +271,7 @@ def _one_cycle(done):
 def ema_weights(epoch: int, steps: int, ema_epochs: float) -> np.ndarray:
     """The weight of the new weights in the averaged ones, float32 [T].
 
-    What weights add to the average falls to 1/e in `ema_epochs` of `steps` each; faster early on, so that the initial
-    weights are forgotten quickly. 0: there is no average, and nothing reads these.
+    What weights add to the average falls to 1/e in `ema_epochs` of `steps` each; faster early on. 0: nothing reads it.
     """
     if not ema_epochs:
         return np.ones(steps, np.float32)

@@ -201,7 +201,7 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
     }
     ran = read_recipe(folder / "args.json")
     assert isinstance(ran.amp, bool) and ran.layout in ("channels_last", "contiguous")  # what was decided
-    assert dataclasses.replace(ran, amp="auto", layout="auto") == config
+    assert dataclasses.replace(ran, amp="auto", layout="auto", products="auto") == config
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert [int(r["epoch"]) for r in results(folder)] == [1, 2, 3] == [r["epoch"] for r in rows]
 

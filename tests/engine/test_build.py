@@ -38,6 +38,25 @@ def test_a_frozen_body_keeps_every_bit_and_the_head_moves(settings, first):
     assert moved == {"fc.weight", "fc.bias"}
 
 
+def test_frozen_batch_norms_adapt_where_they_are_asked_to(settings, first):
+    """Their statistics follow the batches, their weights stay; as in training, not as in a frozen part."""
+    train.train(Config(**settings, name="second", init=first, freeze="body", freeze_bn="adapt", until=1))
+    a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
+    moved = {name for name in a if a[name].is_floating_point() and not torch.equal(a[name], b[name])}
+    statistics = {name for name in a if "running" in name}
+    assert moved == statistics | {"fc.weight", "fc.bias"} and len(statistics) == 40
+
+
+def test_a_fresh_head_is_the_seeds_own(settings, first):
+    still = dict(settings, monitor="last", lr=1e-8, warmup=3.0, freeze="body", until=1, seed=1)
+    train.train(Config(**still, name="second", init=first, fresh_head=True))
+    train.train(Config(**still, name="fresh"))
+    second, fresh, old = (best(settings, name)["weights"] for name in ("second", "fresh", "first"))
+    assert torch.equal(second["conv1.weight"], old["conv1.weight"])
+    assert torch.allclose(second["fc.weight"], fresh["fc.weight"], atol=1e-6)
+    assert not torch.allclose(second["fc.weight"], old["fc.weight"], atol=1e-2)
+
+
 def test_a_frozen_part_is_named_by_its_prefix(settings):
     train.train(Config(**settings, name="part", freeze="conv1,layer1.0", monitor="last", until=1))
     train.train(Config(**settings | dict(name="start", lr=1e-8, warmup=3.0, monitor="last", until=1)))
@@ -77,6 +96,8 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
         (dict(init="nowhere"), "nowhere: no best.pt there"),
         (dict(freeze="layer9"), "--freeze layer9: no parameter begins so; the parts are conv1, bn1, layer1"),
         (dict(freeze="body,fc"), "leaves nothing to train"),
+        (dict(fresh_head=True), "--fresh-head is for .* add --init RUN"),
+        (dict(freeze_bn="adapt"), "--freeze-bn adapt is for .* add --freeze body"),
     ],
 )
 def test_what_cannot_be_begun_with_or_frozen_is_refused_by_name(settings, more, said):
