@@ -24,7 +24,7 @@ from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import ConfigError, LongtailError
 from kernels.convolution import use_products
-from mixup import Mixing, label_counts
+from mixup import Mixing, in_epoch, label_counts
 from model import Network, build_model, last_layer
 from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
@@ -136,21 +136,24 @@ class Loss:
         self.epochs = config.epochs
         self.logit_scale = logit_scale
         self.counts = pictures.counts
-        drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
-        self.sampled = label_counts(drawn, pictures.counts, config.group(Mixing))
+        self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        self.mixing, self.schedule = config.group(Mixing), config.schedule
 
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
+        # At the very end mixing changes, and the network keeps the prior of before.
+        mixing = in_epoch(self.mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
+        sampled = label_counts(self.drawn, self.counts, mixing)
         table = losses.schedule(
             self.objective,
-            self.sampled,
+            sampled,
             epoch,
             self.epochs,
             pictures=self.counts,
             logit_scale=self.logit_scale,
             signals=signals,
         )
-        return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
+        return table, losses.posterior_bias(table, sampled, self.counts, self.objective.prior)
 
     def changes(self, epoch: int) -> bool:
         """Whether another stage of the loss begins with this epoch."""
