@@ -353,6 +353,15 @@ class Config:
         source="Yun et al. 2019",
         daily=True,
     )
+    cutmix_pair: str = knob(
+        "uniform",
+        "mixing",
+        "whose box CutMix pastes; uniform: of a picture drawn as the rows are; tail: of every class equally often, and "
+        "no CutMix in the first 3 epochs and the last ones (CMO)",
+        choices=("uniform", "tail"),
+        off="uniform",
+        source="Park et al. 2022",
+    )
 
     adapt: str = knob(
         "none",
@@ -483,6 +492,9 @@ class Config:
             raise ConfigError(
                 f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
             )
+        for flag, pair in (("--mixup-pair", self.mixup_pair), ("--cutmix-pair", self.cutmix_pair)):
+            if pair != "uniform" and self.mixup_by not in ("row", "class"):
+                raise ConfigError(f"{flag} {pair} draws a partner for each row: add --mixup-by row, or class")
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
@@ -492,10 +504,6 @@ class Config:
         if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
             raise ConfigError(
                 f"--adapt-path {SHORT.repr(self.adapt_path)}: give numbers from 0 to 2, joined by ':', as 1:1.2:0.9"
-            )
-        if self.mixup_pair != "uniform" and self.mixup_by not in ("row", "class"):
-            raise ConfigError(
-                f"--mixup-pair {self.mixup_pair} draws a partner for each row: add --mixup-by row, or class"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")

@@ -5,11 +5,16 @@ and targets by the loss; this file draws, and says what the draws do to the clas
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 REMIX_RATIO, REMIX_SHARE = 3.0, 0.5  # kappa and tau of Remix
+# Epochs without CutMix at either end of a training whose boxes are of rare classes, as CMO has it.
+WITHOUT_BOXES = 3
+# The last ones are at most one in so many: the learning rate is then so low that the network keeps the prior that it
+# has learned, which `label_counts` gives.
+ENDING = 25
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Mixing:
     mixup_by: str
     mixup_pair: str
     cutmix_p: float
+    cutmix_pair: str
 
 
 def draw_rows(
@@ -79,6 +85,23 @@ def draw(
         # One draw a step becomes one a row; copies, since a view of one number cannot be written to.
         tables.append(np.broadcast_to(weight, labels.shape).copy())
     return *tables, np.broadcast_to(box, (*labels.shape, 4)).copy()
+
+
+def in_epoch(mixing: Mixing, epoch: int, epochs: int, schedule: str) -> Mixing:
+    """`mixing` as it is in an epoch, counted from 0: --cutmix-pair tail leaves CutMix out in the first and last ones.
+
+    Park et al. 2022, arXiv:2112.00412. The last ones have it where the learning rate does not fall (schedule).
+    """
+    opening = min(WITHOUT_BOXES, epochs // 4)
+    ending = 0 if schedule == "constant" else min(WITHOUT_BOXES, epochs // ENDING)
+    if mixing.cutmix_pair == "tail" and not opening <= epoch < epochs - ending:
+        return replace(mixing, cutmix_p=0.0)
+    return mixing
+
+
+def by_class(pair: str) -> bool:
+    """Whether partners of --mixup-pair or --cutmix-pair `pair` are of every class equally often."""
+    return pair in ("balanced", "tail")
 
 
 def pair_weights(
@@ -147,10 +170,12 @@ def label_counts(drawn: np.ndarray, counts: np.ndarray, mixing: Mixing) -> np.nd
     drawn [C]: rows that an epoch draws of each class; counts [C]: training pictures. An expectation over all draws:
     each row gives its own class the mean of lam, and its partner's class the rest.
     """
-    plain = mixing.mixup_pair == "uniform" and not isinstance(mixing.mixup_p, tuple)
-    if plain or in_batch(mixing.mixup_by):  # partners are as the rows are, and a batch only gives among itself
+    uniform = mixing.mixup_pair == mixing.cutmix_pair == "uniform" and not isinstance(mixing.mixup_p, tuple)
+    if uniform or in_batch(mixing.mixup_by):  # partners are as the rows are, or the batch gives among itself
         return drawn
     classes = np.arange(len(counts))
+    boxed = drawn * mixing.cutmix_p * mean_box(mixing.mixup_alpha)  # of the targets, not of the rows
+    received = boxed.sum() * partner_shares(mixing.cutmix_pair, drawn, counts)
     blended = drawn * (1 - mixing.cutmix_p) * mixup_chance(classes, counts, mixing)  # rows that mixup takes
     partners = partner_shares(mixing.mixup_pair, drawn, counts)
     # The mean of lam depends on the two counts alone: a table of the counts that occur, not of the classes.
@@ -158,15 +183,28 @@ def label_counts(drawn: np.ndarray, counts: np.ndarray, mixing: Mixing) -> np.nd
     kept = mean_lam(sizes[:, None], sizes[None, :], mixing)
     blended_by_size = np.bincount(which, blended)
     partners_by_size = np.bincount(which, partners)
-    given_away = blended * ((1 - kept) @ partners_by_size)[which]
-    received = partners * (blended_by_size @ (1 - kept))[which]
+    given_away = boxed + blended * ((1 - kept) @ partners_by_size)[which]
+    received += partners * (blended_by_size @ (1 - kept))[which]
     return drawn - given_away + received
 
 
 def partner_shares(pair: str, drawn: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The probability of each class [C] to be a partner's, by --mixup-pair."""
-    weight = np.where(counts > 0, 1.0, 0.0) if pair == "balanced" else drawn
+    """The probability of each class [C] to be a partner's, by --mixup-pair or --cutmix-pair."""
+    weight = np.where(counts > 0, 1.0, 0.0) if by_class(pair) else drawn
     return weight / weight.sum()
+
+
+def mean_box(alpha: float) -> float:
+    """The mean share of a view that a box of CutMix covers, but for rounding to whole pixels.
+
+    A side of the drawn square is r = sqrt(1 - lam) of the view's, about a uniform centre; the edge leaves r - r^2 / 4
+    of it in the mean, of both sides alike. With the moments m_k of Beta(alpha, alpha): m_1 - m_1.5 / 2 + m_2 / 16.
+    """
+    of_power_1_5 = math.exp(
+        math.lgamma(alpha + 1.5) + math.lgamma(2 * alpha) - math.lgamma(alpha) - math.lgamma(2 * alpha + 1.5)
+    )
+    of_square = (alpha + 1) / (2 * (2 * alpha + 1))
+    return 0.5 - of_power_1_5 / 2 + of_square / 16
 
 
 def mean_lam(own: np.ndarray, partner: np.ndarray, mixing: Mixing) -> np.ndarray:

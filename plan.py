@@ -101,8 +101,8 @@ def draw_plan(
         return drawn.reshape(shape)
 
     def drawn_partners(pair, table):
-        """Rows by --mixup-pair; where it names no sampler, as the rows are drawn, and the same for every method."""
-        if pair == "balanced":
+        """Rows by --mixup-pair or --cutmix-pair; where it has no sampler, as the rows, and the same for all methods."""
+        if mixup.by_class(pair):
             return drawn_rows(table, "sampler")
         return drawn_rows("partner", course.balance)
 
@@ -110,6 +110,7 @@ def draw_plan(
         rare = (counts < views.tail_crops[0])[labels[index]]
         return augment.draw_views(lambda table: rng(table + suffix), rare, material.means[index], frame, views)
 
+    mixing = mixup.in_epoch(mixing, epoch, course.epochs, course.schedule)
     index = drawn_rows("index", course.balance)
     geo, col = drawn_views(index, "")
     if mixup.in_batch(mixing.mixup_by):
@@ -117,7 +118,7 @@ def draw_plan(
         at = np.arange(steps)[:, None], order
         boxed = blended = index[at]
     else:
-        boxed = drawn_partners("uniform", "partner")
+        boxed = drawn_partners(mixing.cutmix_pair, "partner_cutmix")
         blended = drawn_partners(mixing.mixup_pair, "partner_mixup")
     lam, blend, box = mixup.draw(rng("mix"), rng("pair"), labels[index], labels[blended], counts, size, mixing)
     partner = np.where(mixup.area(box) > 0, boxed, blended)

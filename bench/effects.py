@@ -54,7 +54,10 @@ METHODS = {
     "smoothing by progress": dict(ls=(0.2, 0.0), ls_by="progress"),
     "Balanced-MixUp": dict(mixup_pair="balanced", mixup_alpha=0.2),
     "Remix": dict(mixup_pair="remix"),
+    "CMO": dict(cutmix_pair="tail"),
     "one operation": dict(one_op=True),
+    "spectral head": dict(head="spectral"),
+    "noise": dict(noise=0.1),
     "adapted to the gap": dict(adapt="gap"),
 }
 TAUS = np.linspace(0, 1, 21)

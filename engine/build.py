@@ -24,7 +24,7 @@ from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import ConfigError, LongtailError
 from kernels.convolution import use_products
-from mixup import Mixing, label_counts
+from mixup import Mixing, in_epoch, label_counts
 from model import Network, build_model, last_layer
 from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
@@ -140,11 +140,13 @@ class Loss:
         self.logit_scale = logit_scale
         self.counts = pictures.counts
         self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
-        self.mixing = config.group(Mixing)
+        self.mixing, self.schedule = config.group(Mixing), config.schedule
 
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
         mixing = adapt.strengthened(self.mixing, adapt.MIXING, signals)
+        # At the very end mixing changes, and the network keeps the prior of before.
+        mixing = in_epoch(mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
         sampled = label_counts(self.drawn, self.counts, mixing)
         table = losses.schedule(
             adapt.strengthened(self.objective, adapt.SMOOTHING, signals),

@@ -159,6 +159,7 @@ def test_recipe_then_flags(tmp_path):
         ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
         ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
         ('{"flip": 1}', "--flip takes true or false"),
+        ('{"cutmix_pair": "tail", "mixup_by": "class-batch"}', "--cutmix-pair tail draws a partner for each row"),
         ('{"mixup_pair": "remix", "mixup_by": "batch"}', "a partner for each row: add --mixup-by row, or class"),
         ("", "not JSON"),
         ("\ufeff{", "not JSON"),

@@ -63,6 +63,7 @@ BATCHES = ("batch", "class-batch")
 
 def mixing(**options):
     settings = dict(mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", cutmix_p=0.0)
+    settings["cutmix_pair"] = "uniform"
     return mixup.Mixing(**settings | options)
 
 
@@ -281,6 +282,34 @@ def beta_grid(alpha):
         density = (np.sin(t) * np.cos(t) / t) ** (2 * alpha - 1)
         t, density = np.concatenate([t, np.pi / 2 - t]), np.concatenate([density, density])
     return np.sin(t) ** 2, density / density.sum()
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 10.0])
+def test_the_mean_box_in_closed_form(alpha):
+    """Against the mean over weights and centres: clipped sides in float64, on a grid."""
+    weight, density = beta_grid(alpha)
+    half = np.sqrt(weight) / 2
+    centres = (np.arange(1000) + 0.5) / 1000
+    some = slice(None, None, 101)
+    sides = np.minimum(1, centres + half[some, None]) - np.maximum(0, centres - half[some, None])
+    expected = (sides.mean(1) ** 2 * density[some]).sum() / density[some].sum()
+    assert mixup.mean_box(alpha) == pytest.approx(expected, abs=2e-4)
+    lam, box = drawn(np.zeros((1000, 100), int), size=128, cutmix_p=1.0, mixup_alpha=alpha)
+    share = area(box) / 128**2
+    assert share.mean() == pytest.approx(mixup.mean_box(alpha), abs=4.5 * share.std() / share.size**0.5)
+
+
+@pytest.mark.parametrize(
+    "epochs, schedule, off",
+    [(200, "step", [0, 1, 2, 197, 198, 199]), (50, "cosine", [0, 1, 2, 48, 49]), (1, "cosine", [])]
+    + [(8, "cosine", [0, 1]), (100, "constant", [0, 1, 2])],
+)
+def test_epochs_without_tail_boxes(epochs, schedule, off):
+    settings = mixing(cutmix_p=0.4, cutmix_pair="tail")
+    found = [mixup.in_epoch(settings, epoch, epochs, schedule).cutmix_p for epoch in range(epochs)]
+    assert found == [0.0 if epoch in off else 0.4 for epoch in range(epochs)]
+    plain = mixing(cutmix_p=0.4)
+    assert all(mixup.in_epoch(plain, epoch, epochs, schedule) == plain for epoch in range(epochs))
 
 
 # Shapes and modes

@@ -61,6 +61,7 @@ def draw(data=None, **options):
         mixup_by="row",
         mixup_pair="uniform",
         cutmix_p=0.0,
+        cutmix_pair="uniform",
         crop_scale=(1.0, 1.0),
         pad=0,
         flip=True,
@@ -265,6 +266,25 @@ def test_balanced_partners_are_drawn_by_class():
     assert (plain.partner != apart.partner).any()
 
 
+def test_tail_boxes_are_of_every_class_equally_often_and_not_at_either_end():
+    data = pictures((90, 30, 6))
+    settings = dict(cutmix_p=0.5, mixup_p=0.5, batch_size=126 * 40, epochs=80)
+    assert (draw(data, **settings, cutmix_pair="tail", epoch=2).box == 0).all()
+    for epoch in (3, 76):
+        plain, tail = (draw(data, **settings, cutmix_pair=pair, epoch=epoch) for pair in ("uniform", "tail"))
+        assert {name for name in Plan._fields if not same(plain, tail, name)} == {"partner"}
+        boxed = tail.box.any(-1)
+        assert np.array_equal(plain.partner[~boxed], tail.partner[~boxed])
+        found = np.bincount(data[0][tail.partner[boxed]], minlength=3)
+        assert ((found - found.sum() / 3) ** 2 / (found.sum() / 3)).sum() < 13.8  # chi-square of 2, once in a thousand
+    for epoch in (77, 79):
+        tail, none = (
+            draw(data, **settings, cutmix_pair="tail", epoch=epoch),
+            draw(data, **settings | dict(cutmix_p=0.0, epoch=epoch)),
+        )
+        assert same(tail, none)
+
+
 def test_remix_mixes_pixels_as_plain_mixup_does():
     data = pictures((90, 30, 6))
     settings = dict(mixup_p=0.7, cutmix_p=0.3, batch_size=126)
@@ -288,13 +308,18 @@ PAIRS = [
     dict(mixup_by="class", mixup_pair="balanced", cutmix_p=0.0),
     dict(mixup_pair="remix", tail_crops=(20, 3)),
     dict(mixup_by="class-batch"),
+    dict(cutmix_pair="tail"),
+    dict(cutmix_pair="tail", mixup_pair="balanced", mixup_alpha=0.3),
+    dict(cutmix_pair="tail", mixup_by="class", tail_crops=(20, 3)),
 ]
 
 
 def expected_counts(data, options):
     """Rows an epoch draws of each class, and how much of the targets each gets, by closed forms."""
     drawn = sampled_counts(data[3], options["balance"], options["tail_crops"])
-    settings = dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", cutmix_p=0.3) | options
+    settings = (
+        dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", cutmix_p=0.3, cutmix_pair="uniform") | options
+    )
     return drawn, label_counts(drawn, data[3], of(Mixing, settings))
 
 
@@ -309,7 +334,7 @@ def test_the_classes_shares_of_the_targets_are_what_the_tables_add_up_to(options
     batch = 96 * int(sampled_counts(data[3], "none", options["tail_crops"]).sum())
     found = []
     for epoch in range(10):
-        plan = draw(data, batch_size=batch, size=8, store_size=8, epoch=epoch, **options)
+        plan = draw(data, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options)
         own, other, lam = data[0][plan.index], data[0][plan.partner], plan.lam.astype(float)
         found.append(
             np.bincount(own.ravel(), lam.ravel(), n_classes) + np.bincount(other.ravel(), 1 - lam.ravel(), n_classes)
@@ -386,6 +411,7 @@ def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair)
         (dict(cutmix_p=0.4), ("lam", "blend", "box", "partner", "col_b")),
         (dict(mixup_pair="balanced"), ()),  # it changes mixup, which is off
         (dict(mixup_pair="remix"), ()),
+        (dict(cutmix_pair="tail"), ()),
         (dict(jitter=0.2), ("col", "col_b")),
         (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
         (dict(pad=4), ("geo", "geo_b")),

@@ -174,6 +174,14 @@ def test_the_bias_takes_out_the_prior_that_mixing_makes(settings):
     assert found["balanced"] == pytest.approx(correction - correction.mean(), abs=1e-6)
 
 
+def test_the_bias_of_tail_boxes_is_that_of_the_epochs_that_have_them(settings):
+    config = Config(**settings | dict(mixup_p=0.0, cutmix_p=0.5, cutmix_pair="tail", epochs=80))
+    loss = Loss(config, prepare_pictures(config), 1.0)
+    first, second, last = (loss.at(epoch)[1] for epoch in (2, 3, 79))
+    assert first == pytest.approx(np.zeros(len(first)), abs=1e-6)
+    assert np.array_equal(second, last) and second[loss.counts.argmax()] > 0.05 > 0 > second[loss.counts.argmin()]
+
+
 def test_an_epoch_that_settles_is_no_reason_to_stop(settings, monkeypatch):
     monkeypatch.setattr("losses.stage", lambda objective, epoch, epochs: int(epoch >= 1))
     rows = train.train(Config(**settings | dict(epochs=7, patience=1, lr=1e-8, warmup=7.0)))
