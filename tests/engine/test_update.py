@@ -49,8 +49,8 @@ def steps_by_hand(model, inputs, targets, plan, config):
 
     for t in range(len(inputs)):
         buffers["key"] = torch.tensor(plan.key[t])
-        unused = {name: v.clone() for name, v in buffers.items()}
         first = gradient(weights, buffers, t)  # which moves the statistics
+        unused = {name: v.clone() for name, v in buffers.items()}
         length = sum(float((g**2).sum()) for g in first.values()) ** 0.5
         above = {name: w + config.sam / length * first[name] for name, w in weights.items()}
         second = gradient(above, unused, t)
