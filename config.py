@@ -134,10 +134,20 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
-        choices=("linear", "cosine"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
+        "divided by their largest singular value",
+        choices=("linear", "cosine", "spectral"),
         off="linear",
-        source="Wang et al. 2018",
+        source="Wang et al. 2018, Miyato et al. 2018",
+    )
+    noise: float = knob(
+        0.0,
+        "model",
+        "standard deviation of Gaussian noise on the normalised input in training",
+        low=0,
+        high=10,
+        off=0.0,
+        source="Bishop 1995",
     )
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
@@ -364,6 +374,23 @@ class Config:
         source="Park et al. 2022",
     )
 
+    adapt: str = knob(
+        "none",
+        "mixing",
+        "gap: smoothing, mixup and CutMix rise while training accuracy runs ahead of that on a tenth of the training "
+        "pictures, which is held back, and fall when it does not",
+        choices=("none", "gap"),
+        off="none",
+        source="after Karras et al. 2020",
+        reads=("gap",),
+    )
+    adapt_path: str = knob(
+        "",
+        "mixing",
+        "factors of the odds, joined by ':', that --adapt gap follows where there are no validation pictures; nothing "
+        "is then held back; best.json has its runs' mean",
+    )
+
     crop_scale: float = knob(
         (0.35, 1.0),
         "augmentation",
@@ -482,8 +509,12 @@ class Config:
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
-                "every row mixes, and the signals that --ls-by and --mixup-refine read are of rows that do not: give a "
+                "every row mixes, and --ls-by, --adapt or --mixup-refine reads what rows show that do not: give a "
                 "--mixup-p and --cutmix-p below 1"
+            )
+        if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
+            raise ConfigError(
+                f"--adapt-path {SHORT.repr(self.adapt_path)}: give numbers from 0 to 2, joined by ':', as 1:1.2:0.9"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -523,6 +554,14 @@ class Config:
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
+
+
+def _is_factor(word):
+    """Whether the word is a number from 0 to 2."""
+    try:
+        return 0 <= float(word) <= 2
+    except ValueError:
+        return False
 
 
 def _reads(metadata, value):

@@ -105,7 +105,7 @@ def draw_plan(
         if mixup.by_class(pair):
             return drawn_rows(table, "sampler")
         if pair == "targeted":
-            known = None if signals is None else np.asarray(signals["own"])
+            known = np.asarray(signals["own"]) if signals and mixing.mixup_refine > 1 else None
             chance = mixup.partner_shares(pair, counts, counts)
             return mixup.draw_rare(rng(table), rows, labels[rows], chance, shape, mixing.mixup_refine, known)
         return drawn_rows("partner", course.balance)

@@ -147,7 +147,7 @@ def against(first: HeldOut, second: HeldOut) -> Iterator[str]:
         f"mean {mean:+.4f}. Other seeds on these pictures: {mean - half:+.4f} to {mean + half:+.4f} "
         f"(95% t interval, n {len(differences)})"
     )
-    _, error = difference(first, second)
+    error = difference(first, second)[1]
     half = metrics.Z * error
     yield (
         f"Other pictures like these too: {mean - half:+.4f} to {mean + half:+.4f} (95%, paired picture by picture, "
@@ -230,9 +230,7 @@ def main(args: list[str] | None = None) -> int:
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
-    what.add_argument(
-        "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
-    )
+    what.add_argument("--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, same split")
     what.add_argument("--metric", choices=METRICS, help="what --compare is about (default macro_f1)")
     add_worker_flags(parser)
     parser.add_settings()

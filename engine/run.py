@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from config import read_object
@@ -138,6 +139,10 @@ class Run:
             writer.writerow(header)
             writer.writerows(rows)
 
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        with self.replacing(name) as path, open(path, "wb") as f:
+            np.save(f, array)
+
     def results(self, rows: list[dict]) -> None:
         """Writes results.csv anew: one dict an epoch."""
         with self.replacing("results.csv") as path, open(path, "w", newline="", encoding="utf-8") as f:
@@ -195,6 +200,9 @@ class FollowedRun(Run):
     def write_rows(self, name: str, header: list, rows: list) -> None:
         pass
 
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        pass
+
     def results(self, rows: list[dict]) -> None:
         pass
 
@@ -210,7 +218,6 @@ class FollowedRun(Run):
 
 def environment(device: torch.device) -> dict:
     """What a result depends on beside its settings: versions, device, threads, the code's commit."""
-    import numpy
     import PIL
 
     listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -222,7 +229,7 @@ def environment(device: torch.device) -> dict:
         commit=_git("describe", "--always", "--dirty", "--exclude", "*").strip() or None,
         python=platform.python_version(),
         torch=torch.__version__,
-        numpy=numpy.__version__,
+        numpy=np.__version__,
         pillow=PIL.__version__,
         platform=platform.platform(),
         cpu=f"{cpu}, {os.cpu_count()} cores",

@@ -29,6 +29,7 @@ from posterior.priors import TAUS, estimate, from_file, move, shares, tilted
 from posterior.scaling import Scaling, cross_fit, fit, identity, parts_of
 
 CALIBRATION = "calibration.json"
+LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
 NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
@@ -142,6 +143,25 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
             own = {run.resolve() for run in runs} == {folder.resolve() for folder in folders}
             return Calibration(_scaling(saved), path, saved["members"], saved["pictures"], runs, own, _tau(saved))
     return None
+
+
+def scaled_held_out(folder: Path, settings: dict, found: evidence.Evidence) -> tuple[np.ndarray | None, str]:
+    """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
+
+    The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
+    where that would take minutes, and where the fit did not converge.
+    """
+    kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
+    if kept is None:
+        kind, said = "temperature", "No calibration.json yet: python calibrate.py fits one"
+    else:
+        kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
+    if found.log_posterior.size > LARGE:
+        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
+    group_of = np.unique(metrics.count_groups(found.counts), return_inverse=True)[1]
+    parts = parts_of(found.targets) if found.parts is None else found.parts
+    after = cross_fit(kind, found.log_posterior, found.targets, group_of, parts)
+    return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
 
 
 def _networks(count):

@@ -46,7 +46,10 @@ def of_run(folder: Path) -> Evidence:
     with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
         counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
     settings = read_settings(folder)
-    log_posterior = log_softmax(np.load(folder / "val_logits.npy"))
+    logits = np.load(folder / "val_logits.npy")
+    if logits.shape != (len(targets), len(counts)) or len(counts) != len(classes) or not logits.size:
+        raise LongtailError(f"{folder}: its tables do not fit each other: train.py --resume writes them again")
+    log_posterior = log_softmax(logits)
     if settings.get("prior") == "uniform":  # what the run's own scores assumed
         uniform = np.full(len(classes), 1 / len(classes))
         log_posterior = move(log_posterior, uniform, shares(counts))

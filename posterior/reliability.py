@@ -111,6 +111,13 @@ def gaps_by(probs: np.ndarray, targets: np.ndarray, group: np.ndarray) -> dict:
     return {value: gap(probs[group == value], targets[group == value]) for value in np.unique(group)}
 
 
+def bins(probs: np.ndarray, targets: np.ndarray, count: int = 15) -> list[Gap]:
+    """The Gap of the rows in each bin of confidence, of equal widths, that holds one."""
+    confidence, _ = metrics.top_class(probs, targets)
+    number = np.minimum((confidence * count).astype(int), count - 1)  # 1.0 belongs to the last
+    return list(gaps_by(probs, targets, number).values())
+
+
 def coverage(probs: np.ndarray, targets: np.ndarray, shares=(1.0, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1)) -> list[tuple]:
     """(share of the rows answered, the lowest confidence among them, their accuracy), the surest rows first."""
     confidence, hits = metrics.top_class(probs, targets)

@@ -1,6 +1,7 @@
 """What a study found, for people: its ranking and what moves the score, as Markdown, and the effects as a picture."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +53,43 @@ def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
     table = changes(study, ranked) or effects(study, ranked)
     if table:
         yield "\n" + "\n".join(table)
+
+
+def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
+    """What came out and what to do next, in three sentences; then what else there is to know, a line each."""
+    rows, left = study.latest(), len(study.jobs())
+    failed = [row for row in rows.values() if row["status"] != "ok"]
+    said = ["No point can be ranked yet."]
+    more = []
+    if choice is not None:
+        point = choice.point
+        said = [
+            f"The winner is {point.label()}, with {METRICS[point.metric]} {point.score:.4f} ± {point.error:.4f} (its "
+            f"standard error) at the {study.epoch()} under {choice.scheme}."
+        ]
+        more.append(f"{point.label()}: {choice.reason}.")
+    done = f"{len(rows) - len(failed)} of {counted(len(study.trials), 'trial')} are done"
+    said.append(f"{done}, {len(failed)} failed, {left} can run now.")
+    recipe = study.folder / "best.json"
+    if left:
+        todo = "the command that began it goes on"
+    elif recipe.exists():
+        todo = f"{shlex.join(['python', 'seeds.py', '-c', str(recipe), '--n', '10'])} tells how much of it is luck"
+    else:
+        todo = "report.py of one of its runs shows pictures"
+    said.append(f"What to do next: {todo}.")
+    if failed:
+        more.append(f"Trial {failed[0]['trial']} failed: {failed[0]['reason']}. --retry-failed tries again.")
+    return [" ".join(said), *more]
+
+
+def failures(study: Study) -> dict[str, list[int]]:
+    """The trials that failed, by their reason."""
+    found = {}
+    for trial, row in study.latest().items():
+        if row["status"] != "ok":
+            found.setdefault(row["reason"], []).append(trial)
+    return found
 
 
 def changes(study: Study, group: list[Point]) -> list[str]:

@@ -47,6 +47,20 @@ def test_frozen_batch_norms_adapt_where_they_are_asked_to(settings, first):
     assert moved == statistics | {"fc.weight", "fc.bias"} and len(statistics) == 40
 
 
+def test_a_spectral_head_is_the_last_layer(settings, first):
+    """It is fresh after a linear one, taken from one of its kind, and all that moves where the body is frozen."""
+    settings |= dict(head="spectral", freeze="body", monitor="last", head_decay=0.5)
+    train.train(Config(**settings, name="second", init=first, until=1))
+    second = str(Path(settings["project"]) / "second")
+    train.train(Config(**settings | dict(name="third", init=second, lr=1e-8, warmup=3.0), until=1))
+    a, b, c = (best(settings, name)["weights"] for name in ("first", "second", "third"))
+    assert torch.equal(a["layer1.0.conv1.weight"], b["layer1.0.conv1.weight"])
+    assert torch.allclose(b["fc.weight"], c["fc.weight"], atol=1e-6) and torch.equal(
+        b["conv1.weight"], c["conv1.weight"]
+    )
+    assert not torch.allclose(a["fc.weight"], b["fc.weight"], atol=1e-2)
+
+
 def test_a_fresh_head_is_the_seeds_own(settings, first):
     still = dict(settings, monitor="last", lr=1e-8, warmup=3.0, freeze="body", until=1, seed=1)
     train.train(Config(**still, name="second", init=first, fresh_head=True))

@@ -38,7 +38,8 @@ def test_means_over_what_an_epoch_showed_and_the_rest_as_it_was():
 def test_a_step_notes_what_its_unmixed_rows_show(settings, monkeypatch, pair):
     """By the model's own logits in float64; a row whose pixels mix is NaN, whatever its label."""
     monkeypatch.setattr(Config, "reads_signals", lambda self: True)
-    config = Config(**settings | dict(mixup_p=0.5, mixup_pair=pair, loss_tau=0.7, amp=False, balance="weights", ls=0.2))
+    settings = settings | dict(mixup_p=0.5, mixup_pair=pair, loss_tau=0.7, amp=False, balance="weights", ls=0.2)
+    config = Config(**settings)
     pictures = prepare_pictures(config)
     stepper = build_stepper(config, pictures, torch.device("cpu"))[0]
     seen = []
