@@ -338,10 +338,21 @@ class Config:
         "mixing",
         "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
         "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
-        "label alone",
-        choices=("uniform", "balanced", "remix"),
+        "label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two gets more weight",
+        choices=("uniform", "balanced", "remix", "targeted"),
         off="uniform",
-        source="Galdran et al. 2021, Chou et al. 2020",
+        source="Galdran et al. 2021, Chou et al. 2020, Xu et al. 2021",
+    )
+    mixup_refine: int = knob(
+        1,
+        "mixing",
+        "with --mixup-pair targeted: of so many pictures drawn of the partner's class, the one whose label the network "
+        "knows best (1: the first)",
+        low=1,
+        high=64,
+        off=1,
+        source="Song et al. 2024",
+        reads=True,
     )
     cutmix_p: float = knob(
         0.3,
@@ -498,8 +509,8 @@ class Config:
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
-                "every row mixes, and --ls-by or --adapt reads what rows show that do not: give a --mixup-p and "
-                "--cutmix-p below 1"
+                "every row mixes, and --ls-by, --adapt or --mixup-refine reads what rows show that do not: give a "
+                "--mixup-p and --cutmix-p below 1"
             )
         if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
             raise ConfigError(

@@ -25,6 +25,7 @@ class Mixing:
     mixup_alpha: float
     mixup_by: str
     mixup_pair: str
+    mixup_refine: int
     cutmix_p: float
     cutmix_pair: str
 
@@ -47,6 +48,32 @@ def _permutations(rng, pool, need):
     """`need` items: permutations of `pool` one after another."""
     whole = [rng.permutation(pool) for _ in range(math.ceil(need / len(pool)))]
     return np.concatenate(whole)[:need]
+
+
+def draw_rare(
+    rng: np.random.Generator,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    chance: np.ndarray,
+    shape: tuple[int, ...],
+    tries: int = 1,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """Store rows [*shape] out of `rows` with `labels`: each of a class by `chance` [C], and any of its pictures.
+
+    tries: of so many pictures of the class, the one with the highest of `known` (by picture of the Store; NaN is not
+    known, and loses); the first drawn where none is known. The class is drawn first, so that this changes no shares.
+    """
+    counts = np.bincount(labels, minlength=len(chance))
+    grouped = rows[np.argsort(labels, kind="stable")]
+    begin = np.cumsum(counts) - counts  # where a class's rows begin
+    of_class = rng.choice(len(chance), shape, p=chance)
+    place = np.floor(rng.random((tries, *shape)) * counts[of_class]).astype(int)
+    candidates = grouped[begin[of_class] + place]
+    if known is None:
+        return candidates[0]
+    best = np.nan_to_num(known[candidates], nan=-1.0).argmax(0)
+    return np.take_along_axis(candidates, best[None], 0)[0]
 
 
 def draw(
@@ -120,6 +147,10 @@ def pair_weights(
         to_partner = (own >= REMIX_RATIO * partner) & (share < REMIX_SHARE)
         to_own = (partner >= REMIX_RATIO * own) & (1 - share < REMIX_SHARE)
         return np.where(to_partner, 0.0, np.where(to_own, 1.0, share)), share
+    if mixing.mixup_pair == "targeted":
+        # The two classes' counts move the distribution's peak, which was at 0 and 1, to a low weight of the frequent.
+        shifted = (share + partner / (own + partner)) % 1
+        return shifted, shifted
     return share, share
 
 
@@ -179,7 +210,7 @@ def label_counts(drawn: np.ndarray, counts: np.ndarray, mixing: Mixing) -> np.nd
     blended = drawn * (1 - mixing.cutmix_p) * mixup_chance(classes, counts, mixing)  # rows that mixup takes
     partners = partner_shares(mixing.mixup_pair, drawn, counts)
     # The mean of lam depends on the two counts alone: a table of the counts that occur, not of the classes.
-    sizes, which = np.unique(counts, return_inverse=True)
+    sizes, which = np.unique(np.maximum(counts, 1), return_inverse=True)  # who has none is nobody's partner
     kept = mean_lam(sizes[:, None], sizes[None, :], mixing)
     blended_by_size = np.bincount(which, blended)
     partners_by_size = np.bincount(which, partners)
@@ -190,7 +221,11 @@ def label_counts(drawn: np.ndarray, counts: np.ndarray, mixing: Mixing) -> np.nd
 
 def partner_shares(pair: str, drawn: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The probability of each class [C] to be a partner's, by --mixup-pair or --cutmix-pair."""
-    weight = np.where(counts > 0, 1.0, 0.0) if by_class(pair) else drawn
+    weight = drawn
+    if by_class(pair):
+        weight = np.where(counts > 0, 1.0, 0.0)
+    if pair == "targeted":
+        weight = np.where(counts > 0, 1 / np.maximum(counts, 1), 0.0)
     return weight / weight.sum()
 
 
@@ -213,6 +248,10 @@ def mean_lam(own: np.ndarray, partner: np.ndarray, mixing: Mixing) -> np.ndarray
     mean = np.full(np.broadcast_shapes(own.shape, partner.shape), 0.5)
     if mixing.mixup_pair == "balanced":
         mean[:] = 1 / (1 + alpha)
+    if mixing.mixup_pair == "targeted":
+        # A uniform shift by s, modulo 1, takes 1 off where the drawn weight is above 1 - s.
+        shift = partner / (own + partner)
+        mean = 0.5 + shift - beta_below(shift, alpha)
     if mixing.mixup_pair == "remix":
         # Of Beta(alpha, alpha): E[lam; lam >= 1/2] = 1/4 + d / 2, with d = E|lam - 1/2|.
         beta = math.exp(2 * math.lgamma(alpha) - math.lgamma(2 * alpha))
@@ -220,3 +259,22 @@ def mean_lam(own: np.ndarray, partner: np.ndarray, mixing: Mixing) -> np.ndarray
         mean = np.where(own >= REMIX_RATIO * partner, 0.25 + spread / 2, mean)
         mean = np.where(partner >= REMIX_RATIO * own, 0.75 - spread / 2, mean)
     return mean
+
+
+def beta_below(x: np.ndarray, alpha: float) -> np.ndarray:
+    """The distribution function of Beta(alpha, alpha) at x [*] within (0, 1).
+
+    Up to 1/2 by a series of positive terms, x^a (1 - x)^a / (a B(a, a)) sum_n x^n prod_{m < n} (2a + m) / (a + 1 + m);
+    by symmetry above.
+    """
+    below = np.minimum(x, 1 - x)
+    term = np.ones(below.shape)
+    total = np.zeros(below.shape)
+    n = 0
+    while (term > 1e-17 * total).any():
+        total += term
+        term = term * below * (2 * alpha + n) / (alpha + 1 + n)
+        n += 1
+    log_beta = 2 * math.lgamma(alpha) - math.lgamma(2 * alpha)
+    lower = np.exp(alpha * np.log(below * (1 - below)) - log_beta) / alpha * total
+    return np.where(x <= 0.5, lower, 1 - lower)

@@ -104,6 +104,10 @@ def draw_plan(
         """Rows by --mixup-pair or --cutmix-pair; where it has no sampler, as the rows, and the same for all methods."""
         if mixup.by_class(pair):
             return drawn_rows(table, "sampler")
+        if pair == "targeted":
+            known = np.asarray(signals["own"]) if signals and mixing.mixup_refine > 1 else None
+            chance = mixup.partner_shares(pair, counts, counts)
+            return mixup.draw_rare(rng(table), rows, labels[rows], chance, shape, mixing.mixup_refine, known)
         return drawn_rows("partner", course.balance)
 
     def drawn_views(index, suffix):

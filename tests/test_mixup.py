@@ -62,8 +62,8 @@ BATCHES = ("batch", "class-batch")
 
 
 def mixing(**options):
-    settings = dict(mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", cutmix_p=0.0)
-    settings["cutmix_pair"] = "uniform"
+    settings = dict(mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", mixup_refine=1)
+    settings |= dict(cutmix_p=0.0, cutmix_pair="uniform")
     return mixup.Mixing(**settings | options)
 
 
@@ -234,9 +234,43 @@ def test_remix_moves_the_label_as_its_authors_do(own, partner):
     assert np.array_equal(blend, plain) and np.array_equal(plain, plain_blend)  # pixels mix as ever
 
 
+@pytest.mark.parametrize("own, partner", [(90, 10), (10, 90), (7, 7)])
+@pytest.mark.parametrize("alpha", [0.8, 3.0])
+def test_targeted_weights_are_shifted_towards_the_rarer_class(own, partner, alpha):
+    lam, blend = paired(own, partner, mixup_pair="targeted", mixup_alpha=alpha)
+    assert np.array_equal(lam, blend)
+    shift = partner / (own + partner)
+
+    def distribution(x):
+        """Of (weight + shift) mod 1, from the distribution function of the weight on a grid."""
+        weight, density = beta_grid(alpha)
+        at = np.interp(np.array([x - shift, 1 - shift + x]), weight, density.cumsum())
+        wrapped = np.maximum(at[1] - np.interp(1 - shift, weight, density.cumsum()), 0)
+        return at[0] + wrapped
+
+    fits(lam, distribution)
+    if alpha < 1:  # where it is most likely: at the partner's weight that its rarity asks for
+        places = np.histogram(lam, bins=20, range=(0, 1))[0]
+        assert abs((places.argmax() + 0.5) / 20 - shift) < 0.06
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.8, 1.0, 3.0, 100.0])
+def test_the_beta_distributions_function(alpha):
+    x = np.array([1e-6, 0.01, 0.1, 0.35, 0.5, 0.61, 0.9, 0.999])
+    found = mixup.beta_below(x, alpha)
+    if alpha == 1:
+        assert found == pytest.approx(x, rel=1e-12)
+    if alpha == 3:
+        assert found == pytest.approx(x**3 * (10 - 15 * x + 6 * x**2), rel=1e-10)
+    weight, density = beta_grid(alpha)
+    order = np.argsort(weight)
+    assert found == pytest.approx(np.interp(x, weight[order], density[order].cumsum()), abs=1e-4)
+    assert (np.diff(found) > 0).all() or alpha == 100
+
+
 def test_a_pair_rule_leaves_cutmix_alone():
     labels = np.random.default_rng(0).integers(0, 3, (300, 8))
-    for pair in ("balanced", "remix"):
+    for pair in ("balanced", "remix", "targeted"):
         tables = []
         for rule in ("uniform", pair):
             rng, pair_rng = (np.random.default_rng(part) for part in range(2))
@@ -252,7 +286,7 @@ def test_a_pair_rule_leaves_cutmix_alone():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 10.0])
-@pytest.mark.parametrize("pair", ["balanced", "remix"])
+@pytest.mark.parametrize("pair", ["balanced", "remix", "targeted"])
 def test_the_mean_of_lam_in_closed_form(pair, alpha):
     """Against the mean over a fine grid of the distribution's quantiles, with the authors' rule written out."""
     sizes = np.array([100, 40, 12, 4])
@@ -265,7 +299,10 @@ def test_the_mean_of_lam_in_closed_form(pair, alpha):
             if pair == "balanced":
                 assert found[i, j] == pytest.approx(balanced.mean(), abs=1e-5)
                 continue
-            if own >= 3 * partner:
+            if pair == "targeted":
+                kept += partner / (own + partner)
+                kept[kept > 1] -= 1
+            elif own >= 3 * partner:
                 kept[weight < 0.5] = 0
             elif partner >= 3 * own:
                 kept[weight > 0.5] = 1

@@ -60,6 +60,7 @@ def draw(data=None, **options):
         mixup_alpha=1.0,
         mixup_by="row",
         mixup_pair="uniform",
+        mixup_refine=1,
         cutmix_p=0.0,
         cutmix_pair="uniform",
         crop_scale=(1.0, 1.0),
@@ -76,7 +77,7 @@ def draw(data=None, **options):
     labels, means, rows, counts = data or pictures()
     material = Material(labels, means, rows, counts, settings["size"], settings["store_size"])
     groups = (of(kind, settings) for kind in (Course, Mixing, Views))
-    return draw_plan(material, settings["epoch"], *groups)
+    return draw_plan(material, settings["epoch"], *groups, signals=settings.get("signals"))
 
 
 def of(kind, settings):
@@ -296,6 +297,52 @@ def test_remix_mixes_pixels_as_plain_mixup_does():
     assert ((remix.lam == 1) == (own < other))[moved].all() and np.isin(remix.lam[moved], (0, 1)).all()
 
 
+def test_targeted_partners_are_drawn_by_one_over_their_classes_count():
+    """Chi-square of 10^5 draws, by class and, within a class, by picture."""
+    data = pictures((60, 20, 5, 0, 2))
+    plan = draw(data, mixup_p=1.0, mixup_alpha=0.8, mixup_pair="targeted", batch_size=100_000, size=8, store_size=8)
+    chance = np.array([1 / 60, 1 / 20, 1 / 5, 0, 1 / 2])
+    expected = 100_000 * chance / chance.sum()
+    found = np.bincount(data[0][plan.partner.ravel()], minlength=5)
+    there = chance > 0
+    assert found[3] == 0
+    assert ((found - expected) ** 2)[there] @ (1 / expected[there]) < 16.3  # 3 degrees, passed once in a thousand
+    each = (expected[there] / data[3][there])[np.searchsorted(np.flatnonzero(there), data[0][data[2]])]
+    found = times(plan.partner, data)[data[2]]
+    assert (found - each) ** 2 @ (1 / each) < 131  # 86 degrees, once in a thousand
+    assert plan.blend.tobytes() == plan.lam.tobytes()
+    own, other = (data[3][data[0][table]] for table in (plan.index, plan.partner))
+    assert plan.lam[own > 3 * other].mean() < 0.49 and plan.lam[other > 3 * own].mean() > 0.51  # the rarer weighs more
+
+
+def test_a_refined_partner_is_the_best_known_of_the_drawn():
+    data = pictures((60, 20, 5))
+    options = dict(mixup_p=1.0, mixup_pair="targeted", batch_size=5000, size=8, store_size=8)
+    first = draw(data, **options)
+    assert same(first, draw(data, **options, mixup_refine=4))  # without signals the first drawn is taken
+    nothing = dict(own=torch.full((len(data[0]),), torch.nan))
+    assert same(first, draw(data, **options, mixup_refine=4, signals=nothing))
+    own = torch.rand(len(data[0]), generator=torch.Generator().manual_seed(0))
+    refined = draw(data, **options, mixup_refine=4, signals=dict(own=own))
+    assert np.array_equal(data[0][first.partner], data[0][refined.partner])  # its class is drawn as before
+    assert same(first, refined, "index", "lam", "blend", "box", "geo")
+    # The rank of the best of four among a class's n: uniform draws' maximum, P(rank <= r) = (r / n)^4.
+    for c, n in enumerate(data[3]):
+        rows = data[2][data[0][data[2]] == c]
+        order = {row: rank for rank, row in enumerate(rows[np.argsort(own.numpy()[rows])])}
+        ranks = np.array([order[row] for row in refined.partner[data[0][refined.partner] == c]])
+        chance = np.diff((np.arange(n + 1) / n) ** 4)
+        half = n // 2
+        for low, high in ((0, half), (half, n - 1), (n - 1, n)):
+            p = chance[low:high].sum()
+            seen = ((ranks >= low) & (ranks < high)).mean()
+            assert abs(seen - p) < 4.5 * (p * (1 - p) / len(ranks)) ** 0.5
+    best = dict(own=torch.where(torch.arange(len(own)) == int(data[2][-1]), own, torch.nan))
+    known = draw(data, **options, mixup_refine=4, signals=best).partner
+    changed = known != first.partner
+    assert changed.any() and (known[changed] == data[2][-1]).all()  # what is not known loses
+
+
 # What the targets add up to
 
 
@@ -308,6 +355,9 @@ PAIRS = [
     dict(mixup_by="class", mixup_pair="balanced", cutmix_p=0.0),
     dict(mixup_pair="remix", tail_crops=(20, 3)),
     dict(mixup_by="class-batch"),
+    dict(mixup_pair="targeted", mixup_alpha=0.8),
+    dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_refine=4),
+    dict(mixup_pair="targeted", mixup_by="class", balance="sampler"),
     dict(cutmix_pair="tail"),
     dict(cutmix_pair="tail", mixup_pair="balanced", mixup_alpha=0.3),
     dict(cutmix_pair="tail", mixup_by="class", tail_crops=(20, 3)),
@@ -317,9 +367,8 @@ PAIRS = [
 def expected_counts(data, options):
     """Rows an epoch draws of each class, and how much of the targets each gets, by closed forms."""
     drawn = sampled_counts(data[3], options["balance"], options["tail_crops"])
-    settings = (
-        dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", cutmix_p=0.3, cutmix_pair="uniform") | options
-    )
+    settings = dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", mixup_refine=1)
+    settings |= dict(cutmix_p=0.3, cutmix_pair="uniform") | options
     return drawn, label_counts(drawn, data[3], of(Mixing, settings))
 
 
@@ -332,9 +381,15 @@ def test_the_classes_shares_of_the_targets_are_what_the_tables_add_up_to(options
     n_classes = len(data[3])
     # Batches of a whole number of permutations: the rows' own classes have no chance in them.
     batch = 96 * int(sampled_counts(data[3], "none", options["tail_crops"]).sum())
+    # Of a refined partner's class the best known pictures are taken: what is known must not move the shares.
+    signals = (
+        dict(own=np.random.default_rng(1).random(len(data[0])) ** (1 + data[0])) if "mixup_refine" in options else None
+    )
     found = []
     for epoch in range(10):
-        plan = draw(data, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options)
+        plan = draw(
+            data, signals=signals, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options
+        )
         own, other, lam = data[0][plan.index], data[0][plan.partner], plan.lam.astype(float)
         found.append(
             np.bincount(own.ravel(), lam.ravel(), n_classes) + np.bincount(other.ravel(), 1 - lam.ravel(), n_classes)
@@ -348,8 +403,7 @@ def test_the_classes_shares_of_the_targets_are_what_the_tables_add_up_to(options
     floor = (expected / drawn.sum() / (10 * batch)) ** 0.5
     assert (np.abs(difference) <= 4.5 * np.maximum(error, floor / 3)).all()
     assert expected.sum() == pytest.approx(drawn.sum(), rel=1e-12)
-    in_batch = options.get("mixup_by") == "class-batch"
-    assert np.array_equal(expected, drawn) == (in_batch or options["balance"] == "sampler")
+    assert np.array_equal(expected, drawn) or options.get("mixup_by") != "class-batch"
 
 
 def test_plain_mixup_leaves_the_prior_as_it_is_to_the_bit():
@@ -361,7 +415,7 @@ def test_plain_mixup_leaves_the_prior_as_it_is_to_the_bit():
         assert drawn.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("pair", ["balanced"])
+@pytest.mark.parametrize("pair", ["balanced", "targeted"])
 def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair):
     """The built-in set's painters, whose true posterior is known, by style instead of by picture: a network that is
     trained on a plan's rows comes close to it with the bias of `label_counts`, and does not with that of the rows."""
@@ -411,6 +465,7 @@ def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair)
         (dict(cutmix_p=0.4), ("lam", "blend", "box", "partner", "col_b")),
         (dict(mixup_pair="balanced"), ()),  # it changes mixup, which is off
         (dict(mixup_pair="remix"), ()),
+        (dict(mixup_pair="targeted"), ()),
         (dict(cutmix_pair="tail"), ()),
         (dict(jitter=0.2), ("col", "col_b")),
         (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
