@@ -54,7 +54,7 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
 def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
     command, on `device`. Returns the exit code: 1 where every trial failed."""
-    print(*findings.report(study), sep="\n")
+    print(*findings.aligned(findings.report(study), sys.stdout.isatty()), sep="\n")
     choice = ranking.choose(study)
     if choice is None:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
@@ -172,7 +172,7 @@ def _print_status(study):
         f"{len(study.jobs())} to run now",
         file=sys.stderr,
     )
-    print(*findings.report(study), sep="\n")
+    print(*findings.aligned(findings.report(study), sys.stdout.isatty()), sep="\n")
 
 
 def _hand_on(study, point, device):

@@ -542,3 +542,17 @@ def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
     assert "2 classes without a validation picture in the split: macro F1 is over the others." in said
     write(study, 1, 0.6, absent_classes=0)
     assert "without a validation picture" not in "\n".join(findings.report(Study(study.folder)))
+
+
+def test_on_a_terminal_the_columns_of_a_table_are_aligned():
+    lines = ["words", "| point | n | |\n| --- | --- | --- |", "| a \\| b | 12 | beyond noise |", "| c | 3 | |", "\nend"]
+    assert list(findings.aligned(lines, False)) == "\n".join(lines).split("\n")
+    assert list(findings.aligned(lines, True)) == [
+        "words",
+        "| point  | n   |              |",
+        "| ------ | --- | ------------ |",
+        "| a \\| b | 12  | beyond noise |",
+        "| c      | 3   |              |",
+        "",
+        "end",
+    ]
