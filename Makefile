@@ -1,9 +1,12 @@
 # make sweep          a grid of settings, their ranking, what moves the score
 # make study          all of it: sweep, tune, sensitivity, seeds, calibrate, final, submission; each also by its own name; each goes on
 #                     where it stopped, and runs those before it where they are not done
+# make twostage       a new last layer on finished runs (RUN=runs/photos, else what the study chose), in two ways; the best
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make report         a page of the newest study or run of PROJECT, or of WHAT=FOLDER
 # make attempts       the painters study's eight attempts and the default settings, side by side
+# make effects        what each method adds to the default settings, out of fold (IMG=64)
+# make benchmark      CIFAR-100-LT beside published figures (DATA=its folder, with train/ and test/)
 # make lint           ruff's rules and format (pyproject.toml)
 # make test           the tests;  make bench  every measurement of README (an hour)
 # make gpu            on a GPU, in ten minutes: its tests, its benches, and dated records in bench/results (OUT=DIR)
@@ -11,7 +14,7 @@
 #
 # Without DATA=/path it takes the built-in pictures and a grid of minutes; with it, the grid below. QUICK=1 and QUICK=0 choose.
 # PY=python uses an environment that is there already; FLAGS adds flags of train.py to every stage of the study. FOLDS
-# give way where the data has a validation folder of its own.
+# give way where the data has a validation folder of its own. METRIC=acc or nll ranks by accuracy or NLL, not macro F1.
 VENV ?= .venv
 PY ?= $(VENV)/bin/python
 DATA ?=
@@ -20,9 +23,11 @@ PROJECT ?= runs
 IMG ?= auto
 FLAGS ?=
 JOBS ?= 4
+RUN ?=
 OUT ?= bench/results
 WHAT ?=
 SBATCH ?=
+METRIC ?= macro_f1
 
 ifeq ($(QUICK),1)
 MIXUP_P ?= 0,0.4
@@ -40,7 +45,7 @@ AROUND ?= lr=x0.5,x2
 ABLATE ?=
 SEEDS ?= 3
 MODELS ?= 2
-BASE = --warmup 0.5 --ema 0.9 --cutmix-p 0
+BASE = --warmup 0.5 --ema-epochs 1 --cutmix-p 0
 else
 MIXUP_P ?= 0,0.2,0.4,0.6
 LS ?= 0,0.05,0.1
@@ -68,13 +73,13 @@ $(if $(UNDOING),$(error FLAGS has $(UNDOING), which the study chooses: give MIXU
 endif
 
 # What a stage needs stands after FLAGS, which it overrules.
-SWEEP = $(PY) sweep.py $(FLAGS) --project $(PROJECT)
+SWEEP = $(PY) sweep.py $(FLAGS) --project $(PROJECT) --metric $(METRIC)
 GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(FOLDS) --epochs $(EPOCHS) $(BASE) $(FLAGS) \
-  --project $(PROJECT) --name sweep --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
+  --project $(PROJECT) --metric $(METRIC) --name sweep --grid mixup_p=$(MIXUP_P) ls=$(LS) balance=$(BALANCE)
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: report setup sweep tune sensitivity seeds calibrate final submission study slurm attempts lint test test-slurm bench gpu
+.PHONY: report setup sweep tune sensitivity seeds calibrate final submission study twostage slurm attempts effects benchmark lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -112,7 +117,7 @@ sensitivity: tune
 
 seeds: sensitivity
 	$(call choose,sweep tune sensitivity ablation)
-	$(PY) seeds.py $(FLAGS) --project $(PROJECT) -c $(BEST) --n $(SEEDS)
+	$(PY) seeds.py $(FLAGS) --project $(PROJECT) --metric $(METRIC) -c $(BEST) --n $(SEEDS)
 
 final: sensitivity
 	$(call choose,sweep tune sensitivity ablation)
@@ -128,11 +133,20 @@ submission: final calibrate
 
 study: sweep tune sensitivity seeds calibrate final submission
 
+twostage: $(SETUP)
+	$(PY) -m study.twostage $(RUN) --project $(PROJECT)
+
 report: $(SETUP)
 	$(PY) report.py $(if $(WHAT),$(WHAT),--project $(PROJECT))
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default
+
+effects: $(SETUP)
+	$(PY) -m bench.effects $(FLAGS) $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds 3 --epochs 40 --project $(PROJECT)
+
+benchmark: $(SETUP)
+	$(PY) -m bench.benchmark -c recipes/cifar100-lt.json $(FLAGS) $(if $(DATA),--data $(DATA)) --project $(PROJECT)
 
 lint: $(TEST_SETUP)
 	$(PY) -m ruff check

@@ -24,44 +24,16 @@ from pictures.listing import listing
 from posterior import evidence, priors, reliability, scaling, scores
 from posterior.classifier import CALIBRATION, recipe
 from reporting.tables import interval, number, table
-from study import ranking
-from study.chosen import finished_trials
-from study.table import Study, newest
+from study.chosen import chosen_last, runs_of
 
 COMPARED = ("acc", "macro_f1", "nll", "brier", "ece", "adaptive_ece", "classwise_ece", "smooth_ece")
 SHOWN = 10  # classes
-TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def runs_of(path: Path) -> tuple[Path, list[Path]]:
-    """(the folder that the calibration belongs to, its runs) of a run, of a study's winner, or of a recipe's trials.
-
-    A recipe's are in the study beside it that tried its settings on the most folds, of such in the newest. Raises
-    LongtailError where nothing was trained that could be calibrated.
-    """
-    if path.is_file():
-        found = []
-        for spec in path.parent.glob("*/study.json"):
-            study = Study(spec.parent)
-            trials = finished_trials(study, path)
-            folds = {study.config(trial).fold for trial in trials}
-            found.append((len(folds), spec.stat().st_mtime_ns, study.folder, [study.run(trial) for trial in trials]))
-        folds, _, folder, runs = max(found, default=(0, 0, path, []))
-        if not folds:
-            raise LongtailError(f"{path}: no study in {path.parent} has a finished trial of these settings")
-        return folder, runs
-    if not (path / "study.json").exists():
-        return path, [path]
-    study = Study(path)
-    choice = ranking.choose(study)
-    if choice is None:
-        raise LongtailError(f"{path}: no point of this study can be ranked, so there is nothing to calibrate")
-    return path, [study.run(trial) for trial in choice.point.trials]
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of those that are tried
 
 
 def calibrate(args: Namespace) -> None:
     """The command, from its parsed arguments."""
-    path, runs = runs_of(Path(args.what) if args.what else _newest(Path(args.project)))
+    path, runs = runs_of(Path(args.what) if args.what else chosen_last(Path(args.project)))
     found = evidence.pooled(evidence.runs_by_fold(runs))
     n = len(found.targets)
     if n < 2 * scaling.PARTS:
@@ -78,11 +50,12 @@ def calibrate(args: Namespace) -> None:
     before = scores.of(found.log_posterior, found.targets, found.counts)
     after = scores.of(chosen.held_out, found.targets, found.counts)
     chance = reliability.chance(scaled)
+    tau = _tau(chosen.held_out, found, parts)
     print(_what_was_judged(path, found) + "\n")
     print(*_kinds(trials, failed, fitted, args.markdown), sep="\n")
     print(*_before_and_after(before, after, chance, n, args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
-    print(*_decisions(found, raw, scaled, args.markdown), sep="\n", flush=True)
+    print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n", flush=True)
 
     record = dict(before=before, after=after, chance=chance)
     saved = dict(
@@ -98,6 +71,7 @@ def calibrate(args: Namespace) -> None:
             slope=fitted.slope.tolist(),
             bias=fitted.bias.tolist(),
         ),
+        tau=tau,
         **{when: {name: value._asdict() for name, value in each.items()} for when, each in record.items()},
     )
     with replacing(path / CALIBRATION) as draft:
@@ -111,16 +85,6 @@ def _what_was_judged(path, found):
         held_out = f"each held out in one of {found.parts.max() + 1} folds"
     together = f", {found.members} networks averaged" if found.members > 1 else ""
     return f"{path}: {len(found.targets)} pictures, {len(found.classes)} classes, {held_out}{together}"
-
-
-def _newest(project):
-    """The recipe that `make study` chose last, else the study whose best.json is the newest, else the newest run."""
-    if (project / "best.json").exists():
-        return project / "best.json"
-    newest_file = newest(project, "best.json") or newest(project, "best.pt")
-    if newest_file is None:
-        raise LongtailError(f"{project}: no study and no run there; name one")
-    return newest_file.parent
 
 
 def _group_numbers(counts):
@@ -212,7 +176,15 @@ def _sure(gap):
     return number(gap.confidence), f"{gap.gap:+.3f} ± {gap.half_width:.3f}"
 
 
-def _decisions(found, raw, scaled, markdown) -> Iterator[str]:
+def _tau(log_posterior, found, parts):
+    """The tau that is kept, with the macro F1 of answers at tau 0 and at taus chosen on other pictures; JSON-ready."""
+    value, predicted = priors.choose_tau(log_posterior, found.prior, found.targets, parts)
+    classes = len(found.classes)
+    before = metrics.macro_f1(found.targets, log_posterior.argmax(1), classes)
+    return dict(value=value, before=before, after=metrics.macro_f1(found.targets, predicted, classes))
+
+
+def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
     """What changes in decisions: answering only the surest, and favouring rare classes."""
     rows = []
     both = zip(reliability.coverage(scaled, found.targets), reliability.coverage(raw, found.targets))
@@ -223,12 +195,16 @@ def _decisions(found, raw, scaled, markdown) -> Iterator[str]:
 
     rows = []
     log_scaled = np.log(np.maximum(scaled, np.finfo(float).tiny))
-    for tau, predicted in zip(TAUS, priors.frontier(log_scaled, found.prior, TAUS)):
+    for power, predicted in zip(TAUS, priors.frontier(log_scaled, found.prior, TAUS)):
         accuracy = metrics.accuracy(found.targets, predicted)
         f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
-        rows.append([f"{tau:g}", number(accuracy), number(f1)])
+        rows.append([f"{power:g}", number(accuracy), number(f1)])
     yield "\nFavouring rare classes by log p - tau log prior (predict.py --prior uniform is tau 1):\n"
     yield from table(["tau", "accuracy", "macro F1"], rows, markdown)
+    yield (
+        f"\nBest for macro F1: tau {tau['value']:g} (predict.py --prior tau). Chosen for each picture on others, tau\n"
+        f"gives {tau['after']:.3f}; at 0 it is {tau['before']:.3f}."
+    )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -32,19 +32,21 @@ def knob(
     choices: tuple[str, ...] = (),
     names: tuple[str, ...] = (),
     parts: int | tuple[int, ...] = 1,
+    ordered: bool = True,
     auto: str | None = None,
     off: Any = None,
     source: str = "",
-    reads: bool = False,
+    reads: bool | tuple[str, ...] = False,
     daily: bool = False,
     keyed: bool = True,
 ) -> Any:
     """A field of Config.
 
     low, high, choices: what it accepts. names: other spellings of its flag. parts: how many values, joined by ':' on
-    the command line. auto: a word that stands for "decide". off: of a method, the value where it is not used; source:
-    its paper; reads: whether it reads signals, which are then gathered. daily: whether --help shows it. keyed: False
-    for what cannot change a run's result and so stays out of its key.
+    the command line; ordered: whether the low one of two comes first. auto: a word that stands for "decide". off: of a
+    method, the value where it is not used; source: its paper; reads: whether it reads signals, which are then gathered,
+    or with which values it does. daily: whether --help shows it. keyed: False for what cannot change a run's result and
+    so stays out of its key.
     """
     metadata = dict(
         group=group,
@@ -54,6 +56,7 @@ def knob(
         choices=choices,
         names=names,
         parts=parts,
+        ordered=ordered,
         auto=auto,
         off=off,
         source=source,
@@ -131,19 +134,39 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
-        choices=("linear", "cosine"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
+        "divided by their largest singular value",
+        choices=("linear", "cosine", "spectral"),
         off="linear",
-        source="Wang et al. 2018",
+        source="Wang et al. 2018, Miyato et al. 2018",
+    )
+    noise: float = knob(
+        0.0,
+        "model",
+        "standard deviation of Gaussian noise on the normalised input in training",
+        low=0,
+        high=10,
+        off=0.0,
+        source="Bishop 1995",
     )
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
     )
+    fresh_head: bool = knob(
+        False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
+    )
     freeze: str = knob(
         "",
         "model",
-        "keep these parts as they are, batch norms' statistics too: names such as conv1,layer1; body: all but the "
-        "last layer",
+        "keep these parts as they are: names such as conv1,layer1; body: all but the last layer",
+    )
+    freeze_bn: str = knob(
+        "keep",
+        "model",
+        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches",
+        choices=("keep", "adapt"),
+        off="keep",
+        source="Zhong et al. 2021",
     )
 
     epochs: int = knob(80, "training", "length of the schedule", low=1, high=100_000, daily=True)
@@ -166,6 +189,16 @@ class Config:
         source="Loshchilov & Hutter 2019",
         daily=True,
     )
+    head_decay: float = knob(
+        "auto",
+        "training",
+        "decay of the last layer's weights; auto: that of --weight-decay",
+        low=0,
+        high=10,
+        auto="auto",
+        off="auto",
+        source="Alshammari et al. 2022",
+    )
     schedule: str = knob(
         "cosine",
         "training",
@@ -184,14 +217,24 @@ class Config:
         off=0.0,
         source="Goyal et al. 2017",
     )
-    ema: float = knob(
-        0.995,
+    ema_epochs: float = knob(
+        6.0,
         "training",
-        "decay of the averaged weights, which are then the ones evaluated (0: off)",
+        "epochs that the averaged weights look back; they are then the ones evaluated (0: no average)",
         low=0,
-        high=0.99999,
+        high=1000,
         off=0.0,
         source="Polyak & Juditsky 1992",
+    )
+    sam: float = knob(
+        0.0,
+        "training",
+        "sharpness-aware minimisation: gradients are taken where the loss is highest within this distance of the "
+        "weights; twice the time; 0.2, with --drw 0.8",
+        low=0,
+        high=100,
+        off=0.0,
+        source="Foret et al. 2021, Rangwani et al. 2022",
     )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
@@ -205,13 +248,24 @@ class Config:
     ls: float = knob(
         0.1,
         "loss",
-        "label smoothing",
+        "label smoothing; A:B goes from A to B, in either order, as --ls-by says",
         low=0,
         high=0.999,
         names=("--label-smoothing", "--smoothing"),
+        parts=(1, 2),
+        ordered=False,
         off=0.0,
-        source="Szegedy et al. 2016",
+        source="Szegedy et al. 2016, Zhong et al. 2021",
         daily=True,
+    )
+    ls_by: str = knob(
+        "progress",
+        "loss",
+        "what --ls A:B follows; progress: over training; frequency: A for the most frequent class, B for the rarest; "
+        "difficulty: A for the class that is learned best, B for the worst; confidence: by class, towards B as its "
+        "mean confidence rises",
+        choices=("progress", "frequency", "difficulty", "confidence"),
+        reads=("difficulty", "confidence"),
     )
     loss_tau: float = knob(
         0.0,
@@ -279,6 +333,16 @@ class Config:
         "class-batch: one draw a batch by the mean of its rows'",
         choices=("row", "batch", "class", "class-batch"),
     )
+    mixup_pair: str = knob(
+        "uniform",
+        "mixing",
+        "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
+        "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
+        "label alone",
+        choices=("uniform", "balanced", "remix"),
+        off="uniform",
+        source="Galdran et al. 2021, Chou et al. 2020",
+    )
     cutmix_p: float = knob(
         0.3,
         "mixing",
@@ -288,6 +352,32 @@ class Config:
         off=0.0,
         source="Yun et al. 2019",
         daily=True,
+    )
+    cutmix_pair: str = knob(
+        "uniform",
+        "mixing",
+        "whose box CutMix pastes; uniform: of a picture drawn as the rows are; tail: of every class equally often, and "
+        "no CutMix in the first 3 epochs and the last ones (CMO)",
+        choices=("uniform", "tail"),
+        off="uniform",
+        source="Park et al. 2022",
+    )
+
+    adapt: str = knob(
+        "none",
+        "mixing",
+        "gap: smoothing, mixup and CutMix rise while training accuracy runs ahead of that on a tenth of the training "
+        "pictures, which is held back, and fall when it does not",
+        choices=("none", "gap"),
+        off="none",
+        source="after Karras et al. 2020",
+        reads=("gap",),
+    )
+    adapt_path: str = knob(
+        "",
+        "mixing",
+        "factors of the odds, joined by ':', that --adapt gap follows where there are no validation pictures; nothing "
+        "is then held back; best.json has its runs' mean",
     )
 
     crop_scale: float = knob(
@@ -320,6 +410,14 @@ class Config:
         high=1,
         off=0.0,
         source="Howard 2013",
+    )
+    one_op: bool = knob(
+        False,
+        "augmentation",
+        "each view is also sheared, moved, rotated, or changed in brightness, contrast or saturation, by a random "
+        "amount, or left as it is",
+        off=False,
+        source="Müller & Hutter 2021",
     )
     erase: float = knob(
         0.0, "augmentation", "probability of random erasing", low=0, high=1, off=0.0, source="Zhong et al. 2017"
@@ -367,6 +465,15 @@ class Config:
         "how feature maps lie in memory; auto: channels_last, on a CPU what makes a step faster",
         choices=("auto", "channels_last", "contiguous"),
     )
+    products: int = knob(
+        "auto",
+        "run",
+        "on a CPU: convolutions whose maps have up to so many pixels a side become matrix products (0: none); auto: "
+        "those where that is faster",
+        low=0,
+        high=64,
+        auto="auto",
+    )
     compile: bool = knob(
         True, "run", "on CUDA: the network compiled and the whole step captured in a graph", keyed=False
     )
@@ -385,6 +492,19 @@ class Config:
         if isinstance(self.mixup_p, tuple) and not self.mixup_by.startswith("class"):
             raise ConfigError(
                 f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
+            )
+        for flag, pair in (("--mixup-pair", self.mixup_pair), ("--cutmix-pair", self.cutmix_pair)):
+            if pair != "uniform" and self.mixup_by not in ("row", "class"):
+                raise ConfigError(f"{flag} {pair} draws a partner for each row: add --mixup-by row, or class")
+        lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
+        if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
+            raise ConfigError(
+                "every row mixes, and --ls-by or --adapt reads what rows show that do not: give a --mixup-p and "
+                "--cutmix-p below 1"
+            )
+        if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
+            raise ConfigError(
+                f"--adapt-path {SHORT.repr(self.adapt_path)}: give numbers from 0 to 2, joined by ':', as 1:1.2:0.9"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -418,12 +538,26 @@ class Config:
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
     def reads_signals(self) -> bool:
-        """Whether a setting that is not off reads signals, which are then gathered."""
-        return any(getattr(self, f.name) != f.metadata["off"] for f in dataclasses.fields(self) if f.metadata["reads"])
+        """Whether a setting reads signals, which are then gathered."""
+        return any(_reads(f.metadata, getattr(self, f.name)) for f in dataclasses.fields(self))
 
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
+
+
+def _is_factor(word):
+    """Whether the word is a number from 0 to 2."""
+    try:
+        return 0 <= float(word) <= 2
+    except ValueError:
+        return False
+
+
+def _reads(metadata, value):
+    """Whether a setting reads signals where it has this value."""
+    reads = metadata["reads"]
+    return value in reads if isinstance(reads, tuple) else reads and value != metadata["off"]
 
 
 def flag_of(name: str) -> str:
@@ -464,7 +598,7 @@ def validated(f: dataclasses.Field, value: object) -> object:
         or not all(m["low"] <= n <= m["high"] for n in numbers)
     ):
         raise ConfigError(f"{flag_of(f.name)} takes {bounds_of(f)}, not {SHORT.repr(value)}")
-    if kind is float and len(numbers) == 2 and numbers[0] > numbers[1]:
+    if kind is float and len(numbers) == 2 and m["ordered"] and numbers[0] > numbers[1]:
         raise ConfigError(f"{flag_of(f.name)} {spelled(numbers)}: the low end comes first")
     return numbers if len(numbers) > 1 else numbers[0]
 
@@ -507,8 +641,10 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
 
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:
-    """The recipe (a JSON object of settings) at `path`, on top of `base`."""
-    return config_from(read_object(path), str(path), base)
+    """The recipe (a JSON object of settings; its `note` is for people) at `path`, on top of `base`."""
+    settings = read_object(path)
+    settings.pop("note", None)
+    return config_from(settings, str(path), base)
 
 
 def read_object(path: str | Path) -> dict:

@@ -27,7 +27,8 @@ class Objective:
 
     gamma: float
     alpha: float
-    ls: float
+    ls: float | tuple[float, float]
+    ls_by: str
     loss_tau: float
     balance: str
     prior: str
@@ -57,26 +58,60 @@ def schedule(
     epoch: int,
     epochs: int,
     *,
+    pictures: np.ndarray | None = None,
     logit_scale: float = 1.0,
     signals: dict | None = None,
 ) -> torch.Tensor:
     """The table [5,C] of an epoch, counted from 0 of `epochs`.
 
-    counts [C]: rows that an epoch draws of each class. logit_scale: by what the network multiplies its cosines.
-    signals: what earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
+    counts [C]: rows that an epoch draws of each class. pictures [C]: training pictures of each (default: `counts`).
+    logit_scale: by what the network multiplies its cosines. signals: what earlier epochs told of the training pictures
+    (engine/signals.py), for methods that read them.
     """
     # What favours rare classes starts once features are learned.
     deferred = objective.drw > 0 and stage(objective, epoch, epochs) == 0
     weights = objective.balance == "weights" or (objective.drw > 0 and objective.loss_tau == 0)
+    pictures = counts if pictures is None else pictures
     return loss_table(
         counts,
-        ls=objective.ls,
+        ls=smoothing(objective, pictures, epoch / max(epochs - 1, 1), signals),
         gamma=objective.gamma,
         alpha=objective.alpha,
         tau=0.0 if deferred else objective.loss_tau,
         weights=weights and not deferred,
         margins=ldam_margins(counts, objective.margin * logit_scale),
     )
+
+
+def smoothing(objective: Objective, pictures: np.ndarray, progress: float, signals: dict | None) -> float | np.ndarray:
+    """Label smoothing, one number or one a class [C]. For ls = (A, B): A + (B - A) s, s from 0 to 1, by objective.ls_by
+
+        progress      s = progress, the share of the epochs that is done
+        frequency     s = 1 - sin(pi/2 (n - lowest n) / (highest n - lowest n)), of training pictures n [C]
+        difficulty    s = (l - lowest l) / (highest l - lowest l), of mean losses l [C]; 1/2 where nothing is known
+        confidence    s = the mean confidence [C]; 0 where nothing is known
+
+    frequency: the concave form of Zhong et al. 2021, arXiv:2104.00466, whose smoothing is ours times (C - 1) / C.
+    """
+    if not isinstance(objective.ls, tuple):
+        return objective.ls
+    first, last = objective.ls
+    share = progress
+    if objective.ls_by == "frequency":
+        share = 1 - np.sin(np.pi / 2 * _spread(pictures, unknown=1.0))
+    elif objective.ls_by == "difficulty":
+        share = 0.5 if signals is None else _spread(signals["loss"].double().numpy(), unknown=0.5)
+    elif objective.ls_by == "confidence":
+        share = 0.0 if signals is None else np.nan_to_num(signals["confidence"].double().numpy(), nan=0.0)
+    return first + (last - first) * share
+
+
+def _spread(values, unknown):
+    """`values` [C] on a scale from 0, their lowest, to 1, their highest; `unknown` for NaN, and where all are equal."""
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # over those that are numbers
+    if not low < high:
+        return np.full(len(values), unknown)
+    return np.nan_to_num((values - low) / (high - low), nan=unknown)
 
 
 def ldam_margins(counts: np.ndarray, largest: float) -> np.ndarray:
@@ -92,7 +127,7 @@ def ldam_margins(counts: np.ndarray, largest: float) -> np.ndarray:
 def loss_table(
     counts: np.ndarray,
     *,
-    ls: float = 0.0,
+    ls: float | np.ndarray = 0.0,
     gamma: float = 0.0,
     alpha: float = 1.0,
     weights: bool = False,
@@ -102,16 +137,16 @@ def loss_table(
     """The float32 [5,C] table that `loss` reads, on the CPU.
 
     counts [C]: rows that an epoch draws of each class; what is below 1/2 is raised to 1/2. ls: label smoothing in [0,
-    1] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in front, folded into the
-    weights. weights: inverse class frequency, scaled so that the mean weight of a drawn row is 1. tau: logit
-    adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020). margins [C]: taken
-    off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError.
+    1], one number or [C] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in
+    front, folded into the weights. weights: inverse class frequency, scaled so that the mean weight of a drawn row is
+    1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020).
+    margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError.
     """
     counts = torch.as_tensor(counts, dtype=torch.float64)
     if counts.ndim != 1 or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < float("inf"):
         raise ValueError(f"counts must be one non-negative number a class, not all zero; got {counts.tolist()}")
     for name, value, top in (("ls", ls, 1.0), ("gamma", gamma, float("inf")), ("alpha", alpha, float("inf"))):
-        if not 0 <= value <= top:
+        if not (np.min(value) >= 0 and np.max(value) <= top):
             raise ValueError(f"{name} must be between 0 and {top:g}; got {value}")
     floored = counts.clamp_min(FLOOR)
     table = torch.zeros(5, len(counts), dtype=torch.float64)  # rounded once, at the end
@@ -119,7 +154,7 @@ def loss_table(
     table[WEIGHT] = alpha
     if weights:
         table[WEIGHT] *= counts.sum() / (counts / floored).sum() / floored
-    table[EPS] = ls
+    table[EPS] = torch.as_tensor(ls, dtype=torch.float64)
     table[GAMMA] = gamma
     if margins is not None:
         margins = torch.as_tensor(margins, dtype=torch.float64)
@@ -132,11 +167,13 @@ def loss_table(
 def posterior_bias(table: torch.Tensor, sampled: np.ndarray, counts: np.ndarray, prior: str) -> np.ndarray:
     """What to add to the logits [C] of a network trained with `table` so that their softmax is a posterior.
 
-    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table. Bayes' rule takes
-    that prior out and puts in the classes' shares of `counts` [C] (prior 'train') or equal shares ('uniform'). Float32
-    NumPy [C].
+    Training fits softmax(z + bias) to the distribution it sees: `sampled` [C], weighted by the table, less what
+    smoothing takes of each class. Bayes' rule takes that prior out and puts in the classes' shares of `counts` [C]
+    (prior 'train') or equal shares ('uniform'). What smoothing gives to all classes alike stays in. Float32 NumPy [C].
     """
     seen = torch.as_tensor(sampled, dtype=torch.float64).clamp_min(FLOOR) * table[WEIGHT].double()
+    kept = (1 - table[EPS].double()).clamp_min(1e-6)  # at a smoothing of 1 nothing is
+    seen *= kept / kept.max()
     wanted = torch.as_tensor(counts, dtype=torch.float64).clamp_min(FLOOR)
     log_prior = wanted.log() if prior == "train" else torch.zeros_like(wanted)
     bias = table[BIAS].double() - seen.log() + log_prior
@@ -186,27 +223,27 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets, lams, table):
         ctx.save_for_backward(logits, targets, lams, table)
-        row = _row_settings(logits, targets, lams, table)
+        weight, eps, gamma, target = _row_settings(logits, targets, lams, table)
         soft = _softmax(logits, targets, table)
-        f = -(soft.others / soft.total).pow(row.gamma) * soft.log_p
-        own = f.gather(2, row.target)  # of the target's own class
+        f = -(soft.others / soft.total).pow(gamma) * soft.log_p
+        own = f.gather(2, target)  # of the target's own class
         # Each class's share before the sum: of logits at 1e37 the bare sum passes float32's largest number.
-        smoothed = (1 - row.eps) * own + (row.eps / logits.shape[1] * f).sum(2, keepdim=True)
-        return (row.weight * smoothed).sum((0, 2))
+        smoothed = (1 - eps) * own + (eps / logits.shape[1] * f).sum(2, keepdim=True)
+        return (weight * smoothed).sum((0, 2))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
         logits, targets, lams, table = ctx.saved_tensors
-        row = _row_settings(logits, targets, lams, table)
+        weight, eps, gamma, target = _row_settings(logits, targets, lams, table)
         soft = _softmax(logits, targets, table)
         n_classes = logits.shape[1]
         q = soft.others / soft.total  # 1 - p, exact where p is near 1
         tiny = torch.finfo(q.dtype).tiny
-        h = q.pow(row.gamma) * (row.gamma * soft.exp * soft.log_p / soft.others.clamp_min(tiny) - 1)
+        h = q.pow(gamma) * (gamma * soft.exp * soft.log_p / soft.others.clamp_min(tiny) - 1)
         # c_k h_k: what smoothing gives every class, and what the target's own gets besides.
-        own = row.weight * (1 - row.eps) * h.gather(2, row.target)
-        ch = (row.weight * row.eps / n_classes * h).scatter_add_(2, row.target, own)
+        own = weight * (1 - eps) * h.gather(2, target)
+        ch = (weight * eps / n_classes * h).scatter_add_(2, target, own)
         if len(soft.exp) == 1:
             ch = ch.sum(0, keepdim=True)  # one softmax: both targets go through one Jacobian
         p = soft.exp / soft.total
@@ -214,18 +251,10 @@ class _Loss(torch.autograd.Function):
         return (grad * upstream[:, None]).to(logits.dtype), None, None, None
 
 
-class _RowSettings(NamedTuple):
-    """Of both targets of every row, each [2,B,1]."""
-
-    weight: torch.Tensor  # lambda times the class's weight
-    eps: torch.Tensor
-    gamma: torch.Tensor
-    target: torch.Tensor  # its number, int64
-
-
 def _row_settings(logits, targets, lams, table):
+    """Of both targets of every row [2,B,1]: lambda times the class's weight, smoothing, focus, and its number."""
     weight, eps, gamma = table.to(_wide(logits))[WEIGHT:MARGIN, targets, None]
-    return _RowSettings(lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None])
+    return lams.to(weight.dtype)[..., None] * weight, eps, gamma, targets[..., None]
 
 
 class _Softmax(NamedTuple):

@@ -6,8 +6,8 @@
 
 Seeds change weights, order, augmentation and mixing, never the split. With --folds each seed is trained on every fold
 and scored on all pictures together. Scores are the last epoch's, or with --patience those of the epoch that was kept.
-Two kinds of chance are told apart: the interval over seeds is about training again, the one over pictures about having
-few to validate on. A study in --project, so it resumes. Results: seeds.csv, per_class.csv, summary.json there.
+Two kinds of chance are told apart: an interval over seeds is about training again, one over pictures about having few
+to validate on. A study in --project, so it resumes. Results: seeds.csv, per_class.csv, summary.json there.
 """
 
 import dataclasses
@@ -26,13 +26,15 @@ import numpy as np
 import metrics
 from config import Config, config_from, flag_of, read_recipe
 from engine.flags import SettingsParser, as_flags, config_from_args, given_names, whole_number
-from engine.outcome import predict_command, validation_labels
+from engine.outcome import predict_command
 from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, counted, run_command
 from study import stats
 from study.begin import begin_study, without_folds
 from study.findings import aligned
+from study.held_out import HeldOut, difference, judged, together
+from study.metric import METRICS, titled
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import SCHEME, Study, changes, identity, newest, write_csv
 
@@ -74,16 +76,6 @@ def other(space: Namespace, base: Config) -> Config:
     return dataclasses.replace(config, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
 
-def outputs(study: Study, trials: list[int]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(targets [N], logits [N,C], class names) of the pictures that a seed's trials validated on, fold after fold, at
-    the epoch that each kept."""
-    folders = [study.run(i) for i in trials]
-    labels = [validation_labels(folder) for folder in folders]
-    targets = np.concatenate([of_fold for of_fold, _, _ in labels])
-    logits = np.concatenate([np.load(folder / "val_logits.npy") for folder in folders])
-    return targets, logits, labels[0][2]
-
-
 def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]]:
     """What the seeds of one recipe say, as a JSON-ready dict, and its table of classes. trials: by seed, a fold each.
 
@@ -91,9 +83,9 @@ def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]
     ensemble: scores of the seeds' mean posterior. agreement: share of pictures that two seeds label alike, mean over
     pairs. absent: classes without a validation picture. interval: 95%, of the mean macro F1 with ever more of them.
     """
-    found = [outputs(study, of_seed) for of_seed in trials]
-    targets, _, classes = found[0]  # those of every seed: the split is one
-    logits = [logits_of_seed for _, logits_of_seed, _ in found]
+    found = [together(study, of_seed) for of_seed in trials]
+    _, targets, _, classes = found[0]  # those of every seed: the split is one
+    logits = [logits_of_seed for _, _, logits_of_seed, _ in found]
     anything = np.ones(len(classes))  # who is head or tail is not asked for
     by_seed = [metrics.evaluate(each, targets, anything) for each in logits]
     scores = {}
@@ -106,7 +98,6 @@ def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]
     ensemble = metrics.evaluate(np.log(posterior), targets, anything)  # takes logits: a logarithm is one
     # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
-
     return dict(
         n=len(trials),
         pictures=len(targets),
@@ -122,9 +113,8 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     """A summary as Markdown."""
     n = result["n"]
     scores = [result["scores"][name] for name in SCORES]
-    scored_on = counted(result["pictures"], "validation picture") + f" in {result['folds']} folds" * (
-        result["folds"] > 1
-    )
+    in_folds = f" in {result['folds']} folds" if result["folds"] > 1 else ""
+    scored_on = counted(result["pictures"], "validation picture") + in_folds
     yield f"**{title}**, {counted(n, 'seed')}, {scored_on}, {result['epoch']}:\n"
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k, seed in enumerate(result["seeds"]):
@@ -147,13 +137,21 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
         yield f"{result['absent']} of {len(table)} classes have no validation picture: macro F1 is over the others."
 
 
-def against(first: dict, second: dict) -> Iterator[str]:
-    """Differences first - second by seed of two summaries, as Markdown."""
-    differences = np.subtract(first["scores"]["macro_f1"]["values"], second["scores"]["macro_f1"]["values"])
+def against(first: HeldOut, second: HeldOut) -> Iterator[str]:
+    """Differences first - second of how two recipes did on the same pictures with the same seeds, as Markdown."""
+    metric = first.metric
+    differences = first.scores[metric] - second.scores[metric]
     mean, half = stats.interval(differences)
     yield (
-        f"\nmacro F1, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in differences)}; "
-        f"mean {mean:+.4f}, 95% t interval {mean - half:+.4f} to {mean + half:+.4f} (n {len(differences)})"
+        f"\n{titled(metric)}, first minus second, paired by seed: {', '.join(f'{v:+.4f}' for v in differences)}; "
+        f"mean {mean:+.4f}. Other seeds on these pictures: {mean - half:+.4f} to {mean + half:+.4f} "
+        f"(95% t interval, n {len(differences)})"
+    )
+    error = difference(first, second)[1]
+    half = metrics.Z * error
+    yield (
+        f"Other pictures like these too: {mean - half:+.4f} to {mean + half:+.4f} (95%, paired picture by picture, "
+        f"n {first.left_out.shape[1]}; standard error {error:.4f})"
     )
     try:
         yield f"exact sign-flip test: p = {stats.sign_flip(differences):.4f}"
@@ -185,7 +183,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     check_worker_flags(space, base)
     folder = Path(project) / getattr(space, "name", f"seeds-{base.key('')[:8]}")
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
-    study = begin_study(folder, base, seed_by_seed)
+    study = begin_study(folder, base, seed_by_seed, metric=space.metric)
     if not execute(study, space, base, stop):
         print(
             f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
@@ -193,7 +191,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
             file=sys.stderr,
         )
         return 0
-    results, classes = [], []
+    results, classes, held_out = [], [], []
     for title, wanted in zip(titles, trials):
         indices = _scored(study, wanted)
         by_seed = [indices[k : k + len(folds)] for k in range(0, len(indices), len(folds))]
@@ -202,9 +200,10 @@ def run(space: Namespace, stop: StopRequest) -> int:
         result = dict(recipe=title, seeds=seeds, folds=len(folds), epoch=study.epoch(), **result)
         print(*aligned(lines(title, result, table), sys.stdout.isatty()), sep="\n")
         results.append(result)
+        held_out.append(judged(study, by_seed, study.metric))
         classes += [[title, *row] for row in table]
     if space.compare:
-        print(*against(*results), sep="\n")
+        print(*against(*held_out), sep="\n")
     write(folder, results, classes)
     final = _final_command(space, asked, project)
     answer = predict_command(study.base.data, _in_project(asked, project), base.device)
@@ -231,9 +230,8 @@ def main(args: list[str] | None = None) -> int:
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
-    what.add_argument(
-        "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
-    )
+    what.add_argument("--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, same split")
+    what.add_argument("--metric", choices=METRICS, help="what --compare is about (default macro_f1)")
     add_worker_flags(parser)
     parser.add_settings()
     space = parser.parse_args(args)

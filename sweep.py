@@ -25,6 +25,7 @@ from study import findings, ranking
 from study.begin import begin_study, without_folds
 from study.best import recipe, write_best
 from study.designs import around, grid, search, uniforms
+from study.metric import METRICS
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, changes
 
@@ -54,8 +55,9 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
 def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
     command, on `device`. Returns the exit code: 1 where every trial failed."""
-    print(*findings.aligned(findings.report(study), sys.stdout.isatty()), sep="\n")
-    choice = ranking.choose(study)
+    groups = ranking.points(study)
+    print(*findings.aligned(findings.report(study, groups), sys.stdout.isatty()), sep="\n")
+    choice = ranking.choose(groups)
     if choice is None:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if not good:
@@ -64,7 +66,7 @@ def conclude(study: Study, choosing: bool, device: str) -> int:
         print(f"Next: {predict_command(study.base.data, words, device)}", file=sys.stderr)
         return 0
     picture = study.folder / "effects.png"
-    if findings.draw(study, picture):
+    if findings.draw(study, groups[choice.scheme], picture):
         print(f"drawn in {picture}", file=sys.stderr)
     if choosing:
         _hand_on(study, choice.point, device)
@@ -93,6 +95,7 @@ def arguments():
         metavar="ETA",
         help="go on with the base and the best 1/ETA of the points at a ninth (for 3) and at a third of the epochs",
     )
+    what.add_argument("--metric", choices=METRICS, help="what the points are ranked by (default macro_f1)")
     what.add_argument(
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
     )
@@ -133,12 +136,12 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
     folder = Path(base.project) / name
     halving = whole_number("--halving", space.halving, 2, 100) if space.halving else 0
     if space.status:
-        _print_status(Study(folder))
+        _print_status(Study(folder), space.metric)
         return 0
     check_worker_flags(space, base)
     base, points = without_folds(base, points)
     wanted = trials(base, points, whole_number("--seeds", space.seeds, 1, 1000))
-    study = begin_study(folder, base, wanted, halving)
+    study = begin_study(folder, base, wanted, halving, space.metric)
     if not execute(study, space, base, stop):
         print(
             f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
@@ -163,8 +166,8 @@ def _searched(kind, name, grid_specs, count, *specs):
     return [{}, *search(specs, count, uniforms(kind, name, count, len(specs)))]
 
 
-def _print_status(study):
-    """How far the study is, and its ranking so far."""
+def _print_status(study, metric):
+    """How far the study is, and its ranking so far, by its own metric or by the one asked for."""
     done = study.latest()
     failed = sum(row["status"] != "ok" for row in done.values())
     print(
@@ -172,7 +175,8 @@ def _print_status(study):
         f"{len(study.jobs())} to run now",
         file=sys.stderr,
     )
-    print(*findings.aligned(findings.report(study), sys.stdout.isatty()), sep="\n")
+    lines = findings.report(study, ranking.points(study, metric))
+    print(*findings.aligned(lines, sys.stdout.isatty()), sep="\n")
 
 
 def _hand_on(study, point, device):

@@ -1,7 +1,8 @@
 """The contenders of bench/step.py that tell whether a CPU's default is the fastest way, and faster than timm is.
 
-The default beside each of the four ways that engine/fastest.py chooses from, and beside timm's train.py with its own
-defaults: its loader, augmentation, loss and optimizer, in fp32. timm comes beside this project: it is not required.
+The default beside each precision and layout that engine/fastest.py chooses from, with torch's own convolutions; and
+beside timm's train.py with its own defaults: its loader, augmentation, loss and optimizer, in fp32. timm comes beside
+this project: it is not required.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from engine.fastest import Way
 from engine.numerics import LAYOUTS
 from errors import LongtailError
 
-WAYS = {f"{'bf16' if amp else 'fp32'}-{layout}": Way(amp, layout) for amp in (True, False) for layout in LAYOUTS}
+WAYS = {f"{'bf16' if amp else 'fp32'}-{layout}": Way(amp, layout, 0) for amp in (True, False) for layout in LAYOUTS}
 NAMES = [*WAYS, "timm"]
 TIMM_WORKERS = 4  # of its train.py
 # Images/s of ours over timm's that are claimed, by (size of the network's input, width of the files).
@@ -110,4 +111,5 @@ def compared(record, each):
 
 def way_of(config):
     """A decided `config`'s way in words, as the contenders are called."""
-    return f"{'bf16' if config.amp else 'fp32'}-{config.layout}"
+    products = f", products up to {config.products} px" if config.products else ""
+    return f"{'bf16' if config.amp else 'fp32'}-{config.layout}{products}"

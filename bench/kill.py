@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 EPOCHS = 20
 FLAGS = (
-    f"--epochs {EPOCHS} --batch-size 16 --img-size 32 --width 0.125 --threads 1 --device cpu --warmup 2 --ema 0.9 "
+    f"--epochs {EPOCHS} --batch-size 16 --img-size 32 --width 0.125 --threads 1 --device cpu --warmup 2 --ema-epochs 2 "
     "--dropout 0.3 --ls 0.1 --gamma 1 --balance sampler --mixup-p 0.4 --cutmix-p 0.2 --crop-scale 0.4:1 "
     "--rotate 10 --jitter 0.3 --erase 0.3 --tail-crops 12:2"
 ).split()

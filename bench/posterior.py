@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from calibrate import runs_of
 from engine.numerics import pick_device
 from errors import LongtailError, run_command
 from pictures import synthetic
@@ -23,6 +22,7 @@ from posterior import classifier
 from posterior.priors import shares
 from posterior.scores import mean
 from reporting.tables import interval, number, table
+from study.chosen import runs_of
 
 
 def distances(log_posterior: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
@@ -50,7 +50,10 @@ def main() -> int:
         true = truth["posterior"][test][:, order]
         files = [root / name for name in truth["files"][test]]
         log_posterior, _ = classifier.log_posteriors(networks, files, device=pick_device("auto"))
+        as_trained = [network | dict(bias=[0.0] * len(order)) for network in networks]
+        without_bias, _ = classifier.log_posteriors(as_trained, files, device=pick_device("auto"))
         rules = {"the training prior": np.tile(np.log(shares(networks[0]["counts"])), (len(files), 1))}
+        rules["without the bias"] = without_bias
         rules["as it is"] = log_posterior
         scaled, said = classifier.Finish(runs, networks, folder.parent, True, "train")(log_posterior)
         if said:

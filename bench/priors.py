@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-from calibrate import runs_of
 from errors import run_command
 from posterior import evidence, priors, scaling
 from reporting.tables import number, table
+from study.chosen import runs_of
 
 CLASSES, MOST, LEAST = 50, 400, 4
 KIND = "bias and temperature"

@@ -236,7 +236,7 @@ def bare(config, pictures, device, steps):
     plan = plans_of(config, pictures)[0](0)
     row = row_of(plan, 0, device)
     x = augment.batch(stepper.pixels, row, **stepper.view, dtype=numerics.input_dtype(device, stepper.dtype))
-    y, share = stepper.labels[row.index].long(), torch.tensor(1 - config.ema, device=device)
+    y, share = stepper.labels[row.index].long(), row.ema_weight
     model = stepper.model.train()
 
     def step():

@@ -120,7 +120,7 @@ def again(config, pictures, device, trials):
             lr=1e-6 * share,
             seed=i,
             weight_decay=share,
-            ema=share,
+            ema_epochs=10 * share,
             dropout=share / 2,
             balance=("none", "weights", "sampler")[i % 3],
         )

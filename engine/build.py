@@ -15,16 +15,17 @@ import losses
 from augment import Views
 from config import Config
 from data import Pictures
-from engine import resident
+from engine import adapt, resident
 from engine.capture import Captured
 from engine.checkpoint import FORMAT, load_best
 from engine.numerics import LAYOUTS, precision, repeatable
 from engine.ranks import Ranks
 from engine.step import Stepper
 from engine.update import Update, freeze
-from errors import LongtailError
-from mixup import Mixing
-from model import Network, build_model
+from errors import ConfigError, LongtailError
+from kernels.convolution import use_products
+from mixup import Mixing, in_epoch, label_counts
+from model import Network, build_model, last_layer
 from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
 
@@ -32,10 +33,15 @@ SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 
 
 def judge(config: Config) -> None:
-    """What can be said against a run's settings before the built-in set is painted; nothing where none has to be.
+    """What can be said against a run's settings before its pictures are seen. Raises LongtailError.
 
-    Raises LongtailError for names that are taken, files that are not there and networks that cannot be.
+    Settings without the one that they are about are refused always; names that are taken, files that are not there and
+    networks that cannot be, where the built-in set would have to be painted.
     """
+    if config.fresh_head and not config.init:
+        raise ConfigError("--fresh-head is for a network that begins with a run's weights: add --init RUN")
+    if config.freeze_bn == "adapt" and not config.freeze:
+        raise ConfigError("--freeze-bn adapt is for batch norms that are frozen: add --freeze body")
     if synthetic.is_there(config.data):
         return
     folder = Path(config.project) / config.name
@@ -61,7 +67,10 @@ def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures
     if not root:
         judge(config)
         root = synthetic.folder(config.data)
-    return data.prepare(root, config.group(data.Source), config.group(data.Split))
+    pictures = data.prepare(root, config.group(data.Source), config.group(data.Split))
+    if adapt.measures(config, len(pictures.val)):
+        pictures = adapt.hold_back(pictures, config.split_seed)
+    return pictures
 
 
 def build_stepper(
@@ -70,7 +79,8 @@ def build_stepper(
     """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs.
 
     resumed: the weights come from a checkpoint, so those of --init are not looked for. A --amp that is not decided
-    (engine/fastest.py) is on where a device's own word is that it has bfloat16; a --layout is then channels_last.
+    (engine/fastest.py) is on where a device's own word is that it has bfloat16; a --layout is then channels_last, and
+    there are no products.
     """
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
@@ -78,6 +88,7 @@ def build_stepper(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model, shape = network_to_train(config, pictures, resumed)
+    use_products(model, 0 if config.products == "auto" else config.products)
     table, bias = Loss(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
@@ -128,14 +139,25 @@ class Loss:
         self.epochs = config.epochs
         self.logit_scale = logit_scale
         self.counts = pictures.counts
-        self.sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        self.mixing, self.schedule = config.group(Mixing), config.schedule
 
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
+        mixing = adapt.strengthened(self.mixing, adapt.MIXING, signals)
+        # At the very end mixing changes, and the network keeps the prior of before.
+        mixing = in_epoch(mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
+        sampled = label_counts(self.drawn, self.counts, mixing)
         table = losses.schedule(
-            self.objective, self.sampled, epoch, self.epochs, logit_scale=self.logit_scale, signals=signals
+            adapt.strengthened(self.objective, adapt.SMOOTHING, signals),
+            sampled,
+            epoch,
+            self.epochs,
+            pictures=self.counts,
+            logit_scale=self.logit_scale,
+            signals=signals,
         )
-        return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
+        return table, losses.posterior_bias(table, sampled, self.counts, self.objective.prior)
 
     def changes(self, epoch: int) -> bool:
         """Whether another stage of the loss begins with this epoch."""
@@ -176,7 +198,7 @@ def network_to_train(config: Config, pictures: Pictures, resumed: bool = False) 
 
 def _begin_and_freeze(model, config, pictures, resumed):
     if config.init and not resumed:
-        weights = weights_to_begin_with(model, config.init, pictures.listing.classes)
+        weights = weights_to_begin_with(model, config.init, pictures.listing.classes, config.fresh_head)
         if not next(model.parameters()).is_meta:  # on paper there is nothing to load them into
             model.load_state_dict(weights)
     prefixes = [prefix.strip() for prefix in config.freeze.split(",")]
@@ -184,20 +206,20 @@ def _begin_and_freeze(model, config, pictures, resumed):
         freeze(model, [prefix for prefix in prefixes if prefix])
 
 
-def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str]) -> dict:
+def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str], fresh_head: bool = False) -> dict:
     """The state of `model` with the weights of another run.
 
-    The last layer's are taken where it is of the same kind and knows the same classes, in order. Raises LongtailError
-    where the run has no weights, or those of another network.
+    The last layer's are taken where it is of the same kind and knows the same classes, in order, and no `fresh_head` is
+    asked for. Raises LongtailError where the run has no weights, or those of another network.
     """
     saved = _weights_of(run)
     own = model.state_dict()
-    head = list(own)[-1].rpartition(".")[0]
-    loaded = {name: value for name, value in saved["weights"].items() if name.rpartition(".")[0] != head}
+    head = last_layer(own)
+    loaded = {name: value for name, value in saved["weights"].items() if not name.startswith(head + ".")}
     old_head = {name: value for name, value in saved["weights"].items() if name not in loaded}
-    own_head = {name: value for name, value in own.items() if name.rpartition(".")[0] == head}
-    same_kind = _shapes(old_head) == _shapes(own_head)
-    loaded |= old_head if same_kind and saved["classes"] == classes else own_head
+    own_head = {name: value for name, value in own.items() if name.startswith(head + ".")}
+    fits = _shapes(old_head) == _shapes(own_head) and saved["classes"] == classes
+    loaded |= old_head if fits and not fresh_head else own_head
     unlike = _shapes(loaded).items() ^ _shapes(own).items()
     if unlike:
         name = min(unlike)[0]
@@ -242,8 +264,14 @@ def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], l
     course, mixing, views = config.group(Course), config.group(Mixing), config.group(Views)
 
     def draw(epoch, signals=None):
-        return draw_plan(material, epoch, course, mixing, views, signals=signals)
+        adapted = adapt.strengthened(mixing, adapt.MIXING, signals)
+        return draw_plan(material, epoch, course, adapted, views, signals=signals)
 
-    if not len(pictures.val):
-        return draw, []
-    return draw, evaluation_plans(pictures.val, size=pictures.size, store_size=side)
+    return draw, plans_showing(pictures, pictures.val)
+
+
+def plans_showing(pictures: Pictures, rows: np.ndarray) -> list[Plan]:
+    """The plans that show `rows` without augmentation: one, or none where there are no rows."""
+    if not len(rows):
+        return []
+    return evaluation_plans(rows, size=pictures.size, store_size=pictures.store.pixels.shape[1])

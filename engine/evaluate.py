@@ -1,5 +1,7 @@
 """Logits of a network over an evaluation plan: the same step again and again, captured once on CUDA."""
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +32,18 @@ def forward(model: torch.nn.Module, x: torch.Tensor, dtype: torch.dtype) -> torc
     no graph is cut there."""
     with autocast(x.device, dtype):  # float32 masters, arithmetic in `dtype`
         return model(x)
+
+
+@functools.cache
+def compiled() -> Callable:
+    """`forward` by inductor. Compiling again and again raises: it would be a slow run.
+
+    Dynamo's limit of 8 is too small for the networks, batches and sizes of a study's trials that share a process.
+    """
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._dynamo.config.recompile_limit = 64
+    warnings.filterwarnings("ignore", message="TensorFloat32")  # the network computes in bfloat16 or float16
+    return torch.compile(forward, dynamic=False)
 
 
 class Evaluation:

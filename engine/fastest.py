@@ -1,5 +1,5 @@
-"""How a run computes: in bfloat16 or float32, with its feature maps channels-last or not. On a CPU the fastest way is
-found by timing a step of each: what a processor says of itself tells nothing.
+"""How a run computes: in bfloat16 or float32, with its feature maps channels-last or not, with which convolutions as
+matrix products. On a CPU the fastest way is found by timing: what a processor says of itself tells nothing.
 
 A machine, network, size, batch and number of threads is timed once, and the answer kept in the cache folder. What was
 decided holds: a resume, the ranks of a training and the trials of a study are told it.
@@ -29,6 +29,7 @@ from engine.paper import why_not_bfloat16
 from engine.ranks import Ranks
 from engine.run import replacing
 from engine.update import set_training
+from kernels.convolution import Convolution, use_products
 from model import Network
 from pictures.store import cache_dir
 
@@ -37,6 +38,8 @@ HOPELESS = 1.6  # a way that takes so many times as long as another is timed no 
 STEP = 0.4  # seconds that a step may take: of a large batch fewer rows are timed
 ROWS = 8  # but not less than these: on an EPYC at 224 px layouts are alike with 4 rows, 8% apart with 8, 13% with 32
 PART = 1.06  # what contiguous maps lose on a whole batch to what they gain on a part: measured at 224 px, docs/log.md
+SMALL = 8  # pixels a side of the largest map that is tried as a matrix product: of larger ones the patches fill memory
+SURE = 3  # pixels a side up to which products gained in every way and on every processor that was tried
 BUDGET = 1.5  # seconds of computing after which no further round begins
 ROUNDS = 8  # at the most; the fastest of each way counts
 
@@ -46,13 +49,14 @@ class Way(NamedTuple):
 
     amp: bool
     layout: str
+    products: int | None  # None where it is to be found
 
 
 def decide(
     config: Config, pictures: Pictures, device: torch.device, ranks: Ranks | None = None, held: dict | None = None
 ) -> Config:
-    """`config` with the way it computes: what its --amp and --layout force; what is open as in `held`, a dict of `amp`
-    and `layout` that was decided before, if there is one; else, on a CPU, the fastest."""
+    """`config` with the way it computes: what its --amp, --layout and --products force; what is open as in `held`, a
+    dict of these that was decided before, if there is one; else, on a CPU, the fastest."""
     way = None
     ranks = ranks or Ranks()
     if ranks.rank == 0:  # the others would disturb the clock, and could find another
@@ -65,13 +69,19 @@ def _way(config, pictures, device, held, world):
     amps = [True, False] if config.amp == "auto" else [config.amp]
     layouts = list(LAYOUTS) if config.layout == "auto" else [config.layout]
     if device.type != "cpu":
-        held = dict(amp=True, layout="channels_last") | held  # what tensor cores compute in: nothing is to be timed
+        # What tensor cores compute in: nothing is to be timed.
+        held = dict(amp=True, layout="channels_last", products=0) | held
     amps = [held["amp"]] if held.get("amp") in amps else amps
     layouts = [held["layout"]] if held.get("layout") in layouts else layouts
     if config.amp == "auto" and True in amps and device.type == "cpu" and why_not_bfloat16(config, pictures):
         amps = [False]
-    ways = [Way(amp, layout) for amp in amps for layout in layouts]
-    return ways[0] if len(ways) == 1 else _fastest(config, pictures, config.batch_size // world, ways)
+    products = held.get("products") if config.products == "auto" else config.products
+    ways = [Way(amp, layout, products) for amp in amps for layout in layouts]
+    return (
+        ways[0]
+        if len(ways) == 1 and products is not None
+        else _fastest(config, pictures, config.batch_size // world, ways)
+    )
 
 
 def _fastest(config, pictures, batch, ways):
@@ -82,26 +92,28 @@ def _fastest(config, pictures, batch, ways):
     )
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     path = cache_dir() / "fastest" / f"{key}.json"
-    way = _known(path)
-    if way not in ways:
+    way = _known(path, ways)
+    if way is None:
         with torch.random.fork_rng(devices=[]):  # the run's own network is drawn as if there had been no other
             model, _ = network_to_train(config, pictures, resumed=True)
         seconds = time_ways(model, pictures.size, batch, ways)
         way = min(seconds, key=seconds.get)
         with contextlib.suppress(OSError):  # a cache that cannot be written to only costs the next run its time
             path.parent.mkdir(parents=True, exist_ok=True)
-            said = {f"{'bf16' if each.amp else 'fp32'} {each.layout}": s for each, s in seconds.items()}
+            said = {f"{'bf16' if each.amp else 'fp32'} {each.layout} {each.products}": s for each, s in seconds.items()}
             with replacing(path) as draft:
                 draft.write_text(json.dumps(dict(asked, seconds_a_row=said, fastest=way), indent=1) + "\n")
     return way
 
 
-def _known(path):
-    """The Way that the file at `path` names; None where there is none, or something else."""
+def _known(path, ways):
+    """The Way that the file at `path` names; None where there is none, or something else than one of `ways`."""
     try:
-        return Way(*json.loads(path.read_text(encoding="utf-8"))["fastest"])
+        way = Way(*json.loads(path.read_text(encoding="utf-8"))["fastest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    fits = type(way.products) is int and way.products >= 0
+    return way if fits and (way in ways or way._replace(products=None) in ways) else None
 
 
 def _machine():
@@ -114,8 +126,8 @@ def _machine():
 
 
 def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]) -> dict[Way, float]:
-    """Seconds a row of a training step of `model`, by way; without those that are far behind. Changes the model's
-    layout, gradients and statistics.
+    """Seconds a row of a training step of `model`, by way, each with the products that suit it; without those that are
+    far behind. Changes the model's layout, products, gradients and statistics.
 
     The clock is that of this thread, which is there from a step's first line to its last: what others compute on a busy
     machine hardly counts.
@@ -124,6 +136,7 @@ def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]
 
     def seconds(way, rows, backward=True):
         model.to(memory_format=LAYOUTS[way.layout])
+        use_products(model, SURE if way.products is None else way.products)
         # The same numbers at every call, drawn from no generator: this is no part of training.
         inputs = torch.linspace(-2, 2, rows * 3 * size * size).view(rows, 3, size, size)
         inputs = inputs.contiguous(memory_format=LAYOUTS[way.layout])
@@ -146,6 +159,9 @@ def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]
 
     step = 3 * min(looked.values())  # backward takes twice as long as forward
     rows = min(batch, max(ROWS, few, round(STEP / step)))
+    for place, way in enumerate(left):
+        if way.products is None:
+            left[place] = way._replace(products=best_products(model, size, rows, way))
     found = dict.fromkeys(left, math.inf)
     started = time.thread_time()
     for turn in range(ROUNDS):
@@ -162,3 +178,61 @@ def time_ways(model: torch.nn.Module, size: int, batch: int, ways: Sequence[Way]
 def _far_behind(seconds):
     """The ways that another one of `seconds` leaves behind so far that they are timed no further."""
     return [way for way in seconds if seconds[way] > HOPELESS * min(seconds.values())]
+
+
+def best_products(model: torch.nn.Module, size: int, rows: int, way: Way) -> int:
+    """Up to how many pixels a side a map's convolution is faster as a matrix product, 0 for none: by timing each kind
+    of convolution of `model` alone, both ways, forward and backward."""
+    gain = dict.fromkeys(range(SMALL + 1), 0.0)  # seconds of a step, by the longer side of the output
+    for convolution, shape, count in _small_convolutions(model, size):
+        seconds = {}
+        for products in (0, SMALL):
+            convolution.products = products
+            seconds[products] = _seconds_alone(convolution, (rows, *shape[1:]), way)
+        gain[_side(convolution, shape)] += count * (seconds[0] - seconds[SMALL])
+    total, best, largest = 0.0, 0, 0.0
+    for side, seconds in gain.items():
+        total += seconds
+        if total > largest:
+            best, largest = side, total
+    return best
+
+
+def _small_convolutions(model, size):
+    """(a Convolution, its input's shape, how many alike there are) of each kind whose output is at most SMALL wide."""
+    seen = {}
+
+    def note(module, inputs):
+        kind = (inputs[0].shape, module.weight.shape, module.stride, module.padding)
+        seen.setdefault(kind, []).append(module)
+
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for module in model.modules()
+        if isinstance(module, Convolution) and module.may_be_product()
+    ]
+    with torch.no_grad():
+        model(torch.zeros(2, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return [(found[0], kind[0], len(found)) for kind, found in seen.items() if _side(found[0], kind[0]) <= SMALL]
+
+
+def _side(convolution, shape):
+    """The longer side of the output for an input of `shape`."""
+    return max(convolution.output_shape(torch.empty(shape, device="meta"))[1:])
+
+
+def _seconds_alone(convolution, shape, way):
+    """Seconds of one forward and backward pass, the shortest of three."""
+    inputs = torch.linspace(-2, 2, math.prod(shape)).view(shape)
+    inputs = inputs.to(torch.bfloat16 if way.amp else torch.float32)
+    inputs = inputs.contiguous(memory_format=LAYOUTS[way.layout]).requires_grad_()
+    shortest = math.inf
+    for _ in range(3):
+        started = time.thread_time()
+        out = forward(convolution, inputs, inputs.dtype)
+        out.backward(torch.ones_like(out))
+        shortest = min(shortest, time.thread_time() - started)
+    convolution.zero_grad()
+    return shortest

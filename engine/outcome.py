@@ -225,16 +225,17 @@ def _add_last_filters(run, best):
             run.write_array(path.name, np.stack([np.load(path)[0], last]))
 
 
-def validation_labels(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(targets [V], predicted [V], class names) of a finished run's validation pictures, from its folder."""
+def validation_labels(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
+    """(paths, targets [V], predicted [V], class names) of a finished run's validation pictures, from its folder."""
     # A class may hold what read_text and splitlines take for the end of a line.
     classes = (folder / "classes.txt").read_bytes().decode().removesuffix("\n").split("\n")
     number = {name: c for c, name in enumerate(classes)}
     with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
+    paths = [row["path"] for row in rows]
     targets = np.array([number[row["true"]] for row in rows])
     predicted = np.array([number[row["predicted"]] for row in rows])
-    return targets, predicted, classes
+    return paths, targets, predicted, classes
 
 
 def epoch_line(state: State, epochs: int) -> str:

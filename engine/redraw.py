@@ -87,7 +87,7 @@ def lines(plan: Plan, t: int, classes: list[str], labels: np.ndarray, *, store_s
     yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
     for b, row in enumerate(plan.index[t]):
         own = names[labels[row]]
-        partner = names[labels[plan.partner[t, b]]] if plan.lam[t, b] < 1 else "-"
+        partner = names[labels[plan.partner[t, b]]] if plan.blend[t, b] < 1 else "-"
         # The determinant of view -> Store is the area that a pixel of the view covers, negative for a mirror image.
         to_store = plan.geo[t, b, :, :2].astype(float)
         zoom = np.linalg.det(to_store) * (size / store_size) ** 2

@@ -17,8 +17,8 @@ from errors import LongtailError, counted
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
-HELD = ("data_key", "init_key", "device", "threads", "precision", "layout", "compiled", "ranks")
-HELD_ELSEWHERE = ("init", "amp", "layout")  # settings that init_key, precision and layout tell of
+HELD = ("data_key", "init_key", "device", "threads", "precision", "layout", "products", "compiled", "ranks")
+HELD_ELSEWHERE = ("init", "amp", "layout", "products")  # settings that env.json tells of
 OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 
 
@@ -32,10 +32,14 @@ def open_run(config: Config, ranks: Ranks, guard: Callable) -> Run:
 
 
 def way_of(run: Run) -> dict | None:
-    """`amp` and `layout` that the run in this folder began with; None for a new one."""
+    """`amp`, `layout` and `products` that the run in this folder began with; None for a new one."""
     env = run.read_json("env.json")
-    # Earlier versions, whose env.json has no layout, had no other.
-    return env and dict(amp=env.get("precision") != "fp32", layout=env.get("layout", "channels_last"))
+    # Earlier versions, whose env.json lacks the last two, had no others.
+    return env and dict(
+        amp=env.get("precision") != "fp32",
+        layout=env.get("layout", "channels_last"),
+        products=env.get("products", 0),
+    )
 
 
 def saved_state(run: Run, config: Config) -> dict | None:
@@ -71,6 +75,7 @@ def begin_or_resume(
     env = environment(stepper.device) | dict(
         precision=PRECISIONS[stepper.dtype],
         layout=config.layout,
+        products=config.products,
         compiled=stepper.record is not None,
         data=str(pictures.root.resolve()),
         data_key=pictures.store.key,
@@ -104,6 +109,7 @@ def begin_or_resume(
         state = State()
         run.say(
             f"{run.folder}: {counted(len(pictures.train), 'picture')} to train on, {len(pictures.val)} to validate, "
+            f"{f'{len(pictures.held)} held back, ' if len(pictures.held) else ''}"
             f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}"
         )
     run.results(state.rows)
@@ -169,6 +175,7 @@ def _write_lists(run, pictures):
     files = pictures.listing
     run.write_text("classes.txt", "\n".join(files.classes) + "\n")
     part_of = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
+    part_of |= dict.fromkeys(pictures.held, "held")
     run.write_rows(
         "split.csv",
         ["path", "class", "part"],

@@ -4,8 +4,10 @@ tables that adapt to them.
 Gathered in the training step from rows that do not mix, where a switched-on setting reads them; checkpointed; never
 from a validation picture. A dict of float32 tensors on the CPU, NaN where nothing is known yet:
 
-    loss [C], confidence [C]    by class, the mean over the last epoch that showed it unmixed
+    loss [C], confidence [C]    by class, cross-entropy and largest probability: means over the last epoch that showed
+                                it unmixed
     own [N]                     by picture of the Store, the probability of its own label, likewise
+    factor []                   with --adapt: by what the odds of smoothing and mixing are multiplied (engine/adapt.py)
 """
 
 import numpy as np

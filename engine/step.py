@@ -7,9 +7,7 @@ runs eagerly.
 """
 
 import copy
-import functools
 import time
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -17,11 +15,11 @@ import torch
 
 import augment
 import losses
-from engine.evaluate import Evaluation, forward, view
+from engine.evaluate import Evaluation, compiled, forward, view
 from engine.numerics import input_dtype
 from engine.signals import ROWS
 from engine.tables import Tables
-from engine.update import floating, lerp, optimizer, set_training
+from engine.update import Ascent, floating, lerp, optimizer, set_training
 from plan import Plan, store_level
 
 CHECK_EVERY = 50  # steps between two looks at the losses of a GPU, which the host is up to twice as many ahead of
@@ -33,18 +31,6 @@ class NonFinite(ArithmeticError):
     def __init__(self, step):
         super().__init__(f"loss not finite at step {step}")
         self.step = step
-
-
-@functools.cache
-def compiled() -> Callable:
-    """`forward` by inductor. Compiling again and again raises: it would be a slow run.
-
-    Dynamo's limit of 8 is too small for the networks, batches and sizes of a study's trials that share a process.
-    """
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    torch._dynamo.config.recompile_limit = 64
-    warnings.filterwarnings("ignore", message="TensorFloat32")  # the network computes in bfloat16 or float16
-    return torch.compile(forward, dynamic=False)
 
 
 class Stepper:
@@ -80,10 +66,12 @@ class Stepper:
     ):
         self.device, self.ranks = device, ranks
         self.model, self.net = ranks.wrap(model.to(device, memory_format=layout))
-        self.average = copy.deepcopy(self.model).eval() if update.ema else None
+        self.average = copy.deepcopy(self.model).eval() if update.ema_epochs else None
         # A tensor: a captured optimizer would keep a plain number for ever.
         self.lr = torch.tensor(update.lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, update, self.lr)
+        self.freeze_bn = update.freeze_bn
+        self.ascent = Ascent(self.model, update.sam) if update.sam else None
         self.levels, self.pixels = levels, levels[max(levels)]  # evaluation is at full size
         self.labels, self.table = labels.to(device), table.to(device)
         self.view = view(device, size=size, mean=mean, std=std, border=border, layout=layout)
@@ -170,9 +158,13 @@ class Stepper:
         x = augment.batch(pixels, row, **self.view | dict(size=self.size), dtype=input_dtype(self.device, self.dtype))
         self.waited += time.perf_counter() - start
         a, b = self.labels[row.index], self.labels[row.partner]
-        set_training(self.model)
+        set_training(self.model, self.freeze_bn)
         self.model.key.copy_(row.key)  # seeds dropout
         logits, row_losses = self.gradients(x, a, b, row.lam)
+        if self.ascent:  # the gradients of other weights, from the same input and the same dropout
+            self.ascent.climb()
+            self.gradients(x, a, b, row.lam)
+            self.ascent.back()
         self.update(row)
         self.note(row, a, b, logits, row_losses)
         self.tables.at.add_(1)
@@ -211,10 +203,12 @@ class Stepper:
         if not self.gather:
             return
         # Of a mixed row nothing can be said about either picture.
-        p = torch.softmax(logits.float() + self.table[losses.BIAS], 1)
-        noted = dict(loss=row_losses, confidence=p.amax(1), own=p.gather(1, a.long()[:, None])[:, 0])
+        log_p = torch.log_softmax(logits.float() + self.table[losses.BIAS], 1)
+        p, own = log_p.exp(), a.long()[:, None]
+        # Not the row's loss: what reads the signals changes weights and smoothing, and would read itself.
+        noted = dict(loss=-log_p.gather(1, own)[:, 0], confidence=p.amax(1), own=p.gather(1, own)[:, 0])
         for name, values in noted.items():
-            values = torch.where(row.lam == 1, values, torch.nan)
+            values = torch.where(row.blend == 1, values, torch.nan)
             self.rows[name].index_copy_(0, self.tables.at, values[None])
 
     def rows_seen(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
-"""What changes the weights: the optimizer, the average that follows it, and which parts stay as they are."""
+"""What changes the weights: the optimizer, where its gradients are taken, the average that follows it, and which parts
+stay as they are."""
 
 from dataclasses import dataclass
 
@@ -6,8 +7,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from errors import ConfigError
+from model import last_layer
 
 BODY = "body"  # as a prefix: all but the last layer
+TINY = 1e-12  # joins the gradient's norm, which may be 0
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,10 @@ class Update:
     opt: str
     lr: float
     weight_decay: float
-    ema: float
+    head_decay: float | str
+    ema_epochs: float
+    sam: float
+    freeze_bn: str
 
 
 def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch.optim.Optimizer:
@@ -25,14 +31,20 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
 
     lr: a tensor, which is read at every step.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # Decay pulls towards 0, which means nothing for a norm's scale or a bias.
-    weights = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
-    groups = [dict(params=weights, weight_decay=update.weight_decay), dict(params=others, weight_decay=0.0)]
+    weights = {name: p for name, p in trained.items() if p.ndim > 1}
+    others = [p for p in trained.values() if p.ndim <= 1]
+    groups = []
+    if update.head_decay != "auto":
+        head = last_layer(dict(model.named_parameters()))
+        of_head = [weights.pop(name) for name in list(weights) if _within(name, head)]
+        groups.append(dict(params=of_head, weight_decay=update.head_decay))
+    groups.append(dict(params=list(weights.values()), weight_decay=update.weight_decay))
+    groups.append(dict(params=others, weight_decay=0.0))
     if update.opt == "sgd":
         made = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
-        for p in trained:  # a first step that is left out for an overflow would leave them uninitialised
+        for p in trained.values():  # a first step that is left out for an overflow would leave them uninitialised
             made.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return made
     made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
@@ -40,11 +52,45 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
     return made
 
 
+class Ascent:
+    """Sharpness-aware minimisation (Foret et al. 2021, arXiv:2010.01412): the optimizer takes the gradient at
+    w + rho g / |g|, where the loss is highest, to first order, within a distance rho of the trained weights w.
+
+    g: the gradient at w, |g| its norm over all trained weights. Weights come back from a copy: (w + e) - e is not w in
+    floating point. So do batch norm's statistics, which then count each batch once.
+    """
+
+    def __init__(self, model: torch.nn.Module, rho: float):
+        self.rho = rho
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        held = [*self.trained, *model.buffers()]
+        # Floats and integers apart: a list of one dtype is copied in one launch.
+        kinds = [[v for v in held if v.is_floating_point() == floats] for floats in (True, False)]
+        self.held = [(kind, [torch.empty_like(v) for v in kind]) for kind in kinds if kind]
+
+    @torch.no_grad()
+    def climb(self) -> None:
+        """Moves the weights from w, whose gradients are there, to w + rho g / |g|."""
+        for now, kept in self.held:
+            torch._foreach_copy_(kept, now)
+        moved = [p for p in self.trained if p.grad is not None]
+        gradients = [p.grad for p in moved]
+        # Loss scaling drops out of g / |g|. Where it made g overflow, weights become NaN, and the step is left out.
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_add_(moved, torch._foreach_mul(gradients, self.rho / (norm + TINY)))
+
+    @torch.no_grad()
+    def back(self) -> None:
+        """Puts weights and statistics back, bit for bit; the gradients stay."""
+        for now, kept in self.held:
+            torch._foreach_copy_(now, kept)
+
+
 def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:
     """Keeps the parameters whose names begin with one of `prefixes` as they are. Raises ConfigError for a prefix that
     no parameter has, and where nothing would be left to train."""
     names = [name for name, _ in model.named_parameters()]
-    head = names[-1].rpartition(".")[0]  # in every network here the last layer comes last
+    head = last_layer(names)
     for prefix in prefixes:
         if prefix == BODY:
             continue
@@ -64,9 +110,14 @@ def _within(name, prefix):
     return name == prefix or name.startswith(prefix + ".")
 
 
-def set_training(model: torch.nn.Module) -> None:
-    """Train mode, but for the batch norms of frozen parts: they keep their statistics."""
+def set_training(model: torch.nn.Module, freeze_bn: str = "keep") -> None:
+    """Train mode, but for the batch norms of frozen parts: they keep their statistics.
+
+    freeze_bn: 'adapt' lets these follow the batches, as all others do (Zhong et al. 2021, "shifted batch norm").
+    """
     model.train()
+    if freeze_bn == "adapt":
+        return
     # Statistics that went on would change what the frozen weights compute.
     for module in model.modules():
         frozen = isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad

@@ -19,19 +19,20 @@ from engine.checkpoint import load_best
 from engine.evaluate import logits, view
 from engine.numerics import precision
 from errors import LongtailError
+from kernels.convolution import use_products
 from metrics import log_softmax
 from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
 from posterior import evidence
-from posterior.priors import estimate, from_file, move, shares
+from posterior.priors import TAUS, estimate, from_file, move, shares, tilted
 from posterior.scaling import Scaling, cross_fit, fit, identity, parts_of
 
 CALIBRATION = "calibration.json"
 LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout")
+NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Calibration:
     pictures: int
     runs: list[Path]  # these networks' runs
     own: bool  # whether they are the very runs that it is used with
+    tau: float | None  # of the prior `tau`; an older calibration has none
 
     def in_words(self, members: int) -> str:
         """Which scaling it is, used with so many networks."""
@@ -96,6 +98,8 @@ def _posterior(checkpoint, files, device, tta):
     store = load_store(files, store_size, checkpoint["resize"])
     net = build_model(**checkpoint["model"])
     net.load_state_dict(checkpoint["weights"])
+    products = checkpoint["config"].get("products", 0)  # a run of an older version had none
+    use_products(net, 0 if products == "auto" else products)
     net = net.to(device, memory_format=torch.channels_last)
     show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
     dtype = precision(device, checkpoint["config"]["amp"])
@@ -137,7 +141,7 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
         if saved["recipe"] == wanted and saved["classes"] == checkpoints[0]["classes"]:
             runs = [path.parent / name for name in saved["runs"]]
             own = {run.resolve() for run in runs} == {folder.resolve() for folder in folders}
-            return Calibration(_scaling(saved), path, saved["members"], saved["pictures"], runs, own)
+            return Calibration(_scaling(saved), path, saved["members"], saved["pictures"], runs, own, _tau(saved))
     return None
 
 
@@ -174,6 +178,7 @@ def _read(path):
             if values.shape != (classes,) or not np.isfinite(values).all():
                 raise ValueError(name)
         saved["recipe"], saved["runs"], saved["members"], saved["pictures"], saved["scaling"]["kind"]
+        _tau(saved)
     except (ValueError, KeyError, TypeError) as error:
         raise LongtailError(f"{path} is damaged ({error}): make it again with calibrate.py, or remove it") from None
     return saved
@@ -182,6 +187,16 @@ def _read(path):
 def _scaling(saved):
     numbers = {name: np.array(saved["scaling"][name], np.float64) for name in ("by_top", "slope", "bias")}
     return Scaling(saved["scaling"]["kind"], **numbers)
+
+
+def _tau(saved):
+    """The tau of a calibration.json; None where it was made before there were any."""
+    if "tau" not in saved:
+        return None
+    tau = float(saved["tau"]["value"])
+    if not 0 <= tau <= TAUS[-1]:
+        raise ValueError("tau")
+    return tau
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -203,7 +218,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="PRIOR",
         help="how frequent the classes are among these pictures: train, uniform, estimate (from the pictures, where "
-        "that is shown to help), or a CSV of class and share (default: what the run was trained to assume)",
+        "that is shown to help), or a CSV of class and share; or for macro F1 tau, which favours rare classes as far "
+        "as calibrate.py found best, tau:0.5 by half (default: what the run was trained to assume)",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
 
@@ -212,7 +228,9 @@ class Finish:
     """What becomes of log posteriors under training's prior: they are scaled by the calibration that belongs to the
     runs, then moved to the prior that is asked for.
 
-    prior: '' (what the runs were trained to assume), 'train', 'uniform', 'estimate', or the path of a CSV of shares.
+    prior: '' (what the runs were trained to assume), 'train', 'uniform', 'estimate', 'tau' (the calibration's),
+    'tau:0.5', or the path of a CSV of shares. The prior of a tau is training's to the power of 1 - tau, so that the
+    arg-max is that of log p - tau log prior (Menon et al. 2021, post hoc).
     Raises LongtailError, before any picture is looked at, where a calibration or that CSV cannot be used.
     """
 
@@ -224,6 +242,8 @@ class Finish:
         self.wanted = self.trained
         if self.asked == "uniform":
             self.wanted = np.full(len(self.trained), 1 / len(self.trained))
+        elif self.asked == "tau" or self.asked.startswith("tau:"):
+            self.wanted = tilted(self.trained, 1 - self._tau())
         elif self.asked not in ("train", "estimate"):
             self.wanted = from_file(Path(self.asked), checkpoints[0]["classes"])
 
@@ -248,6 +268,23 @@ class Finish:
             log_posterior = scale(log_posterior)
             log_posterior[list(unread)] = np.log(self.trained)
         return move(log_posterior, self.trained, wanted), said
+
+    def _tau(self):
+        """The number of a prior `tau`, chosen or given."""
+        if self.asked == "tau":
+            if self.calibration is None or self.calibration.tau is None:
+                raise LongtailError(
+                    "--prior tau: no calibration of these runs has one: calibrate.py makes it, or give --prior tau:0.5"
+                )
+            self.asked = f"tau {self.calibration.tau:g}, which {self.calibration.path} chose by macro F1"
+            return self.calibration.tau
+        try:
+            tau = float(self.asked.removeprefix("tau:"))
+        except ValueError:
+            tau = -1.0
+        if not 0 <= tau <= TAUS[-1]:
+            raise LongtailError(f"--prior {self.asked}: give tau as a number from 0 to {TAUS[-1]:g}, as in tau:0.5")
+        return tau
 
     def _estimate(self, log_posterior, scale):
         """(the scaling to use, priors.estimate). Known are the pictures that these runs held out, or those of the

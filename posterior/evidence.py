@@ -42,9 +42,7 @@ def of_run(folder: Path) -> Evidence:
             raise LongtailError(
                 f"{folder}: no {name} there: name a finished run that held validation pictures out, or a study of such"
             )
-    targets, _, classes = validation_labels(folder)
-    with open(folder / "val_predictions.csv", newline="", encoding="utf-8") as f:
-        paths = [row["path"] for row in csv.DictReader(f)]
+    paths, targets, _, classes = validation_labels(folder)
     with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
         counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
     settings = read_settings(folder)

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from errors import LongtailError
-from metrics import log_softmax
+from metrics import log_softmax, macro_f1
 from pictures.csv_table import read_csv
 
 FLOOR = 0.5  # pictures that a class counts for at the least
 NEVER = 1e-12  # the prior of a class that is said not to occur
 PARTS = 5  # of the pictures without labels, each judged under a mix that the others gave
 POWERS = np.linspace(0, 1.5, 31)  # of a tilt: at 0 all classes are alike; rare ones are never taken for the frequent
+TAUS = np.linspace(0, 1.5, 31)  # of which one is chosen
 PSEUDO = 0.5  # pictures that EM takes as seen of each class: one that occurs nowhere keeps a small share
 EM_STEPS = 1000
 BATCHES = 100  # of known pictures, on which an estimate must prove itself
@@ -89,6 +90,27 @@ def tilted(prior: np.ndarray, power: float) -> np.ndarray:
 def frontier(log_posterior: np.ndarray, prior: np.ndarray, taus: np.ndarray) -> list[np.ndarray]:
     """Predicted classes [N] for each tau: the arg-max of log p - tau log prior (Menon et al. 2021, post hoc)."""
     return [(log_posterior - tau * np.log(prior)).argmax(1) for tau in taus]
+
+
+def choose_tau(
+    log_posterior: np.ndarray, prior: np.ndarray, targets: np.ndarray, parts: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """(tau, predicted int [N]): the tau of `frontier` whose macro F1 is the highest, of equals the smallest; and each
+    row's class at the tau that the other parts' rows choose, by which that choice is judged.
+
+    parts int [N]: which part a row belongs to. log_posterior [N,C]: out of fold.
+    """
+    at_tau = frontier(log_posterior, prior, TAUS)
+
+    def best(rows):
+        scores = [macro_f1(targets[rows], each[rows], len(prior)) for each in at_tau]
+        return int(np.argmax(scores))
+
+    predicted = np.empty(len(targets), np.int64)
+    for part in np.unique(parts):
+        here = parts == part
+        predicted[here] = at_tau[best(~here)][here]
+    return float(TAUS[best(np.full(len(targets), True))]), predicted
 
 
 def tilt(log_posterior: np.ndarray, prior: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def montage(
 
     for t in range(count):
         head = t * batch_height
-        mixing = f"{(plan.lam[t] < 1).sum()} of {batch_size} mix"
+        mixing = f"{(plan.blend[t] < 1).sum()} of {batch_size} mix"
         pen.text((EDGE, EDGE + head), f"batch {t + 1} of {len(plan.index)}", INK, large)
         pen.text((sheet.width - EDGE, EDGE + head + 2), mixing, FAINT, small, "ra")
         step = Plan(*(table[t] for table in plan))

@@ -16,6 +16,7 @@ from reporting.page import Html, Page, heading, items, note, paragraph, table
 from reporting.seeds_panel import seeds
 from reporting.tables import number
 from study import effects, findings, ranking, repeats, stats
+from study.metric import METRICS
 from study.table import Study
 
 HEATS = 6  # pairs of settings
@@ -31,10 +32,11 @@ def build(path: Path, refresh: int = 0) -> Page:
     """The page of the study at `path`. Raises LongtailError where there is none."""
     study = Study(path)
     page = Page(path, f"Study {path.name}", refresh if study.jobs() else 0)
-    groups, choice = ranking.points(study), ranking.choose(study)
+    groups = ranking.points(study)
+    choice = ranking.choose(groups)
     points = groups[choice.scheme] if choice else next(iter(groups.values()))
     ranked = ranking.ranked(points)
-    first, *others = findings.headline(study)
+    first, *others = findings.headline(study, choice)
     of_seeds = (path / "summary.json").exists()
     if of_seeds:
         with contextlib.suppress(LongtailError):
@@ -66,27 +68,16 @@ def _points(page, study, choice, points):
     for point in sorted(points, key=lambda point: place.get(point.trials[0], math.inf)):
         first = point.trials[0]
         won = choice and choice.point.trials[0] == first
-        digits = dict(acc=4, nll=3, ece=4, seconds=0)
-        scores = [number(math.nan if point.wanting else point.average(key), digits[key]) for key in digits]
-        f1 = [number(point.mean, 4), number(point.se, 4)]
         values = [spelled(point.settings[knob]) for knob in knobs]
+        scores = [number(each, 4) for each in (*map(point.average, ("macro_f1", "acc", "nll", "ece")), point.error)]
+        times = [row["seconds"] for row in point.rows if "seconds" in row]
+        cost = [len(point.rows), number(float(np.mean(times)) if times else math.nan, 0)]
         state = point.wanting or ("winner" if won else "ranked")
-        lines.append([f"{first:04d}", place.get(first, ""), *values, *f1, len(point.rows), *scores, state])
-    header = [
-        "point",
-        "#rank",
-        *heads,
-        "#macro F1",
-        "#± se",
-        "#trials",
-        "#accuracy",
-        "#NLL",
-        "#ECE",
-        "#seconds",
-        "state",
-    ]
+        lines.append([f"{first:04d}", place.get(first, ""), *values, *scores, *cost, state])
+    scored = ["#macro F1", "#accuracy", "#NLL", "#ECE", "#± se", "#trials", "#seconds", "state"]
+    said = f"A point has the number of its first trial; se is the standard error of {METRICS[points[0].metric]}."
     search = "Find points (failed, or macro_f1>0.3 ls=0.1)"
-    whole = table("A point has the number of its first trial.", header, lines, search, "points")
+    whole = table(said, ["point", "#rank", *heads, *scored], lines, search, "points")
     page.section("Points", whole, heading("Two points side by side"), Html(COMPARE))
 
 
@@ -101,31 +92,34 @@ def _effects(page, study, points, ranked):
         for level in effects.in_order(table_of):
             value, error = table_of[level]
             lines.append((f"{knob} {level}", value, value - 2 * error, value + 2 * error))
-    noise = 2 * ranking.yardstick(ranked).error
+    metric = METRICS[ranked[0].metric]
+    noise = 2 * ranking.yardstick(ranked)
     alt = f"Against the setting's mean value, ± 2 standard errors. Band: what noise makes of a point, ± {noise:.4f}."
-    drawings = [charts.intervals("effects", "Main effects", alt, "macro F1", lines[:MOST], 0, noise)]
+    drawings = [charts.intervals("effects", "Main effects", alt, metric, lines[:MOST], 0, noise)]
     changes = []
     for found in sorted(effects.against_base(study, points), key=lambda found: -abs(found.mean))[:MOST]:
         low, high = found.mean - found.half_width, found.mean + found.half_width
         changes.append((found.point.label(), found.mean, low, high))
     if changes:
-        alt = "Difference from the base settings, paired by fold and seed, 95% intervals with pooled noise."
-        drawings.append(charts.intervals("against_base", "Against the base", alt, "macro F1", changes, 0))
+        alt = "Difference from the base settings, paired picture by picture, 95% intervals."
+        drawings.append(charts.intervals("against_base", "Against the base", alt, metric, changes, 0))
     for pair in stats.interactions(model.residuals, model.sd, levels)[:HEATS]:
         rows, columns, cells = effects.pair_means(scores, levels, pair.first, pair.second)
         if max(len(rows), len(columns)) <= LEVELS:
             sides = (pair.first, rows), (pair.second, columns)
-            title, alt = f"{pair.first} and {pair.second}", f"Mean macro F1; the highest is {np.nanmax(cells):.4f}."
+            title = f"{pair.first} and {pair.second}"
+            alt = f"Mean {metric}, from {np.nanmin(cells):.4f} to {np.nanmax(cells):.4f}."
             file = f"pair_{pair.first}_{pair.second}"
-            drawings.append(charts.heat(file, title, alt, "macro F1", *sides, cells))
+            drawings.append(charts.heat(file, title, alt, metric, *sides, cells))
     page.section("What moves the score", *drawings)
 
 
 def _sensitivity(page, study, choice, ranked):
-    """Macro F1 of every point by each setting."""
+    """The metric of every point by each setting."""
     drawings = []
-    f1 = np.array([point.mean for point in ranked])
-    said = [f"{point.trials[0]:04d}: {point.label()}: {point.mean:.4f}" for point in ranked]
+    metric = METRICS[ranked[0].metric]
+    score = np.array([point.score for point in ranked])
+    said = [f"{point.trials[0]:04d}: {point.label()}: {point.score:.4f}" for point in ranked]
     won = [i for i, point in enumerate(ranked) if point.trials == choice.point.trials]
     rest = [i for i in range(len(ranked)) if i not in won]
     for knob in ranking.varied(study):
@@ -136,27 +130,27 @@ def _sensitivity(page, study, choice, ranked):
             log = x.min() > 0 and x.max() / x.min() > 20
             groups = {"points": (rest, charts.BLUE, "o", [said[i] for i in rest])}
             groups["winner"] = won, charts.ORANGE, "s", [said[i] for i in won]
-            sides = (knob, x), ("macro F1", f1)
+            sides = (knob, x), (metric, score)
             drawings.append(charts.points(f"by_{knob}", title, alt, *sides, groups, log_x=log))
         else:
             words = [spelled(value) for value in values]
-            groups = {level: f1[[word == level for word in words]] for level in effects.in_order(words)}
-            drawings.append(charts.strips(f"by_{knob}", title, alt, "macro F1", groups))
+            groups = {level: score[[word == level for word in words]] for level in effects.in_order(words)}
+            drawings.append(charts.strips(f"by_{knob}", title, alt, metric, groups))
     page.section("Sensitivity", *drawings)
 
 
 def _rungs(page, study):
     """Halving: every trial at each of the epochs after which it was looked at."""
-    by_rung = {}
+    by_rung, metric = {}, study.metric
     for (_, until), row in sorted(study.rows().items()):
-        if "macro_f1" in row:
-            by_rung.setdefault(until, []).append(row["macro_f1"])
+        if metric in row:
+            by_rung.setdefault(until, []).append(row[metric])
     if not by_rung:
         return
     shown = {f"epoch {until}": values for until, values in sorted(by_rung.items())}
     counts = ", ".join(f"{len(values)} at {rung}" for rung, values in shown.items())
     alt = f"A dot is a trial; the best, and the base, go on: {counts}."
-    page.section("Halving", charts.strips("rungs", "Rungs of halving", alt, "macro F1", shown))
+    page.section("Halving", charts.strips("rungs", "Rungs of halving", alt, METRICS[metric], shown))
 
 
 def _cost(page, study):

@@ -12,14 +12,19 @@ from engine.build import init_key, judge, prepare_pictures
 from engine.paper import try_network
 from errors import LongtailError
 from pictures import synthetic
+from study.metric import DEFAULT
 from study.table import Study, identity, locked, write_spec
 
 
-def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: int = 0) -> Study:
+def begin_study(
+    folder: Path | str, base: Config, trials: list[dict], halving: int = 0, metric: str | None = None
+) -> Study:
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
-    A trial keeps its number for ever. Raises LongtailError for settings that cannot be, before anything is written. So
-    it does where the folder holds a run, or a study of another base, of other pictures or of another halving.
+    A trial keeps its number for ever. metric: what ranks the points, None where nobody said. It changes no trial, so
+    the latest command that names one decides, unless halving has chosen by it who goes on.
+    Raises LongtailError for settings that cannot be, before anything is written. So it does where the folder holds a
+    run, or a study of another base, of other pictures or of another halving.
     """
     folder = Path(folder)
     # Paths that hold from any folder: another process may go on from elsewhere.
@@ -40,6 +45,7 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
         data_key=data_key,
         init_key=init_key(base.init),
         halving=halving,
+        metric=metric or DEFAULT,
         threads=None,
         way=None,
         trials=[],
@@ -47,8 +53,11 @@ def begin_study(folder: Path | str, base: Config, trials: list[dict], halving: i
     path = folder / "study.json"
     with locked(folder):
         if path.exists():
-            wanted, spec = spec, Study(folder).spec
+            wanted, old = spec, Study(folder)
+            spec = dict(old.spec, metric=old.metric)
+            wanted["metric"] = metric or old.metric
             _refuse_another(folder, spec, wanted)
+            spec["metric"] = wanted["metric"]
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
             if not Path(spec["base"]["data"]).exists():  # the folder was moved: the pictures are the same
                 spec["base"]["data"] = str(root)
@@ -86,11 +95,14 @@ def _refuse_another(folder, old, new):
     changed = []
     for name, value in old["base"].items():
         wanted = new["base"].get(name)
-        if name in ("amp", "layout") and wanted == "auto":
+        if name in ("amp", "layout", "products") and wanted == "auto":
             continue  # what the study decided holds
         if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
             changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
-    for name, what in dict(data_key="the pictures", init_key="the weights of --init", halving="--halving").items():
+    others = dict(data_key="the pictures", init_key="the weights of --init", halving="--halving")
+    if old["halving"]:
+        others["metric"] = "--metric"
+    for name, what in others.items():
         if name in old and old[name] != new[name]:
             changed.append(f"{what} {old[name]}, not {new[name]}")
     if changed:

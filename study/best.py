@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 
 from config import Config, read_recipe, spelled
+from engine.adapt import mean_path
 from engine.run import replacing
 from errors import LongtailError, Parser, run_command
 from study import ranking
+from study.metric import METRICS
 from study.ranking import Choice, Point
 from study.table import Study
 
@@ -24,18 +26,24 @@ PICTURES = ("data", "labels", "image_col", "label_col", "group_col", "skip_bad")
 
 def recipe(study: Study, point: Point) -> Config:
     """The settings that train `point` again: the seed of the base, on the pictures and threads of the study, in the
-    precision and layout that its first trial had."""
+    precision, layout and products that its first trial had."""
     first = point.trials[0]
     spec, ran = study.spec, study.run(first) / "args.json"
     way = read_recipe(ran) if ran.exists() else study.config(first)
+    config = study.config(first)
+    runs = [study.run(i) for i in point.trials]
+    if config.adapt == "gap" and all((run / "results.csv").exists() for run in runs):
+        # For a training on all pictures, which holds none back to measure by.
+        config = dataclasses.replace(config, adapt_path=mean_path(runs, config.epochs))
     return dataclasses.replace(
-        study.config(first),
+        config,
         fold=0,
         seed=study.base.seed,
         data=spec["base"]["data"],
         threads=spec["threads"] or 0,
         amp=way.amp,
         layout=way.layout,
+        products=way.products,
     )
 
 
@@ -48,7 +56,7 @@ def write_best(study: Study, point: Point, path: Path) -> None:
 
 
 def best_stage(folders: list[Path]) -> tuple[Study, Point, list[str]]:
-    """(study, point, lines that say why): the winner with the highest macro F1, of equals the earlier stage's.
+    """(study, point, lines that say why): the winner that scores best, of equals the earlier stage's.
 
     Folders that hold no study are stages that were not run. LongtailError where no stage has a winner.
     """
@@ -57,7 +65,7 @@ def best_stage(folders: list[Path]) -> tuple[Study, Point, list[str]]:
         if not (folder / "study.json").exists():
             continue
         study = Study(folder)
-        choice = ranking.choose(study)
+        choice = ranking.choose(ranking.points(study))
         if choice is None:
             lines.append(f"{folder.name}: no point to rank")
             continue
@@ -66,12 +74,13 @@ def best_stage(folders: list[Path]) -> tuple[Study, Point, list[str]]:
             lines.append(f"{folder.name}: not compared: {unlike}")
             continue
         point = choice.point
-        lines.append(f"{folder.name}: {point.label()}: macro F1 {point.mean:.4f} ± {point.se:.4f}")
+        title = METRICS[point.metric]
+        lines.append(f"{folder.name}: {point.label()}: {title} {point.score:.4f} ± {point.error:.4f}")
         stages.append((study, choice))
     if not stages:
         raise LongtailError(f"none of {', '.join(map(str, folders))} has a winner: `python sweep.py` makes one")
-    study, choice = max(stages, key=lambda stage: stage[1].point.mean)  # of equals the first
-    lines.append(f"best of {len(stages)}: {study.folder.name}, by macro F1 under {choice.scheme}")
+    study, choice = max(stages, key=lambda stage: stage[1].point.merit)  # of equals the first
+    lines.append(f"best of {len(stages)}: {study.folder.name}, by {METRICS[study.metric]} under {choice.scheme}")
     return study, choice.point, lines
 
 
@@ -102,8 +111,10 @@ def _unlike(first: tuple[Study, Choice], other: tuple[Study, Choice]) -> str:
         return f"the pictures are others than those of {old.folder.name}"
     if old_choice.scheme != new_choice.scheme:
         return f"{new_choice.scheme}, not {old_choice.scheme}"
-    if old_choice.point.folds.keys() != new_choice.point.folds.keys():
-        return f"on other folds than {old.folder.name}"
+    if old_choice.point.held_out.pictures != new_choice.point.held_out.pictures:
+        return f"judged on other pictures than {old.folder.name}"
+    if old.metric != new.metric:
+        return f"ranked by {METRICS[new.metric]}, not {METRICS[old.metric]}: give all stages the same --metric"
     if old.epoch() != new.epoch():
         return f"scored at the {new.epoch()}, not the {old.epoch()}"
     return ""

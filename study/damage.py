@@ -6,6 +6,7 @@ from numbers import Real
 
 from engine.numerics import LAYOUTS
 from engine.run import with_todays_names
+from study.metric import DEFAULT, METRICS
 
 RANKED = ("acc", "nll", "ece", "macro_f1_se", "val_pictures")  # what a row with a macro F1 has beside it
 ROW_NAME = re.compile(r"(\d{4,})-(\d+)\.json")
@@ -27,13 +28,17 @@ def spec_from(text: str) -> dict:
     halving = spec.get("halving")
     if not _whole(halving) or not (halving == 0 or 2 <= halving <= 100):
         raise ValueError(f"'halving' must be 0 or a whole number from 2 to 100, not {halving!r}")
+    metric = spec.get("metric", DEFAULT)
+    if metric not in list(METRICS):
+        raise ValueError(f"'metric' must be one of {', '.join(METRICS)}, not {metric!r}")
     threads = spec.get("threads")
     if threads is not None and not (_whole(threads) and 0 <= threads <= 1024):
         raise ValueError(f"'threads' must be null or a whole number from 0 to 1024, not {threads!r}")
     way = spec.get("way")
     fits = isinstance(way, dict) and isinstance(way.get("amp"), bool) and way.get("layout") in list(LAYOUTS)
+    fits = fits and type(way.get("products", 0)) is int
     if way is not None and not fits:
-        raise ValueError(f"'way' must be null or an object of 'amp' and 'layout', not {way!r}")
+        raise ValueError(f"'way' must be null or an object of 'amp', 'layout' and 'products', not {way!r}")
     return spec
 
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+import metrics
 from config import spelled
-from study import stats
+from study.held_out import difference
 from study.ranking import Point, settings_key, varied
 from study.table import Study
 
@@ -19,16 +20,15 @@ class Difference(NamedTuple):
     """A point against the base point."""
 
     point: Point
-    mean: float  # of macro F1, over pairs
-    half_width: float  # of its 95% t interval; nan for one pair
-    pairs: int
+    mean: float  # of the metric
+    half_width: float  # of its 95% interval, paired picture by picture
 
 
 def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
     """The ranked points' trials, as `stats.additive` takes them: (scores [N], blocks [N], levels).
 
-    A block is a fold and seed. levels: knob -> level of each trial [N], a knob of many values in thirds; knobs of one
-    level are left out.
+    A score is a trial's own, of its fold. A block is a fold and seed. levels: knob -> level of each trial [N], a knob
+    of many values in thirds; knobs of one level are left out.
     """
     scores, blocks, settings = [], [], []
     for point in group:
@@ -36,7 +36,7 @@ def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
             continue
         for row in point.rows:
             config = study.config(row["trial"])
-            scores.append(row["macro_f1"])
+            scores.append(row[point.metric])
             blocks.append(f"{config.fold}/{config.seed}")
             settings.append(point.settings)
     levels = {}
@@ -48,33 +48,17 @@ def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
 
 
 def against_base(study: Study, group: list[Point]) -> list[Difference]:
-    """What each point changes of the base point, paired by fold and seed; nothing where that cannot be ranked.
-
-    Two or three pairs say little of one difference's noise: over the folds and seeds that all points have it is pooled
-    (`stats.blocked`), as in `yardstick`. Where there is one of them the half width is nan.
-    """
+    """What each point changes of the base point, picture by picture; nothing where that cannot be ranked."""
     points = [point for point in group if not point.wanting]
     # The base point is the one that changes nothing.
     base = next((point for point in points if settings_key(study, point) == "{}"), None)
-    if base is None or len(points) == 1:
+    if base is None:
         return []
-    scores = [_scores_by_cell(study, point) for point in points]
-    cells = sorted(set.intersection(*map(set, scores)))  # the folds and seeds that all points have
-    if not cells:
-        return []
-    table = np.array([[by_cell[cell] for cell in cells] for by_cell in scores])  # a row a point
-    half_width = math.nan
-    if len(cells) > 1:
-        free = (len(points) - 1) * (len(cells) - 1)
-        # A difference of two means has the noise of both: sqrt(2) times that of one.
-        half_width = stats.t_quantile(0.975, free) * math.sqrt(2) * stats.blocked(table)
-    base_scores = table[points.index(base)]
-    # Fold and seed are the same within a pair: their luck goes out with the difference.
     found = []
-    for point, point_scores in zip(points, table):
+    for point in points:
         if point is not base:
-            mean = float((point_scores - base_scores).mean())
-            found.append(Difference(point, mean, half_width, len(cells)))
+            by, error = difference(point.held_out, base.held_out)
+            found.append(Difference(point, by, metrics.Z * error))
     return found
 
 
@@ -117,12 +101,3 @@ def _levels(values):
         third = sum(value >= cut for cut in cuts)  # how many it reaches: 0, 1 or 2
         levels.append(f"{edges[third]:.3g} to {edges[third + 1]:.3g}")
     return levels
-
-
-def _scores_by_cell(study, point):
-    """Macro F1 of a point by (fold, seed)."""
-    scores = {}
-    for row in point.rows:
-        config = study.config(row["trial"])
-        scores[config.fold, config.seed] = row["macro_f1"]
-    return scores

@@ -15,6 +15,7 @@ from engine.run import replacing
 from errors import counted
 from study import ranking, stats
 from study.effects import Difference, against_base, factors
+from study.metric import METRICS, titled
 from study.ranking import Point
 from study.table import REPEATS, SCHEME, Study
 
@@ -29,13 +30,12 @@ class Bar(NamedTuple):
     half_width: float
 
 
-def report(study: Study) -> Iterator[str]:
-    """The ranking and the effects, as lines of Markdown."""
+def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
+    """The ranking and the effects, as lines of Markdown. groups: the study's `ranking.points`."""
     for row in study.latest().values():
         if row["status"] != "ok":
             yield f"trial {row['trial']} failed: {row['reason']}"
-    groups = ranking.points(study)
-    choice = ranking.choose(study)
+    choice = ranking.choose(groups)
     if choice is None:
         first_group = next(iter(groups.values()))
         yield f"{study.folder}: no point to rank: {first_group[0].wanting}"
@@ -49,25 +49,25 @@ def report(study: Study) -> Iterator[str]:
         yield f"Not ranked: {len(wanting)}; {wanting[0].label()}, for one: {wanting[0].wanting}."
     if len(groups) > 1:
         yield f"\nHow to validate (rank agreement: Spearman's, with {choice.scheme}):\n"
-        yield "| scheme | validation pictures a point | standard error | rank agreement |\n| --- | --- | --- | --- |"
-        for line in ranking.schemes(study):
-            yield f"| {line.name} | {line.pictures} | {line.error:.4f}, {line.source} | {line.agreement:.2f} |"
+        yield "| scheme | validation pictures | standard error | rank agreement |\n| --- | --- | --- | --- |"
+        for line in ranking.schemes(study, groups):
+            yield f"| {line.name} | {line.pictures} | {line.error:.4f} | {line.agreement:.2f} |"
     table = changes(study, ranked) or effects(study, ranked)
     if table:
         yield "\n" + "\n".join(table)
 
 
-def headline(study: Study) -> list[str]:
+def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
     """What came out and what to do next, in three sentences; then what else there is to know, a line each."""
-    rows, left, choice = study.latest(), len(study.jobs()), ranking.choose(study)
+    rows, left = study.latest(), len(study.jobs())
     failed = [row for row in rows.values() if row["status"] != "ok"]
     said = ["No point can be ranked yet."]
     more = []
     if choice is not None:
         point = choice.point
         said = [
-            f"The winner is {point.label()}, with macro F1 {point.mean:.4f} ± {point.se:.4f} (its standard error) at "
-            f"the {study.epoch()} under {choice.scheme}."
+            f"The winner is {point.label()}, with {METRICS[point.metric]} {point.score:.4f} ± {point.error:.4f} (its "
+            f"standard error) at the {study.epoch()} under {choice.scheme}."
         ]
         more.append(f"{point.label()}: {choice.reason}.")
     done = f"{len(rows) - len(failed)} of {counted(len(study.trials), 'trial')} are done"
@@ -118,15 +118,15 @@ def changes(study: Study, group: list[Point]) -> list[str]:
     if len(group) < 3 or not found:
         return []
     lines = [
-        "What one change does to macro F1, paired by fold and seed, 95% t interval with pooled noise:\n",
-        "| change | difference | n | |",
-        "| --- | --- | --- | --- |",
+        f"What one change does to {titled(group[0].metric)}, paired picture by picture, 95% interval:\n",
+        "| change | difference | |",
+        "| --- | --- | --- |",
     ]
     for change in sorted(found, key=lambda change: -abs(change.mean)):
         name = _change_in_words(study, change.point)
         interval = "" if math.isnan(change.half_width) else f" ± {change.half_width:.4f}"
         beyond = "beyond noise" if abs(change.mean) > change.half_width else ""
-        lines.append(f"| {name} | {change.mean:+.4f}{interval} | {change.pairs} | {beyond} |")
+        lines.append(f"| {name} | {change.mean:+.4f}{interval} | {beyond} |")
     return lines
 
 
@@ -137,7 +137,8 @@ def effects(study: Study, group: list[Point]) -> list[str]:
         return []
     model = stats.additive(scores, blocks, levels)
     lines = [
-        "Main effects on macro F1 (additive model with folds and seeds as blocks; ± one standard error):\n",
+        f"Main effects on {titled(group[0].metric)} of a fold (additive model, folds and seeds as blocks; "
+        "± one standard error):\n",
         "| setting | value | against the mean value |",
         "| --- | --- | --- |",
     ]
@@ -152,21 +153,25 @@ def effects(study: Study, group: list[Point]) -> list[str]:
     return lines
 
 
-def draw(study: Study, path: Path) -> bool:
-    """Differences from the base, or main effects, with their intervals, as a PNG. False if there are none."""
+def draw(study: Study, group: list[Point], path: Path) -> bool:
+    """Differences from the base, or main effects, with their intervals, as a PNG. False if there are none.
+
+    group: the points of the scheme that the study settles on.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    group = ranking.points(study)[ranking.choose(study).scheme]
+    ranked = ranking.ranked(group)
+    metric = titled(ranked[0].metric)
     bars = []
-    if changes(study, ranking.ranked(group)):
-        title = "one change at a time: difference of macro F1, 95% t interval"
+    if changes(study, ranked):
+        title = f"one change at a time: difference of {metric}, 95% interval"
         for change in against_base(study, group):
             bars.append(Bar(_change_in_words(study, change.point), change.mean, change.half_width))
     else:
-        title = "main effects on macro F1, ± 2 standard errors"
+        title = f"main effects on {metric}, ± 2 standard errors"
         scores, blocks, levels = factors(study, group)
         model = stats.additive(scores, blocks, levels)
         for name, level, effect in _each_effect(model):
@@ -196,23 +201,29 @@ def draw(study: Study, path: Path) -> bool:
 
 def _ranking_table(study, choice, ranked):
     """The best points, the chosen one in bold."""
+    best = ranked[0]
+    over = "pictures and seeds" if any(len(point.held_out.left_out) > 1 for point in ranked) else "pictures"
     yield (
-        f"{counted(len(ranked), 'point')} under {choice.scheme}, macro F1 on validation pictures at the "
-        f"{study.epoch()} ± the point's own standard error, {choice.point.alone()}:\n"
+        f"{counted(len(ranked), 'point')} under {choice.scheme}, by {titled(best.metric)} on "
+        f"{counted(best.pictures, 'validation picture')} at the {study.epoch()}.\n"
+        f"± is one standard error over {over}; behind the best, of the difference picture by picture:\n"
     )
-    yield "| point | macro F1 | n | accuracy | NLL | ECE |\n| --- | --- | --- | --- | --- | --- |"
+    others = [name for name in METRICS if name != best.metric]
+    titles = [METRICS[best.metric], "behind the best", "trials", *(METRICS[name] for name in others), "ECE"]
+    yield f"| point | {' | '.join(titles)} |\n|" + " --- |" * (len(titles) + 1)
     for point in ranked[:SHOWN]:
-        mark = "**" if point.trials == choice.point.trials else ""
-        yield (
-            f"| {mark}{point.label()}{mark} | {point.mean:.4f} ± {point.se:.4f} | {len(point.rows)} | "
-            f"{point.average('acc'):.4f} | {point.average('nll'):.3f} | {point.average('ece'):.4f} |"
-        )
+        mark = "**" if point is choice.point else ""
+        cells = [f"{mark}{point.label()}{mark}", f"{point.score:.4f} ± {point.error:.4f}", "-", str(len(point.rows))]
+        if point is not best:
+            by, error = ranking.behind(best, point)
+            cells[2] = f"{by:.4f} ± {error:.4f}"
+        cells += [f"{point.average(name):.4f}" for name in (*others, "ece")]
+        yield f"| {' | '.join(cells)} |"
     if len(ranked) > SHOWN:
         yield f"\n{len(ranked) - SHOWN} more in results.csv"
-    absent = max(row.get("absent_classes", 0) for point in ranked for row in point.rows)
+    absent = best.held_out.absent
     if absent:
-        split = "a split" if len(ranked[0].rows) > 1 else "the split"
-        yield f"\n{counted(absent, 'class')} without a validation picture in {split}: macro F1 is over the others."
+        yield f"\n{counted(absent, 'class')} without a validation picture: macro F1 is over the others."
 
 
 def _one_change_each(study, group) -> list[Difference]:

@@ -97,7 +97,7 @@ def _scores(folder, config):
     scores["epoch"] = int(scores["epoch"])
     scores["seconds"] = round(sum(epoch["seconds"] for epoch in epochs), 3)
     if (folder / "val_predictions.csv").exists():
-        targets, predicted, classes = outcome.validation_labels(folder)
+        _, targets, predicted, classes = outcome.validation_labels(folder)
         scores["macro_f1_se"] = metrics.macro_f1_error(targets, predicted, len(classes))
         scores["val_pictures"] = len(targets)
         scores["absent_classes"] = len(classes) - len(set(targets.tolist()))

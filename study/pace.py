@@ -40,7 +40,7 @@ def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 
 
     CPU: `pack` processes that share the cores; the study keeps their number of threads, on which results depend in the
     last bits. CUDA: one process in which `pack` trials take turns. 'auto': 1, 2, 4 ... as long as it gets faster.
-    The study keeps the way that a trial computes too, precision and layout: with these threads the fastest.
+    The study keeps the way that a trial computes too, precision, layout and products: with these threads the fastest.
     """
     cuda = pick_device(device).type == "cuda"
     shapes = _shapes(cuda, pack, study.spec["threads"] or threads)
@@ -48,7 +48,7 @@ def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 
     rates, ways = {}, {}
     for shape in shapes:
         decided = _decided(config, device, shape.threads, study.spec.get("way"))
-        ways[shape] = Way(decided.amp, decided.layout)
+        ways[shape] = Way(decided.amp, decided.layout, decided.products)
         rates[shape] = rate(decided, device, *shape)
         if rates[shape] < max(rates.values()):
             break  # more at a time only crowd the device further

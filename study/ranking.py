@@ -1,56 +1,71 @@
 """What a study's table says: points, their scores and standard errors, the winner, and how splits compare.
 
-A point is a combination of settings; its trials are the folds and seeds it was tried with. Scores are macro F1 on
-validation pictures, at the epoch that a trial keeps: the last, or with --patience the best. How pictures are split is a
-scheme: schemes are compared, never ranked as settings. Runs and writes nothing.
+A point is a combination of settings; its trials are the folds and seeds it was tried with. Its score is that of its
+answers on the validation pictures of all folds together, a seed at a time, then the mean over seeds, at the epoch that
+a trial keeps: the last, or with --patience the best. How pictures are split is a scheme: schemes are compared, never
+ranked as settings. Runs and writes nothing.
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from config import OFF, Config, spelled
-from errors import counted
+from errors import LongtailError, counted
 from study import stats
+from study.held_out import HeldOut, difference, judged
+from study.metric import merit
 from study.table import REPEATS, SCHEME, Study, point_key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
-    """A combination of settings and what its trials scored."""
+    """A combination of settings and how its trials did."""
 
     trials: list[int]
     settings: dict  # of the knobs that vary in the study
     rows: list[dict]  # of finished trials, up to their last rung
     wanting: str  # why it cannot be ranked, '' if it can
-    folds: dict[int, float]  # macro F1 by fold, the mean over seeds; empty where some are not known
-    se: float  # of the mean, by this point alone: over its folds, or by jackknife over pictures where there is one
+    metric: str
+    held_out: HeldOut | None  # None where it cannot be ranked
 
     @property
-    def mean(self) -> float:
-        """Macro F1: the mean over folds, nan if it is not known."""
-        return float(np.mean(list(self.folds.values()))) if self.folds else math.nan
+    def score(self) -> float:
+        """The metric, nan if it is not known."""
+        return self.average(self.metric)
+
+    @property
+    def error(self) -> float:
+        """The standard error of `score` by itself, nan if it is not known."""
+        return self.held_out.error() if self.held_out else math.nan
+
+    @property
+    def pictures(self) -> int:
+        """How many it was judged on."""
+        return self.held_out.left_out.shape[1] if self.held_out else 0
+
+    @property
+    def merit(self) -> float:
+        """The score, turned so that more is better."""
+        return merit(self.metric, self.score)
 
     def label(self) -> str:
         """Its settings in words."""
         return ", ".join(f"{name} {spelled(value)}" for name, value in self.settings.items()) or "the base settings"
 
     def average(self, name: str) -> float:
-        """The mean of a score over its rows."""
-        return sum(row[name] for row in self.rows) / len(self.rows)
-
-    def alone(self) -> str:
-        """What `se` is taken over."""
-        return f"over {len(self.folds)} folds" if len(self.folds) > 1 else "by jackknife over pictures"
+        """The mean over seeds of macro_f1, acc, nll or ece; nan if it is not known."""
+        return float(self.held_out.scores[name].mean()) if self.held_out else math.nan
 
 
-class Yardstick(NamedTuple):
-    """By how much the means of points must differ to be told apart."""
+class Behind(NamedTuple):
+    """By how much a point is worse than another."""
 
-    error: float  # a standard error
-    source: str  # what it was taken over
+    by: float  # in units of the metric, 0 or more where the other is better
+    error: float  # the standard error of that, picture by picture
 
 
 class Winner(NamedTuple):
@@ -72,14 +87,16 @@ class SchemeSummary(NamedTuple):
     """A way to split the pictures, as a line of the report."""
 
     name: str
-    pictures: int  # validation pictures a point
-    error: float  # the yardstick's
-    source: str
+    pictures: int  # validation pictures of a point
+    error: float  # the yardstick
     agreement: float  # Spearman's, of its ranking with the chosen scheme's; nan for two points or fewer
 
 
-def points(study: Study) -> dict[str, list[Point]]:
-    """The points of all trials by scheme, a string such as 'folds 3' or 'val_split 0.2'."""
+def points(study: Study, metric: str = "") -> dict[str, list[Point]]:
+    """The points of all trials by scheme, a string such as 'folds 3' or 'val_split 0.2'.
+
+    metric: what they are ranked by, where it is not the study's own.
+    """
     trials_of = {}
     for i, trial in enumerate(study.trials):
         # Dicts keep their order: a point stands where its first trial does.
@@ -89,7 +106,9 @@ def points(study: Study) -> dict[str, list[Point]]:
     knobs = varied(study)
     found = {}
     for name, group in trials_of.items():
-        found[name] = [_point(study, trials, latest, knobs) for trials in group.values()]
+        found[name] = _on_the_same_pictures(
+            [_point(study, trials, latest, knobs, metric or study.metric) for trials in group.values()]
+        )
     return found
 
 
@@ -117,56 +136,58 @@ def scheme(config: Config) -> str:
 def ranked(group: list[Point]) -> list[Point]:
     """Those of the points that can be ranked, the best first; equals stay in their order."""
     able = [point for point in group if not point.wanting]
-    return sorted(able, key=lambda point: -point.mean)
+    return sorted(able, key=lambda point: -point.merit)
 
 
-def yardstick(ranking: list[Point]) -> Yardstick:
-    """The standard error by which the means of ranked points are told apart.
+def behind(best: Point, point: Point) -> Behind:
+    """How far `point` is behind `best`. Both were judged on the same pictures, so what makes a picture easy or hard for
+    both says nothing about which is better, and is not in the error."""
+    by, error = difference(best.held_out, point.held_out)
+    return Behind(merit(best.metric, by), error)
 
-    All points are scored on the same folds, so what makes a fold easy or hard for all says nothing about which point is
-    better, and two or three folds say little of one point's noise. So the fold's share is taken out, and the noise that
-    is left is pooled over all points (`stats.blocked`). Where one point is left, or there is one split, it is the best
-    point's own.
 
-    Seeds are averaged first, for those of a fold share its pictures. Points with unlike numbers of them are pooled as
-    if alike, and a point that lacks a fold does not count.
-    """
-    folds = sorted({fold for point in ranking for fold in point.folds})  # the columns
-    complete = [point for point in ranking if len(point.folds) == len(folds)]
-    if len(complete) > 1 and len(folds) > 1:
-        scores = [[point.folds[fold] for fold in folds] for point in complete]  # a row a point
-        return Yardstick(stats.blocked(scores), f"pooled over {len(complete)} points on the same {len(folds)} folds")
-    best = ranking[0]
-    return Yardstick(best.se, f"the best one's own, {best.alone()}")
+def yardstick(ranking: list[Point]) -> float:
+    """The standard error by which ranked points are told apart: the root mean square of those behind the best; of one
+    point alone its own."""
+    best, *others = ranking
+    if not others:
+        return best.error
+    return float(np.sqrt(np.mean([behind(best, point).error ** 2 for point in others])))
 
 
 def winner(group: list[Point]) -> Winner | None:
     """The winner by the one-standard-error rule (Breiman et al. 1984); None where no point can be ranked.
 
-    Of the points within one standard error (`yardstick`) of the best, it is the one that uses the fewest methods; among
-    equals the best.
+    Of the points that are behind the best by no more than the standard error of their difference from it, it is the one
+    that uses the fewest methods; among equals the best.
     """
     ranking = ranked(group)
     if not ranking:
         return None
-    best = ranking[0]
-    if len(ranking) == 1:
+    best, *others = ranking
+    if not others:
         return Winner(best, "no other point can be ranked")
-    measure = yardstick(ranking)
-    margin = 0 if math.isnan(measure.error) else measure.error  # without a known error only equals are near
-    near = [point for point in ranking if point.mean >= best.mean - margin]
+    gaps = {id(point): behind(best, point) for point in others}
+    near = [best]
+    for point in others:
+        by, error = gaps[id(point)]
+        if by <= (0 if math.isnan(error) else error):  # without a known error only equals are near
+            near.append(point)
     simplest = min(near, key=methods)  # the first of equals, which is the best of them
-    error = f"one standard error ({measure.error:.4f}, {measure.source})"
     if len(near) == 1:
-        return Winner(best, f"no other point is within {error} of it")
-    count = methods(simplest)
-    used = f"{counted(count, 'method')} switched on"
-    if simplest is best:
-        reason = f"of {len(near)} points within {error} it scores best, and none is simpler ({used})"
+        by, error = gaps[id(others[0])]
+        reason = f"no other point is within one standard error of it; the next is {by:.4f} behind, ± {error:.4f}"
         return Winner(best, reason)
+    used = f"{counted(methods(simplest), 'method')} switched on"
+    if simplest is best:
+        reason = (
+            f"of {len(near)} points within one standard error of the best it scores best, and none is simpler ({used})"
+        )
+        return Winner(best, reason)
+    by, error = gaps[id(simplest)]
     reason = (
-        f"of {len(near)} points within {error} of the best, {best.mean:.4f} ({best.label()}), "
-        f"it is the simplest ({used})"
+        f"of {len(near)} points within one standard error of the best, {best.score:.4f} ({best.label()}), "
+        f"it is the simplest ({used}); it is {by:.4f} behind, ± {error:.4f}"
     )
     return Winner(simplest, reason)
 
@@ -176,10 +197,13 @@ def methods(point):
     return sum(k in OFF and v != OFF[k] for k, v in point.settings.items())
 
 
-def choose(study: Study) -> Choice | None:
-    """The winner under the scheme that tells points apart by the smallest standard error; None if there is none."""
-    rankings = {name: ranked(group) for name, group in points(study).items()}
-    errors = {name: yardstick(ranking).error for name, ranking in rankings.items() if ranking}
+def choose(groups: dict[str, list[Point]]) -> Choice | None:
+    """The winner under the scheme that tells points apart by the smallest standard error; None if there is none.
+
+    groups: as `points` gives them.
+    """
+    rankings = {name: ranked(group) for name, group in groups.items()}
+    errors = {name: yardstick(ranking) for name, ranking in rankings.items() if ranking}
     if not errors:
         return None
     # nan compares as neither smaller nor greater: unknown errors come last by a key of their own.
@@ -193,33 +217,49 @@ def settings_key(study: Study, point: Point) -> str:
     return point_key(study.trials[point.trials[0]])
 
 
-def schemes(study: Study) -> list[SchemeSummary]:
-    """A line a scheme, in the order of the trials. At least one point can be ranked."""
-    groups = points(study)
-    chosen = _by_settings(study, groups[choose(study).scheme])
+def schemes(study: Study, groups: dict[str, list[Point]]) -> list[SchemeSummary]:
+    """A line a scheme, in the order of the trials. At least one of the points can be ranked."""
+    chosen = _by_settings(study, groups[choose(groups).scheme])
     return [_scheme_summary(name, _by_settings(study, group), chosen) for name, group in groups.items()]
 
 
-def _point(study, trials, latest, knobs):
-    """The Point of `trials`, from the rows that are there."""
+def _point(study, trials, latest, knobs, metric):
+    """The Point of `trials`, from the rows and files that are there."""
     rows = [latest[i] for i in trials if i in latest]
     config = study.config(trials[0])
     settings = {name: getattr(config, name) for name in knobs}
-    folds, se = {}, math.nan
-    # A failed trial keeps the scores of its last good epoch, which are not the point's.
-    if all(row["status"] == "ok" and "macro_f1" in row for row in rows):
-        folds = _mean_by_fold(study, rows)
-    # Over folds, not over trials: seeds of a fold are scored on the same pictures, so they tell less than they number.
-    if len(folds) > 1:
-        scores = list(folds.values())
-        se = float(np.std(scores, ddof=1) / math.sqrt(len(scores)))
-    elif folds:
-        se = float(np.mean([row["macro_f1_se"] for row in rows]))
-    return Point(trials, settings, rows, _why_not_ranked(study, trials, rows), folds, se)
+    wanting, found = _why_not_ranked(study, trials, rows), None
+    if not wanting:
+        try:
+            found = judged(study, _by_seed(study, trials), metric)
+        except LongtailError as error:
+            wanting = str(error)
+    return Point(trials, settings, rows, wanting, metric, found)
+
+
+def _by_seed(study, trials):
+    """The trials of each seed, fold after fold."""
+    of_seed = {}
+    for i in sorted(trials, key=lambda i: (study.config(i).seed, study.config(i).fold)):
+        of_seed.setdefault(study.config(i).seed, []).append(i)
+    return list(of_seed.values())
+
+
+def _on_the_same_pictures(group):
+    """The points; those that were judged on other pictures than most cannot be ranked beside them."""
+    which = Counter(point.held_out.pictures for point in group if point.held_out)
+    if len(which) < 2:
+        return group
+    usual = which.most_common(1)[0][0]
+    why = "its trials held out other pictures than those of most points"
+    return [
+        replace(point, wanting=why, held_out=None) if point.held_out and point.held_out.pictures != usual else point
+        for point in group
+    ]
 
 
 def _why_not_ranked(study, trials, rows):
-    """The first reason against ranking a point, '' if there is none."""
+    """The first reason against ranking a point that its rows give, '' if there is none."""
     failed = [row for row in rows if row["status"] != "ok"]
     if failed:
         return f"trial {failed[0]['trial']} failed: {failed[0]['reason']}"
@@ -234,15 +274,6 @@ def _why_not_ranked(study, trials, rows):
     return ""
 
 
-def _mean_by_fold(study, rows):
-    """Macro F1 by fold, the mean over seeds."""
-    scores = {}
-    for row in rows:
-        fold = study.config(row["trial"]).fold
-        scores.setdefault(fold, []).append(row["macro_f1"])
-    return {fold: float(np.mean(values)) for fold, values in scores.items()}
-
-
 def _by_settings(study, group):
     """Ranked points by what they try: the same under every scheme."""
     return {settings_key(study, point): point for point in ranked(group)}
@@ -251,14 +282,10 @@ def _by_settings(study, group):
 def _scheme_summary(name, own, chosen):
     """The SchemeSummary of ranked points `own`, by settings, beside those of the chosen scheme."""
     if not own:
-        return SchemeSummary(name, 0, math.nan, "no point to rank", math.nan)
-    pictures = []
-    for point in own.values():
-        seeds = {row["seed"] for row in point.rows}  # every seed is scored on the same pictures
-        pictures.append(sum(row["val_pictures"] for row in point.rows) / len(seeds))
+        return SchemeSummary(name, 0, math.nan, math.nan)
     both = [key for key in own if key in chosen]  # a scheme may lack points that another has
     agreement = math.nan
     if len(both) > 2:  # two points agree or not by chance alone
-        agreement = stats.spearman([own[key].mean for key in both], [chosen[key].mean for key in both])
-    measure = yardstick(list(own.values()))
-    return SchemeSummary(name, round(np.mean(pictures)), measure.error, measure.source, agreement)
+        agreement = stats.spearman([own[key].merit for key in both], [chosen[key].merit for key in both])
+    ranking = list(own.values())
+    return SchemeSummary(name, ranking[0].pictures, yardstick(ranking), agreement)

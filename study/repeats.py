@@ -60,7 +60,7 @@ def agreement(study: Study) -> tuple[list[str], np.ndarray]:
         for trial, changed in enumerate(study.trials):
             words = [f"{name} {spelled(value)}" for name, value in changed.items() if name not in REPEATS]
             label = ", ".join([*words, f"seed {study.config(trial).seed}"])
-            predicted.setdefault(label, []).append(validation_labels(study.run(trial))[1])
+            predicted.setdefault(label, []).append(validation_labels(study.run(trial))[2])
         every = np.stack([np.concatenate(parts) for parts in predicted.values()])
     except (OSError, KeyError, ValueError):
         return [], np.full((0, 0), math.nan)

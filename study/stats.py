@@ -89,18 +89,28 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     return float(a @ b / scale) if scale else math.nan
 
 
-def blocked(scores: ArrayLike) -> float:
-    """Standard error of a row's mean beside the other rows' means, in randomized blocks (Fisher 1935).
+def jackknife(scores: ArrayLike, left_out: ArrayLike) -> float:
+    """Standard error of the mean of scores [S] with other pictures and, from two seeds on, with other seeds too.
 
-    scores: [P, B], P and B above 1, whose columns are blocks (folds) that all rows share. What a column adds to all
-    rows is taken out. The variance that row + column leave, on (P - 1)(B - 1) degrees of freedom, is pooled. The
-    difference of two means has sqrt(2) times this error.
+    S seeds are scored on the same N pictures; left_out [S, N]: each seed's score of all pictures but one. Over pictures
+    it is the delete-one jackknife's error (Tukey 1958), which for a mean over pictures is the plain standard error. By
+    how much seeds differ beyond their answers to single pictures comes on top: both are random effects, as readers and
+    cases are in Dorfman, Berbaum & Metz 1992. nan for one picture.
     """
-    scores = np.asarray(scores, np.float64)
-    rows, blocks = scores.shape
-    residuals = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
-    variance = (residuals**2).sum() / ((rows - 1) * (blocks - 1))
-    return math.sqrt(variance / blocks)
+    left_out = np.asarray(left_out, np.float64)
+    seeds, pictures = left_out.shape
+    if pictures < 2:
+        return math.nan
+    by_picture = left_out.mean(0)
+    inflation = (pictures - 1) / pictures
+    variance = inflation * ((by_picture - by_picture.mean()) ** 2).sum()
+    if seeds > 1:
+        # What seed and picture leave over. By so much the seeds' scores would differ even if no seed were lucky.
+        rest = left_out - by_picture
+        rest = rest - rest.mean(1, keepdims=True)
+        expected = inflation * (rest**2).sum() / (seeds - 1)
+        variance += max(0.0, np.var(scores, ddof=1) - expected) / seeds
+    return math.sqrt(variance)
 
 
 def additive(y: ArrayLike, blocks: Sequence, factors: dict[str, Sequence]) -> Additive:

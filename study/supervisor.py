@@ -23,6 +23,7 @@ from errors import ConfigError, LongtailError, Parser, Stopped, counted
 from pictures.children import child_command, child_environment
 from study import pace, ranking
 from study.lease import Lease, LeaseLost
+from study.metric import METRICS, merit
 from study.table import Study
 
 DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
@@ -156,17 +157,18 @@ def _progress(study):
     """A bar of the study's trials. The function that it gives takes each new row, says it, and keeps results.csv."""
     from tqdm import tqdm
 
-    best_score, best_said = -1.0, ""
+    best_merit, best_said = -math.inf, ""
     written = 0.0  # when results.csv was, by the monotonic clock
     with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
 
         def seen(row):
-            nonlocal best_score, best_said, written
+            nonlocal best_merit, best_said, written
             done = len(study.latest())
             tqdm.write(_trial_line(study, row, done), file=sys.stderr)
-            if row["status"] == "ok" and row.get("macro_f1", -1) > best_score:
-                best_score = row["macro_f1"]
-                best_said = f"best so far {best_score:.4f}, trial {row['trial']}"
+            score = row.get(study.metric, math.nan)  # without validation pictures there is none
+            if row["status"] == "ok" and merit(study.metric, score) > best_merit:
+                best_merit = merit(study.metric, score)
+                best_said = f"best so far {score:.4f}, trial {row['trial']}"
             bar.n = done
             bar.set_postfix_str(best_said)
             if time.monotonic() - written > RESULTS:
@@ -189,7 +191,8 @@ def _trial_line(study, row, done):
     if row["status"] != "ok":
         return f"{said}failed: {row['reason']}"
     if "macro_f1" in row:
-        said += f"macro F1 {row['macro_f1']:.4f}, accuracy {row['acc']:.4f}"
+        shown = dict.fromkeys(["macro_f1", "acc", study.metric])
+        said += ", ".join(f"{METRICS[name]} {row[name]:.4f}" for name in shown)
     else:
         said += f"train loss {row['train_loss']:.4f}"
     return f"{said}, epoch {row['epoch']}, {row['seconds']:.0f} s"

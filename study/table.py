@@ -18,6 +18,7 @@ from engine.run import replacing, scratch_path
 from errors import LongtailError
 from study.damage import row_from, spec_from
 from study.lease import Lease, LeaseLost, take_lock
+from study.metric import DEFAULT, merit
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked
 REPEATS = ("fold", "seed")
@@ -50,6 +51,11 @@ class Study:
         configs = [config_from(trial, f"{path}, trial {i}", base) for i, trial in enumerate(trials)]
         self._text, self.spec, self.trials = text, spec, trials
         self.base, self._configs = base, configs
+
+    @property
+    def metric(self) -> str:
+        """What its points are ranked by, and its survivors of halving chosen."""
+        return self.spec.get("metric", DEFAULT)  # older studies have none
 
     def config(self, i: int) -> Config:
         """Trial i's settings, to its last epoch."""
@@ -184,7 +190,7 @@ class Study:
             write_csv(self.folder / "results.csv", [header, *lines])
 
     def _survivors(self, rows):
-        """Trials of the best 1/eta of the points, by mean macro F1; points with a failed trial are out.
+        """Trials of the best 1/eta of the points, by the metric's mean over rows; points with a failed trial are out.
 
         The base point goes on too, however it stands: it is what is known to be good, such as an earlier study's
         winner, and only after all of the epochs can others be said to be better.
@@ -195,8 +201,8 @@ class Study:
         scored = [point for point in points.values() if all(row["status"] == "ok" for row in point)]
 
         def place(point):
-            mean = sum(row["macro_f1"] for row in point) / len(point)
-            return -mean, min(row["trial"] for row in point)  # of equals the first
+            mean = sum(row[self.metric] for row in point) / len(point)
+            return -merit(self.metric, mean), min(row["trial"] for row in point)  # of equals the first
 
         keep = math.ceil(len(scored) / self.spec["halving"])
         best = sorted(scored, key=place)

@@ -95,12 +95,22 @@ def small_pictures(folder, count):
 
 def judged_run(folder, logits, targets, counts, first=0, **settings):
     """The folder of a finished run as far as its validation goes: logits [N, C] of pictures that no network saw."""
-    import csv
     import json
 
     from config import Config
 
     folder.mkdir(parents=True)
+    classes = held_out_files(folder, logits, targets, first)
+    table(folder / "per_class.csv", "class,train,f1", *(f"{name},{n},0" for name, n in zip(classes, counts)))
+    (folder / "args.json").write_text(json.dumps(Config(**settings).settings()))
+    return folder
+
+
+def held_out_files(folder, logits, targets, first=0):
+    """What a run says of its validation pictures, the first of them number `first`; returns the classes."""
+    import csv
+
+    folder.mkdir(parents=True, exist_ok=True)
     classes = [f"painter {c}" for c in range(logits.shape[1])]
     np.save(folder / "val_logits.npy", logits.astype(np.float32))
     probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -109,7 +119,14 @@ def judged_run(folder, logits, targets, counts, first=0, **settings):
         rows.writerow(["path", "true", "predicted", "p"])
         for i, (true, p) in enumerate(zip(targets, probs), first):
             rows.writerow([f"{i:05d}.jpg", classes[true], classes[p.argmax()], p.max()])
-    table(folder / "per_class.csv", "class,train,f1", *(f"{name},{n},0" for name, n in zip(classes, counts)))
     table(folder / "classes.txt", *classes)
-    (folder / "args.json").write_text(json.dumps(Config(**settings).settings()))
-    return folder
+    return classes
+
+
+def answered(folder, score, first=0, n=200):
+    """`held_out_files` of n pictures of two classes, of which the share `score` is right in both: macro F1 and accuracy
+    are `score` where that is a multiple of 2 / n."""
+    hits = round(score * n)
+    targets = np.arange(n) % 2
+    answers = np.where(np.arange(n) < hits, targets, 1 - targets)
+    held_out_files(folder, np.eye(2)[answers], targets, first)

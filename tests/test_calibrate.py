@@ -11,7 +11,7 @@ import metrics
 import oracles
 from config import Config
 from conftest import PLAIN
-from posterior import classifier
+from posterior import classifier, priors
 from samples import judged_run
 from study import ranking
 from study.begin import begin_study
@@ -45,6 +45,9 @@ def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
     assert after["nll"]["value"] == pytest.approx(right, abs=0.02)
     assert after["ece"]["value"] < saved["chance"]["ece"]["high"] < before["ece"]["value"]
     assert after["acc"] == before["acc"]  # a temperature changes no answer
+    tau = saved["tau"]
+    assert tau["value"] in priors.TAUS and tau["before"] == pytest.approx(before["macro_f1"]["value"])
+    assert f"tau {tau['value']:g} (predict.py --prior tau)" in out and f"gives {tau['after']:.3f}" in out
 
 
 def test_what_is_right_already_stays_as_it_is(tmp_path, capsys):
@@ -111,7 +114,7 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
             row |= dict(acc=0.5, nll=1.0, ece=0.1, val_pictures=100)
             (tmp_path / name / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
     grid = Study(tmp_path / "grid")
-    write_best(grid, ranking.choose(grid).point, tmp_path / "best.json")
+    write_best(grid, ranking.choose(ranking.points(grid)).point, tmp_path / "best.json")
     assert json.loads((tmp_path / "best.json").read_text())["layout"] == "contiguous"
     code, out, err = run(capsys, "--project", tmp_path)
     assert code == 0 and "300 pictures" in out and "one of 3 folds" in out

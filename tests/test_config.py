@@ -107,8 +107,16 @@ def test_aliases_pairs_and_negations():
     assert parse("--img-size 128:224").img_size == (128, 224)
 
 
+def test_smoothing_goes_from_one_end_to_the_other_in_either_order():
+    assert parse("--ls 0.4:0.1 --ls-by frequency").ls == (0.4, 0.1) and parse("--ls 0.1:0.4").ls == (0.1, 0.4)
+    with pytest.raises(ConfigError, match="--ls takes one number, or two joined by ':', from 0 to 0.999, not '1:0'"):
+        parse("--ls 1:0")
+    with pytest.raises(ConfigError, match="the low end comes first"):
+        parse("--mixup-p 0.7:0.3 --mixup-by class")
+
+
 def test_round_trip_through_json(tmp_path):
-    c = parse("--mixup-p 0.3:0.7 --mixup-by class --img-size 64 --name x --data é")
+    c = parse("--mixup-p 0.3:0.7 --mixup-by class --ls 0.4:0.1 --img-size 64 --name x --data é")
     path = tmp_path / "args.json"
     path.write_text(json.dumps({f.name: getattr(c, f.name) for f in dataclasses.fields(c)}))
     assert read_recipe(path) == c
@@ -151,6 +159,8 @@ def test_recipe_then_flags(tmp_path):
         ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
         ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
         ('{"flip": 1}', "--flip takes true or false"),
+        ('{"cutmix_pair": "tail", "mixup_by": "class-batch"}', "--cutmix-pair tail draws a partner for each row"),
+        ('{"mixup_pair": "remix", "mixup_by": "batch"}', "a partner for each row: add --mixup-by row, or class"),
         ("", "not JSON"),
         ("\ufeff{", "not JSON"),
     ],
@@ -204,6 +214,9 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(tail_crops=(50, 0)),
         dict(name=""),
         dict(crop_scale=(1, 0.5)),
+        dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
+        dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
+        dict(adapt="gap", mixup_p=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):
@@ -246,16 +259,19 @@ def test_off_is_every_methods_value_where_it_is_not_used():
     """A setting that is off is one that can be typed, and the recipes of a method say its paper."""
     for name, off in OFF.items():
         assert getattr(Config(**{name: off}), name) == off
-    assert {"mixup_p", "cutmix_p", "ls", "balance", "crop_scale", "ema", "pretrained"} <= set(OFF)
+    assert {"mixup_p", "cutmix_p", "ls", "balance", "crop_scale", "ema_epochs", "pretrained"} <= set(OFF)
     assert not {"lr", "epochs", "seed", "model", "data"} & set(OFF)
 
 
 def test_signals_are_gathered_for_settings_that_read_them():
     @dataclasses.dataclass(frozen=True)
     class Curious(Config):
-        adapt: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
+        follow: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
 
-    assert not Config().reads_signals() and not Curious().reads_signals() and Curious(adapt=0.5).reads_signals()
+    by = [dict(ls_by=by) for by in ("progress", "frequency", "difficulty", "confidence")]
+    assert [Config(**settings).reads_signals() for settings in by] == [False, False, True, True]
+    assert not Config().reads_signals() and not Curious().reads_signals() and Curious(follow=0.5).reads_signals()
+    assert Config(adapt="gap").reads_signals()
 
 
 def test_the_command_of_a_config_gives_it_again():

@@ -150,6 +150,31 @@ def test_a_prior_moves_the_answers(project, labelled, capsys, tmp_path):
     assert code == 0 and {row["predicted"] for row in rows} == {"green"} and "prior.csv" in err
 
 
+def test_tau_goes_part_of_the_way_to_a_uniform_prior(project, labelled, capsys, tmp_path):
+    """Training's prior was 10, 6 and 3 of 19; tau is a number, or what calibration.json chose."""
+    shutil.copytree(project / "run", tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "args.json").read_text())
+    unscaled = dict(kind="none", by_top=[1.0] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
+    saved = dict(recipe=calibrate.recipe(settings), classes=["blue", "green", "red"], runs=["."], members=1)
+    saved |= dict(pictures=5, scaling=unscaled, tau=dict(value=0.25))
+    path = tmp_path / "run" / "calibration.json"
+    path.write_text(json.dumps(saved))
+    found = {}
+    for prior in ("train", "uniform", "tau:1", "tau:0.25", "tau"):
+        code, _, err = run(capsys, "--run", tmp_path / "run", "--test", labelled, "-o", tmp_path, "--prior", prior)
+        assert code == 0 and "class prior" in err or prior == "train", err
+        found[prior] = probabilities(tmp_path / "predictions.csv", saved["classes"])[1]
+    assert "tau 0.25, which" in err
+    np.testing.assert_array_equal(found["tau:1"], found["uniform"])
+    np.testing.assert_array_equal(found["tau"], found["tau:0.25"])
+    moved = found["train"] / (np.array([10, 6, 3]) / 19) ** 0.25
+    np.testing.assert_allclose(found["tau"], moved / moved.sum(1, keepdims=True), atol=1e-5)
+    for wrong in (-1, "x", None):
+        path.write_text(json.dumps(saved | dict(tau=dict(value=wrong))))
+        code, _, err = run(capsys, "--run", tmp_path / "run", "--test", labelled, "-o", tmp_path)
+        assert code == 1 and "calibration.json is damaged" in err and err.count("\n") == 1
+
+
 def test_bad_input_is_one_line(project, pictures, labelled, capsys, tmp_path):
     for args, said in (
         (("--test", pictures / "test"), "no picture has a label"),
@@ -157,6 +182,8 @@ def test_bad_input_is_one_line(project, pictures, labelled, capsys, tmp_path):
         (("--test", labelled, "--by", "camera"), "is no CSV"),
         (("--run", tmp_path), "no best.pt"),
         (("--test", labelled, "--prior", "nothing.csv"), "nothing.csv"),
+        (("--test", labelled, "--prior", "tau"), "calibrate.py makes it, or give --prior tau:0.5"),
+        (("--test", labelled, "--prior", "tau:two"), "a number from 0 to 1.5"),
     ):
         code, out, err = run(capsys, "--run", project / "run", *args) if "--run" not in args else run(capsys, *args)
         assert code == 1 and said in err and not out, (args, err)

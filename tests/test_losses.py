@@ -323,6 +323,8 @@ def test_posterior_bias_turns_a_perfect_fit_into_bayes_rule(options):
         ([1, math.inf], {}, "counts"),
         ([[1, 2]], {}, "counts"),
         ([1, 1], {"ls": 1.1}, "ls"),
+        ([1, 1], {"ls": np.array([0.1, -0.1])}, "ls"),
+        ([1, 1], {"ls": np.array([0.1, math.nan])}, "ls"),
         ([1, 1], {"gamma": -1}, "gamma"),
         ([1, 1], {"alpha": math.nan}, "alpha"),
         ([1, 1], {"margins": [1.0]}, "margins"),
@@ -338,8 +340,8 @@ def test_bad_tables_are_refused(counts, options, word):
 
 
 def objective(**options):
-    plain = dict(gamma=0.0, alpha=1.0, ls=0.0, loss_tau=0.0, balance="none", prior="train", margin=0.0, drw=0.0)
-    return losses.Objective(**(plain | options))
+    plain = dict(gamma=0.0, alpha=1.0, ls=0.0, ls_by="progress", loss_tau=0.0, balance="none", prior="train")
+    return losses.Objective(**(plain | dict(margin=0.0, drw=0.0) | options))
 
 
 def table_at(epoch, epochs=200, counts=(500, 50, 5, 0), scale=1.0, **options):
@@ -367,6 +369,48 @@ def test_ldam_is_the_authors_loss():
     expected = F.cross_entropy(30 * shifted, target, reduction="none")
     found = losses.plain(30 * cosines, target, target, torch.ones(40), table)
     assert (found - expected).abs().max() < 1e-5
+
+
+def smoothing_at(epoch=0, epochs=11, counts=(500, 50, 5), pictures=None, signals=None, **options):
+    aim = objective(**options)
+    table = losses.schedule(aim, np.array(counts), epoch, epochs, pictures=pictures, signals=signals)
+    return table[losses.EPS].tolist()
+
+
+def test_smoothing_by_frequency_is_that_of_mislas():
+    """LabelAwareSmoothing's concave shape, as its authors compute it, on the study's class counts."""
+    counts = torch.tensor([560, 443, 274, 210, 156, 121, 88, 57, 30, 19])
+    for head, tail in ((0.4, 0.1), (0.0, 0.3)):
+        ratio = (counts - counts.min()) * math.pi / (2 * (counts.max() - counts.min()))
+        theirs = tail + (head - tail) * torch.sin(ratio.double())
+        found = smoothing_at(counts=counts.tolist(), ls=(head, tail), ls_by="frequency")
+        assert found == pytest.approx(theirs.tolist(), abs=1e-7)
+        # Rows that a sampler draws equally often do not hide which class is rare.
+        even = smoothing_at(counts=[100] * 10, pictures=counts.numpy(), ls=(head, tail), ls_by="frequency")
+        assert even == found
+    assert smoothing_at(counts=(9, 9, 9), ls=(0.4, 0.1), ls_by="frequency") == pytest.approx([0.4] * 3)
+
+
+def test_smoothing_goes_from_the_first_end_to_the_last_over_training():
+    for ends in ((0.0, 0.2), (0.2, 0.0)):
+        found = [smoothing_at(epoch, ls=ends)[0] for epoch in range(11)]
+        assert found == pytest.approx(np.linspace(*ends, 11), abs=1e-7)
+        assert smoothing_at(ls=ends) == pytest.approx([ends[0]] * 3)  # the same for all classes
+    assert smoothing_at(0, epochs=1, ls=(0.1, 0.3)) == pytest.approx([0.1] * 3)
+
+
+def test_smoothing_by_difficulty_follows_the_classes_losses():
+    losses_by_class = torch.tensor([0.5, 2.5, math.nan, 1.0])
+    found = smoothing_at(counts=(9, 9, 9, 9), signals=dict(loss=losses_by_class), ls=(0.0, 0.4), ls_by="difficulty")
+    assert found == pytest.approx([0.0, 0.4, 0.2, 0.1])  # of the third nothing is known: the middle
+    for nothing in (None, dict(loss=torch.full((3,), math.nan)), dict(loss=torch.ones(3))):
+        assert smoothing_at(signals=nothing, ls=(0.0, 0.4), ls_by="difficulty") == pytest.approx([0.2] * 3)
+
+
+def test_smoothing_by_confidence_rises_with_it():
+    told = dict(confidence=torch.tensor([0.25, math.nan, 1.0]))
+    assert smoothing_at(signals=told, ls=(0.1, 0.5), ls_by="confidence") == pytest.approx([0.2, 0.1, 0.5])
+    assert smoothing_at(ls=(0.1, 0.5), ls_by="confidence") == pytest.approx([0.1] * 3)
 
 
 @pytest.mark.parametrize(
@@ -399,36 +443,90 @@ def test_without_deferring_a_schedule_is_one_table():
     assert not np.array_equal(table_at(0, balance="weights"), table_at(0))
 
 
-@pytest.mark.parametrize("options", [dict(drw=0.5), dict(drw=0.5, loss_tau=1.0), dict(margin=0.5, drw=0.5)])
-def test_the_bias_makes_posteriors_at_the_end_of_every_stage(options):
-    """Logits that minimise the expected loss of their stage over a known p(class | x), plus the bias, are log p."""
-    counts = np.array([60, 30, 10])
-    rng = np.random.default_rng(0)
-    posterior = rng.dirichlet([1, 1, 1], 50)
-    prior = counts / counts.sum()
-    posterior *= prior / posterior.mean(0)  # so that the classes are as frequent as they are drawn
-    posterior /= posterior.sum(1, keepdims=True)
-    aim = objective(**options | dict(margin=0.0))  # a margin moves the minimum on purpose
+GRID = np.linspace(-6, 6, 61)
+COUNTS_OF_GAUSSIANS = np.array([500.0, 50.0, 5.0])
+
+
+def gaussians():
+    """The likelihood [X,3] of GRID under three normal distributions, about -1.5, 0 and 2, of standard deviation 1."""
+    density = np.exp(-((GRID[:, None] - np.array([-1.5, 0.0, 2.0])) ** 2) / 2)
+    return density / density.sum(0)
+
+
+def expected_loss(logits, joint, table):
+    """The mean loss of logits [X,C] over the joint distribution [X,C] of x and class."""
+    rows, classes = joint.shape
+    target = torch.arange(classes).repeat(rows)
+    one = torch.ones(rows * classes, dtype=torch.float64)
+    row_losses = losses.plain(logits.repeat_interleave(classes, 0), target, target, one, table)
+    return (torch.from_numpy(joint).flatten() * row_losses).sum()
+
+
+@pytest.mark.parametrize("prior", ["train", "uniform"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(balance="weights"),
+        dict(balance="sampler"),
+        dict(loss_tau=1.0),
+        dict(loss_tau=0.5, balance="weights"),
+        dict(drw=0.5),
+        dict(drw=0.5, balance="weights"),
+        dict(drw=0.5, loss_tau=1.0),
+    ],
+    ids=str,
+)
+def test_the_bias_makes_posteriors_at_the_end_of_every_stage(options, prior):
+    """Softmax regression, trained to the end of its first and of its last stage on Gaussians, whose posterior is
+    linear in x before the softmax: with the bias it is Bayes' rule."""
+    counts, likelihood = COUNTS_OF_GAUSSIANS, gaussians()
+    sampled = np.full(3, counts.mean()) if options.get("balance") == "sampler" else counts
+    joint = likelihood * (counts if prior == "train" else 1.0)
+    features = torch.from_numpy(np.stack([np.ones_like(GRID), GRID], 1))
     for epoch in (0, 9):
-        table = losses.schedule(aim, counts, epoch, 10)
-        bias = losses.posterior_bias(table, counts, counts, "train")
-        z = torch.zeros(50, 3, dtype=torch.float64, requires_grad=True)
-        optimizer = torch.optim.LBFGS([z], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+        table = losses.schedule(objective(**options), sampled, epoch, 10, pictures=counts)
+        weights = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
-        def expected_loss(z=z, table=table):
-            total = 0.0
-            for c in range(3):
-                target = torch.full((50,), c)
-                row = losses.plain(z, target, target, torch.ones(50, dtype=torch.float64), table)
-                total = total + (torch.from_numpy(posterior[:, c]) * row).sum()
-            return total
-
-        def closure(z=z, optimizer=optimizer, expected_loss=expected_loss):
+        def closure(weights=weights, optimizer=optimizer, table=table):
             optimizer.zero_grad()
-            value = expected_loss()
+            value = expected_loss(features @ weights, likelihood * sampled / sampled.sum(), table)
             value.backward()
             return value
 
         optimizer.step(closure)
-        found = torch.softmax(z.detach() + torch.from_numpy(bias).double(), 1).numpy()
-        assert np.abs(found - posterior).max() < 1e-4
+        bias = torch.from_numpy(losses.posterior_bias(table, sampled, counts, prior)).double()
+        found = torch.softmax(features @ weights.detach() + bias, 1).numpy()
+        assert np.abs(found - joint / joint.sum(1, keepdims=True)).max() < 1e-4
+
+
+@pytest.mark.parametrize("balance", ["none", "weights"])
+def test_what_the_bias_leaves_of_smoothing_by_class(balance):
+    """The unequal shares that classes keep are taken out; what each picture's smoothing gives to all classes stays.
+
+    At logits that fit the smoothed targets exactly, which are the minimum: there the gradient is 0.
+    """
+    counts, joint = COUNTS_OF_GAUSSIANS, gaussians()[10:50] * COUNTS_OF_GAUSSIANS
+    table = losses.schedule(objective(ls=(0.4, 0.1), ls_by="frequency", balance=balance), counts, 0, 10)
+    eps, weight = table[losses.EPS].double().numpy(), table[losses.WEIGHT].double().numpy()
+    weighted = joint * weight
+    target = weighted * (1 - eps) + (weighted * eps).sum(1, keepdims=True) / 3
+    logits = torch.from_numpy(np.log(target)).requires_grad_()
+    (gradient,) = torch.autograd.grad(expected_loss(logits, joint, table), logits)
+    assert gradient.abs().max() < 1e-9 * target.max()
+
+    bias = losses.posterior_bias(table, counts, counts, "train")
+    found = torch.softmax(logits.detach() + torch.from_numpy(bias).double(), 1).numpy()
+    posterior = joint / joint.sum(1, keepdims=True)
+    given_to_all = (posterior * weight * eps).sum(1, keepdims=True) / 3
+    expected = posterior + given_to_all / (weight * (1 - eps))
+    assert found == pytest.approx(expected / expected.sum(1, keepdims=True), abs=1e-5)
+
+
+def test_equal_smoothing_leaves_the_bias_as_it_is():
+    counts = COUNTS_OF_GAUSSIANS
+    for ls in (0.1, 0.999, 1.0):
+        plain, smoothed = loss_table(counts, tau=0.5, weights=True), loss_table(counts, tau=0.5, weights=True, ls=ls)
+        found = losses.posterior_bias(smoothed, counts, counts, "train")
+        assert (found == losses.posterior_bias(plain, counts, counts, "train")).all()

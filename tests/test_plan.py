@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+import losses
 from augment import Views
-from mixup import Mixing
+from mixup import Mixing, label_counts
+from pictures import painters
 from plan import (
     Course,
     Material,
     Plan,
     draw_plan,
+    ema_weights,
     evaluation_plans,
     learning_rates,
     sampled_counts,
@@ -56,7 +59,9 @@ def draw(data=None, **options):
         mixup_p=0.0,
         mixup_alpha=1.0,
         mixup_by="row",
+        mixup_pair="uniform",
         cutmix_p=0.0,
+        cutmix_pair="uniform",
         crop_scale=(1.0, 1.0),
         pad=0,
         flip=True,
@@ -64,13 +69,14 @@ def draw(data=None, **options):
         jitter=0.0,
         erase=0.0,
         tail_crops=(0, 1),
-        ema=0.9,
+        one_op=False,
+        ema_epochs=2.0,
     )
     settings |= options
     labels, means, rows, counts = data or pictures()
     material = Material(labels, means, rows, counts, settings["size"], settings["store_size"])
     groups = (of(kind, settings) for kind in (Course, Mixing, Views))
-    return draw_plan(material, settings["epoch"], *groups, partner_balance=settings.get("partner_balance"))
+    return draw_plan(material, settings["epoch"], *groups)
 
 
 def of(kind, settings):
@@ -246,14 +252,152 @@ def test_tail_crops_give_rare_classes_more_and_stronger_views():
     assert (turned == (data[0][mixed.partner] >= 2)[:, 0]).all()
 
 
-def test_partners_may_have_a_sampler_of_their_own():
-    """A row is drawn by picture, its partner by class."""
+def test_balanced_partners_are_drawn_by_class():
     data = pictures((90, 30, 6))
     settings = dict(mixup_p=1.0, batch_size=126)
-    plain, apart = draw(data, **settings), draw(data, **settings, partner_balance="sampler")
-    assert same(plain, apart, "index", "lam", "box", "geo", "key")
+    plain, apart = draw(data, **settings), draw(data, **settings, mixup_pair="balanced")
+    assert same(plain, apart, "index", "box", "geo", "key")
     found = np.bincount(data[0][apart.partner.ravel()], minlength=3)
     assert (np.bincount(data[0][apart.index.ravel()], minlength=3) == [90, 30, 6]).all() and (found == 42).all()
+    cut = dict(settings, mixup_p=0.5, cutmix_p=0.5)  # CutMix's partners are as ever
+    plain, apart = draw(data, **cut), draw(data, **cut, mixup_pair="balanced")
+    boxed = plain.box.any(-1)
+    assert same(plain, apart, "box") and np.array_equal(plain.partner[boxed], apart.partner[boxed])
+    assert (plain.partner != apart.partner).any()
+
+
+def test_tail_boxes_are_of_every_class_equally_often_and_not_at_either_end():
+    data = pictures((90, 30, 6))
+    settings = dict(cutmix_p=0.5, mixup_p=0.5, batch_size=126 * 40, epochs=80)
+    assert (draw(data, **settings, cutmix_pair="tail", epoch=2).box == 0).all()
+    for epoch in (3, 76):
+        plain, tail = (draw(data, **settings, cutmix_pair=pair, epoch=epoch) for pair in ("uniform", "tail"))
+        assert {name for name in Plan._fields if not same(plain, tail, name)} == {"partner"}
+        boxed = tail.box.any(-1)
+        assert np.array_equal(plain.partner[~boxed], tail.partner[~boxed])
+        found = np.bincount(data[0][tail.partner[boxed]], minlength=3)
+        assert ((found - found.sum() / 3) ** 2 / (found.sum() / 3)).sum() < 13.8  # chi-square of 2, once in a thousand
+    for epoch in (77, 79):
+        tail, none = (
+            draw(data, **settings, cutmix_pair="tail", epoch=epoch),
+            draw(data, **settings | dict(cutmix_p=0.0, epoch=epoch)),
+        )
+        assert same(tail, none)
+
+
+def test_remix_mixes_pixels_as_plain_mixup_does():
+    data = pictures((90, 30, 6))
+    settings = dict(mixup_p=0.7, cutmix_p=0.3, batch_size=126)
+    plain, remix = draw(data, **settings), draw(data, **settings, mixup_pair="remix")
+    assert {name for name in Plan._fields if not same(plain, remix, name)} == {"lam"}
+    own, other = (data[3][data[0][rows]] for rows in (remix.index, remix.partner))
+    moved = remix.lam != remix.blend
+    assert moved.mean() > 0.05 and (np.maximum(own / other, other / own)[moved] >= 3).all()
+    assert ((remix.lam == 1) == (own < other))[moved].all() and np.isin(remix.lam[moved], (0, 1)).all()
+
+
+# What the targets add up to
+
+
+PAIRS = [
+    dict(mixup_pair="balanced"),
+    dict(mixup_pair="balanced", mixup_alpha=0.2, balance="sampler"),
+    dict(mixup_pair="remix"),
+    dict(mixup_pair="remix", mixup_alpha=0.4),
+    dict(mixup_by="class"),
+    dict(mixup_by="class", mixup_pair="balanced", cutmix_p=0.0),
+    dict(mixup_pair="remix", tail_crops=(20, 3)),
+    dict(mixup_by="class-batch"),
+    dict(cutmix_pair="tail"),
+    dict(cutmix_pair="tail", mixup_pair="balanced", mixup_alpha=0.3),
+    dict(cutmix_pair="tail", mixup_by="class", tail_crops=(20, 3)),
+]
+
+
+def expected_counts(data, options):
+    """Rows an epoch draws of each class, and how much of the targets each gets, by closed forms."""
+    drawn = sampled_counts(data[3], options["balance"], options["tail_crops"])
+    settings = (
+        dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", cutmix_p=0.3, cutmix_pair="uniform") | options
+    )
+    return drawn, label_counts(drawn, data[3], of(Mixing, settings))
+
+
+@pytest.mark.parametrize("options", PAIRS, ids=lambda o: " ".join(map(str, o.values())))
+def test_the_classes_shares_of_the_targets_are_what_the_tables_add_up_to(options):
+    """10^5 rows: each class's sum of target weights, within 4.5 standard errors of the closed form."""
+    options = dict(balance="none", tail_crops=(0, 1), cutmix_p=0.3) | options
+    options["mixup_p"] = (0.2, 0.9) if options.get("mixup_by", "row").startswith("class") else 0.6
+    data = pictures((60, 33, 11, 11, 2, 0))
+    n_classes = len(data[3])
+    # Batches of a whole number of permutations: the rows' own classes have no chance in them.
+    batch = 96 * int(sampled_counts(data[3], "none", options["tail_crops"]).sum())
+    found = []
+    for epoch in range(10):
+        plan = draw(data, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options)
+        own, other, lam = data[0][plan.index], data[0][plan.partner], plan.lam.astype(float)
+        found.append(
+            np.bincount(own.ravel(), lam.ravel(), n_classes) + np.bincount(other.ravel(), 1 - lam.ravel(), n_classes)
+        )
+    assert plan.index.size * 10 >= 10**5
+    drawn, expected = expected_counts(data, options)
+    found = np.array(found) / batch
+    error = found.std(0, ddof=1) / len(found) ** 0.5
+    difference = found.mean(0) - expected / drawn.sum()
+    # Ten epochs estimate the error itself to a quarter: a floor of what binomial rows would have.
+    floor = (expected / drawn.sum() / (10 * batch)) ** 0.5
+    assert (np.abs(difference) <= 4.5 * np.maximum(error, floor / 3)).all()
+    assert expected.sum() == pytest.approx(drawn.sum(), rel=1e-12)
+    in_batch = options.get("mixup_by") == "class-batch"
+    assert np.array_equal(expected, drawn) == (in_batch or options["balance"] == "sampler")
+
+
+def test_plain_mixup_leaves_the_prior_as_it_is_to_the_bit():
+    counts = np.array([560, 30, 3, 0])
+    for balance in ("none", "sampler"):
+        drawn, expected = expected_counts(
+            (None, None, None, counts), dict(balance=balance, tail_crops=(9, 2), mixup_p=0.6)
+        )
+        assert drawn.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("pair", ["balanced"])
+def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair):
+    """The built-in set's painters, whose true posterior is known, by style instead of by picture: a network that is
+    trained on a plan's rows comes close to it with the bias of `label_counts`, and does not with that of the rows."""
+    truth = painters.draw(classes=10, scale=2, seed=3, difficulty=6, label_noise=0)
+    labels, test = truth["true"], truth["test"]
+    counts = np.bincount(labels[~test], minlength=10)
+    levels = [np.eye(n, dtype=np.float32)[truth["styles"][:, i]] for i, n in enumerate(painters.LEVELS)]
+    x = torch.from_numpy(np.concatenate(levels, 1))
+    data = labels, np.zeros((len(labels), 3)), np.flatnonzero(~test), counts
+    table = losses.loss_table(counts)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], 48), torch.nn.ReLU(), torch.nn.Linear(48, 10))
+    optimizer = torch.optim.Adam(net.parameters())
+    options = dict(mixup_pair=pair, mixup_p=1.0, cutmix_p=0.0)
+    for epoch in range(12):
+        plan = draw(data, size=8, store_size=8, batch_size=256, epochs=12, lr=0.02, epoch=epoch, **options)
+        for index, partner, lam, blend, lr in zip(plan.index, plan.partner, plan.lam, plan.blend, plan.lr):
+            share = torch.from_numpy(blend)[:, None]
+            logits = net(x[index] * share + x[partner] * (1 - share))
+            a, b = (torch.from_numpy(labels[rows]) for rows in (index, partner))
+            optimizer.param_groups[0]["lr"] = float(lr)
+            optimizer.zero_grad()
+            losses.loss(logits, a, b, torch.from_numpy(lam), table).mean().backward()
+            optimizer.step()
+
+    true = truth["posterior"][test]
+    logits = net(x[test]).detach().numpy()
+    drawn, seen = expected_counts(data, dict(options, balance="none", tail_crops=(0, 1)))
+
+    def divergence(sampled):
+        log_posterior = logits + losses.posterior_bias(table, sampled, counts, "train")
+        log_posterior = torch.log_softmax(torch.from_numpy(log_posterior).double(), 1)
+        return torch.nn.functional.kl_div(log_posterior, torch.from_numpy(true), reduction="batchmean").item()
+
+    assert divergence(seen) < 0.05 and divergence(seen) < 0.6 * divergence(drawn)
 
 
 # Independence and purity
@@ -265,9 +409,13 @@ def test_partners_may_have_a_sampler_of_their_own():
         (dict(mixup_p=0.4), ("lam", "blend", "partner", "col_b")),
         (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "blend", "partner", "geo_b", "col_b")),
         (dict(cutmix_p=0.4), ("lam", "blend", "box", "partner", "col_b")),
+        (dict(mixup_pair="balanced"), ()),  # it changes mixup, which is off
+        (dict(mixup_pair="remix"), ()),
+        (dict(cutmix_pair="tail"), ()),
         (dict(jitter=0.2), ("col", "col_b")),
         (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
         (dict(pad=4), ("geo", "geo_b")),
+        (dict(one_op=True), ("geo", "geo_b", "col", "col_b")),
         (dict(rotate=9.0), ("geo", "geo_b")),
         (dict(flip=False), ("geo", "geo_b")),
         (dict(erase=0.5), ("erase",)),
@@ -319,6 +467,27 @@ def rates(epochs, count, **options):
     settings = dict(lr=0.1, schedule="cosine", warmup=0.0) | options
     every = [learning_rates(e, count, course(epochs=epochs, **settings)) for e in range(epochs)]
     return np.concatenate(every).astype(float)
+
+
+def test_the_average_looks_back_a_number_of_epochs():
+    steps, back, epochs = 37, 3.0, 60
+    weights = np.concatenate([ema_weights(e, steps, back) for e in range(epochs)]).astype(float)
+    # What step s adds to the average is its own weight times what every later step keeps.
+    kept_after = np.append(np.cumprod(1 - weights[::-1])[::-1][1:], 1.0)
+    share = weights * kept_after
+    assert share.sum() == pytest.approx(1, abs=1e-6)
+    newest = len(share) - 1
+    ago = round(back * steps)
+    assert share[newest - ago] / share[newest] == pytest.approx(np.exp(-1), rel=1e-3)
+    # Early on the average reaches back a ninth of what was trained, however far it may reach.
+    early = ema_weights(0, steps, 1000.0)
+    assert early[-1] == pytest.approx(9 / (10 + steps), rel=1e-6)
+
+
+@pytest.mark.parametrize("back", [0.0, 1e-3, 0.4, 1000.0])
+def test_weights_of_the_average_are_shares(back):
+    found = ema_weights(2, 1, back)
+    assert found.dtype == np.float32 and (found > 0).all() and (found <= 1).all()
 
 
 def torchs(scheduler, total, **options):

@@ -20,6 +20,7 @@ import train
 from config import Config
 from conftest import PLAIN
 from errors import LongtailError
+from samples import answered
 from study import ranking
 from study.begin import begin_study
 from study.best import write_best
@@ -78,6 +79,7 @@ def study_of(folder, pictures, trials, scores, **base):
         )
         if score is not None:
             row |= dict(macro_f1=score, acc=0.5, nll=1.0, ece=0.1, macro_f1_se=0.01, val_pictures=5)
+            answered(made.run(i), score)
         (folder / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
     return made
 
@@ -86,7 +88,7 @@ def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_t
     shutil.copytree(project / "s0", tmp_path / "later")
     study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}, {"ls": 0.2}], [0.5, 0.9, 0.6])
     assert choose(tmp_path)[0] == [tmp_path / "later"]  # without best.json the study has not ended
-    write_best(study, ranking.choose(study).point, tmp_path / "grid" / "best.json")
+    write_best(study, ranking.choose(ranking.points(study)).point, tmp_path / "grid" / "best.json")
     assert choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]
     study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None], val_split=0.0)
     assert choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
@@ -101,7 +103,7 @@ def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_t
 def test_while_a_study_grows_the_winner_that_was_written_last_is_taken(project, pictures, tmp_path):
     """New points are half done, or are done and better: the study's own end decides which is best."""
     study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}], [0.5, 0.6])
-    write_best(study, ranking.choose(study).point, tmp_path / "grid" / "best.json")
+    write_best(study, ranking.choose(ranking.points(study)).point, tmp_path / "grid" / "best.json")
     study_of(tmp_path / "grid", pictures, [{"ls": 0.2}, {"ls": 0.1, "seed": 1}], [])
     assert choose(tmp_path) == ([study.run(1)], f"the 1 run of {tmp_path / 'grid' / 'best.json'}")
     study_of(tmp_path / "grid", pictures, [{}], [0.5, 0.6, 0.9])

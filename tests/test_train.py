@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import augment
 import losses
@@ -37,7 +38,9 @@ from model import build_model
 from plan import evaluation_plans, sampled_counts
 
 ROOT = Path(__file__).resolve().parent.parent
-FULL = dict(mixup_p=0.4, ema=0.9, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), ls=0.1, erase=0.3, cutmix_p=0.2)
+FULL = dict(
+    mixup_p=0.4, ema_epochs=2.0, dropout=0.3, jitter=0.2, crop_scale=(0.5, 1.0), ls=0.1, erase=0.3, cutmix_p=0.2
+)
 TIMES = ("seconds", "images_per_s", "data_wait")
 
 
@@ -97,7 +100,7 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
     """Ten steps, learning rate changing, mixup and smoothing on, averaged weights: against torch's own pieces in a flat
     loop."""
     config, pictures, ours = stepper_of(
-        {**settings, "lr": lr}, opt=opt, mixup_p=0.5, ls=0.1, ema=0.9, weight_decay=0.1, warmup=1
+        {**settings, "lr": lr}, opt=opt, mixup_p=0.5, ls=0.1, ema_epochs=2.0, weight_decay=0.1, warmup=1
     )
     draw, _ = plans_of(config, pictures)
     torch.manual_seed(config.seed)
@@ -139,7 +142,7 @@ def test_steps_equal_a_plain_loop(settings, opt, lr):
 
 
 def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(settings):
-    config, pictures, ours = stepper_of(settings, ema=0.9)
+    config, pictures, ours = stepper_of(settings, ema_epochs=2.0)
     draw, _ = plans_of(config, pictures)
     ours.begin(draw(0))
     ours.train(0)
@@ -204,7 +207,7 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
     assert (kept == first.half().numpy()).all() and begun.shape == kept.shape and not (begun == kept).all()
     ran = read_recipe(folder / "args.json")
     assert isinstance(ran.amp, bool) and ran.layout in ("channels_last", "contiguous")  # what was decided
-    assert dataclasses.replace(ran, amp="auto", layout="auto") == config
+    assert dataclasses.replace(ran, amp="auto", layout="auto", products="auto") == config
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert [int(r["epoch"]) for r in results(folder)] == [1, 2, 3] == [r["epoch"] for r in rows]
 
@@ -235,7 +238,7 @@ def test_it_learns_three_colours(settings):
 
 
 def test_without_validation_the_last_weights_are_kept(settings, tmp_path, keep_last):
-    train.train(made(settings, val_split=0, ema=0.9))
+    train.train(made(settings, val_split=0, ema_epochs=2.0))
     folder = tmp_path / "runs" / "run"
     best, last = (torch.load(folder / f"{n}.pt", weights_only=True) for n in ("best", "last"))
     assert all(torch.equal(v, last["stepper"]["average"][k]) for k, v in best["weights"].items())
@@ -703,7 +706,8 @@ def test_classes_without_a_validation_picture_are_said_and_left_out(settings, pi
     root = tmp_path / "lone"
     shutil.copytree(pictures, root)
     (root / "train" / "grey").mkdir()
-    shutil.copy(root / "train" / "red" / "0.png", root / "train" / "grey" / "only.png")
+    noise = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)  # like no other picture
+    Image.fromarray(noise).save(root / "train" / "grey" / "only.png")
     train.train(made(settings, data=str(root), epochs=1))
     said = capsys.readouterr().err
     assert "no validation picture of: grey" in said

@@ -31,11 +31,44 @@ def first(settings):
 
 def test_a_frozen_body_keeps_every_bit_and_the_head_moves(settings, first):
     """Parameters and statistics of the body are those of the first run; cRT is this and a balanced sampler."""
-    settings |= dict(balance="sampler", ema=0.9, dropout=0.2, monitor="last")
+    settings |= dict(balance="sampler", ema_epochs=2.0, dropout=0.2, monitor="last")
     train.train(Config(**settings, name="second", init=first, freeze="body"))
     a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
     moved = {k for k in a if not torch.equal(a[k], b[k])}
     assert moved == {"fc.weight", "fc.bias"}
+
+
+def test_frozen_batch_norms_adapt_where_they_are_asked_to(settings, first):
+    """Their statistics follow the batches, their weights stay; as in training, not as in a frozen part."""
+    train.train(Config(**settings, name="second", init=first, freeze="body", freeze_bn="adapt", until=1))
+    a, b = best(settings, "first")["weights"], best(settings, "second")["weights"]
+    moved = {name for name in a if a[name].is_floating_point() and not torch.equal(a[name], b[name])}
+    statistics = {name for name in a if "running" in name}
+    assert moved == statistics | {"fc.weight", "fc.bias"} and len(statistics) == 40
+
+
+def test_a_spectral_head_is_the_last_layer(settings, first):
+    """It is fresh after a linear one, taken from one of its kind, and all that moves where the body is frozen."""
+    settings |= dict(head="spectral", freeze="body", monitor="last", head_decay=0.5)
+    train.train(Config(**settings, name="second", init=first, until=1))
+    second = str(Path(settings["project"]) / "second")
+    train.train(Config(**settings | dict(name="third", init=second, lr=1e-8, warmup=3.0), until=1))
+    a, b, c = (best(settings, name)["weights"] for name in ("first", "second", "third"))
+    assert torch.equal(a["layer1.0.conv1.weight"], b["layer1.0.conv1.weight"])
+    assert torch.allclose(b["fc.weight"], c["fc.weight"], atol=1e-6) and torch.equal(
+        b["conv1.weight"], c["conv1.weight"]
+    )
+    assert not torch.allclose(a["fc.weight"], b["fc.weight"], atol=1e-2)
+
+
+def test_a_fresh_head_is_the_seeds_own(settings, first):
+    still = dict(settings, monitor="last", lr=1e-8, warmup=3.0, freeze="body", until=1, seed=1)
+    train.train(Config(**still, name="second", init=first, fresh_head=True))
+    train.train(Config(**still, name="fresh"))
+    second, fresh, old = (best(settings, name)["weights"] for name in ("second", "fresh", "first"))
+    assert torch.equal(second["conv1.weight"], old["conv1.weight"])
+    assert torch.allclose(second["fc.weight"], fresh["fc.weight"], atol=1e-6)
+    assert not torch.allclose(second["fc.weight"], old["fc.weight"], atol=1e-2)
 
 
 def test_a_frozen_part_is_named_by_its_prefix(settings):
@@ -48,7 +81,7 @@ def test_a_frozen_part_is_named_by_its_prefix(settings):
 
 
 def test_a_run_that_begins_with_anothers_weights_resumes_to_the_same_bits(settings, first):
-    settings |= dict(init=first, freeze="layer1", ema=0.9, epochs=4)
+    settings |= dict(init=first, freeze="layer1", ema_epochs=2.0, epochs=4)
     train.train(Config(**settings, name="whole"))
     train.train(Config(**settings, name="parts", until=2))
     train.train(Config(**settings, name="parts", resume=True))
@@ -77,6 +110,8 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
         (dict(init="nowhere"), "nowhere: no best.pt there"),
         (dict(freeze="layer9"), "--freeze layer9: no parameter begins so; the parts are conv1, bn1, layer1"),
         (dict(freeze="body,fc"), "leaves nothing to train"),
+        (dict(fresh_head=True), "--fresh-head is for .* add --init RUN"),
+        (dict(freeze_bn="adapt"), "--freeze-bn adapt is for .* add --freeze body"),
     ],
 )
 def test_what_cannot_be_begun_with_or_frozen_is_refused_by_name(settings, more, said):
@@ -123,6 +158,28 @@ def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, cap
     eligible = [row["macro_f1"] for row in rows if row["epoch"] in (1, 2, 8)]
     assert kept["metrics"]["macro_f1"] == max(eligible)
     assert predict.main(["--run", str(Path(settings["project"]) / "run")]) == 0
+
+
+def test_the_bias_takes_out_the_prior_that_mixing_makes(settings):
+    """Partners of every class equally often, half of each row: the network sees half of the classes' equal shares."""
+    found = {}
+    for pair in ("uniform", "balanced"):
+        config = Config(**settings | dict(mixup_p=1.0, cutmix_p=0.0, mixup_alpha=1.0, mixup_pair=pair))
+        pictures = prepare_pictures(config)
+        found[pair] = Loss(config, pictures, 1.0).at(0)[1]
+    counts = pictures.counts
+    seen = counts / counts.sum() / 2 + 1 / len(counts) / 2
+    correction = np.log(counts / counts.sum()) - np.log(seen)
+    assert found["uniform"] == pytest.approx(np.zeros(len(counts)), abs=1e-6)
+    assert found["balanced"] == pytest.approx(correction - correction.mean(), abs=1e-6)
+
+
+def test_the_bias_of_tail_boxes_is_that_of_the_epochs_that_have_them(settings):
+    config = Config(**settings | dict(mixup_p=0.0, cutmix_p=0.5, cutmix_pair="tail", epochs=80))
+    loss = Loss(config, prepare_pictures(config), 1.0)
+    first, second, last = (loss.at(epoch)[1] for epoch in (2, 3, 79))
+    assert first == pytest.approx(np.zeros(len(first)), abs=1e-6)
+    assert np.array_equal(second, last) and second[loss.counts.argmax()] > 0.05 > 0 > second[loss.counts.argmin()]
 
 
 def test_an_epoch_that_settles_is_no_reason_to_stop(settings, monkeypatch):
@@ -184,7 +241,7 @@ def test_deferring_what_a_sampler_does_already_is_refused():
 
 def test_a_run_goes_on_when_what_it_began_with_is_gone_or_moved(settings, first, tmp_path, monkeypatch):
     """Its weights are in its own checkpoint; another place for the same weights changes nothing, others are refused."""
-    settings |= dict(epochs=4, ema=0.9)
+    settings |= dict(epochs=4, ema_epochs=2.0)
     train.train(Config(**settings, name="whole", init=first))
     for name in ("parts", "moved"):
         train.train(Config(**settings, name=name, init=first, until=2))

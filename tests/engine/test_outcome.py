@@ -58,5 +58,6 @@ def test_a_list_of_classes_is_read_back_as_it_was_written(tmp_path):
     rows = [[f"{name}.jpg", name, classes[0], "1.0"] for name in classes]
     run.write_rows("val_predictions.csv", ["path", "true", "predicted", "p"], rows)
     run.close()
-    targets, predicted, read = validation_labels(run.folder)
-    assert read == classes and targets.tolist() == list(range(6)) and predicted.tolist() == [0] * 6
+    paths, targets, predicted, read = validation_labels(run.folder)
+    assert paths == [f"{name}.jpg" for name in classes] and read == classes
+    assert targets.tolist() == list(range(6)) and predicted.tolist() == [0] * 6

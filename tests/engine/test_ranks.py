@@ -81,10 +81,12 @@ def test_two_ranks_take_the_steps_of_one_process(settings, tmp_path):
             settings,
             amp=False,
             dropout=0.5,
+            noise=0.1,
             mixup_p=0.5,
             cutmix_p=0.3,
             opt="sgd",
             lr=1e-3,
+            sam=0.1,
             erase=0.3,
             val_split=0.4,
             batch_size=4,
@@ -121,7 +123,7 @@ def results(folder):
 
 def test_a_killed_rank_comes_back_and_changes_nothing(settings, tmp_path):
     """torchrun starts all ranks again, and they go on from the last checkpoint, here of epoch 4."""
-    long = dict(settings, epochs=12, dropout=0.3, ema=0.9)
+    long = dict(settings, epochs=12, dropout=0.3, ema_epochs=2.0)
 
     def start(name, *more):
         command, env = torchrun(ROOT / "train.py", *flags(dict(long, name=name)), *more)

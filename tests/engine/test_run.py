@@ -222,7 +222,7 @@ LISTS = ("classes.txt", "split.csv", "stats.json")
 @pytest.mark.parametrize("gone", [(*TABLES, *LISTS), ("best.pt",), ("best.pt", *TABLES), ("last.pt",)])
 def test_a_finished_run_is_mended(settings, capsys, gone):
     """Of what best.pt tells, without training; where it is gone itself, by training again."""
-    config = Config(**settings | dict(epochs=2, ema=0.9))
+    config = Config(**settings | dict(epochs=2, ema_epochs=2.0))
     train.train(config)
     folder = Path(settings["project"]) / "run"
     assert not (folder / "last.pt").exists()
@@ -276,7 +276,7 @@ def spoilt(saved, how):
 
 def test_a_foreign_or_partial_checkpoint_is_a_line(settings, capsys):
     """best.pt alone, in an ensemble, and to begin with; last.pt at a resume."""
-    settings = settings | dict(ema=0.9)
+    settings = settings | dict(ema_epochs=2.0)
     folder = Path(settings["project"]) / "run"
     train.train(Config(**settings, until=1))
     good = shutil.copytree(folder, folder.with_name("good"))

@@ -22,8 +22,8 @@ from config import Config
 from conftest import GPU, INTERPRETED, on_device, pass_under_the_interpreter
 from engine import capture, numerics
 from engine.build import build_stepper, plans_of, prepare_pictures
-from engine.evaluate import forward
-from engine.step import CHECK_EVERY, NonFinite, compiled
+from engine.evaluate import compiled, forward
+from engine.step import CHECK_EVERY, NonFinite
 from engine.tables import Tables
 from plan import evaluation_plans
 
@@ -37,8 +37,10 @@ EVERYTHING = dict(
     cutmix_p=0.3,
     ls=0.1,
     gamma=0.5,
-    ema=0.9,
+    ema_epochs=2.0,
     dropout=0.3,
+    noise=0.1,
+    head="spectral",
     jitter=0.2,
     crop_scale=(0.5, 1.0),
     erase=0.3,
@@ -148,11 +150,11 @@ def run(stepper, draw, evaluation, epochs):
 
 
 @on_device
-@pytest.mark.parametrize("opt, epochs", [("adamw", 2), ("sgd", 1)])
-def test_recorded_steps_equal_eager_ones(device, settings, opt, epochs):
+@pytest.mark.parametrize("opt, sam, epochs", [("adamw", 0.0, 2), ("sgd", 0.2, 1)])
+def test_recorded_steps_equal_eager_ones(device, settings, opt, sam, epochs):
     """Five steps an epoch; the learning rate, lambda, boxes, dropout's key and the average's weight change at each."""
     lr = 3e-3 if opt == "adamw" else 1e-2
-    eager, recorded = (made(settings, device, record, opt=opt, lr=lr) for record in (None, recorder(device)))
+    eager, recorded = (made(settings, device, record, opt=opt, lr=lr, sam=sam) for record in (None, recorder(device)))
     seen = [eager[1](e) for e in range(epochs)]
     assert len(np.unique([p.lr for p in seen])) == sum(len(p.index) for p in seen) == 5 * epochs
     assert all((p.lam < 1).any() for p in seen)
@@ -229,11 +231,11 @@ def test_a_number_frozen_by_the_recording_is_caught(device, settings, monkeypatc
 
 
 @on_device
-@pytest.mark.parametrize("opt", ["adamw", "sgd"])
-def test_float16_scales_the_loss(device, settings, opt):
+@pytest.mark.parametrize("opt, sam", [("adamw", 0.2), ("sgd", 0.0)])
+def test_float16_scales_the_loss(device, settings, opt, sam):
     """Gradients too small for float16 arrive; where the scale is too large, a step is left out and the scale halved; a
     recorded step reads the scale anew; a resume takes it up."""
-    pairs = [made(settings, device, record, opt=opt) for record in (None, recorder(device))]
+    pairs = [made(settings, device, record, opt=opt, sam=sam) for record in (None, recorder(device))]
     for stepper, draw, _ in pairs:
         stepper.dtype = torch.float16
         stepper.scaler = torch.amp.GradScaler(device, init_scale=2.0**40, growth_interval=2)
@@ -537,7 +539,7 @@ def test_steps_that_are_not_alike_are_told_apart(settings):
     assert_every_step_is_alike(made(settings, "cpu", **STILL), made(settings, "cpu", **STILL), epochs=1)
     weight, gradient = made(settings, "cpu", **STILL), made(settings, "cpu", **STILL)
     with torch.no_grad():
-        weight[0].model.fc.weight.mul_(1.1)
+        weight[0].model.fc.weight[0].mul_(1.1)  # of all weights, a spectral head would take it out
     gradient[0].model.conv1.weight.register_hook(lambda g: 1.2 * g)
     for other in (weight, gradient):
         with pytest.raises(AssertionError):

@@ -4,23 +4,25 @@ import json
 import os
 import subprocess
 
+import numpy as np
 import pytest
-from test_ranking import fill
+from test_ranking import chosen, fill
 
 from config import read_recipe
 from conftest import ROOT
 from errors import LongtailError
-from study import best, ranking
+from samples import answered
+from study import best
 from study.begin import begin_study
 from study.table import write_spec
 from test_train import made
 
 
-def stage(settings, name, scores, halving=0, threads=2, **base):
+def stage(settings, name, scores, halving=0, threads=2, metric=None, **base):
     """A finished study of one-split points; scores: label smoothing -> macro F1."""
     config = made(settings, **{"monitor": "last", **base})
     points = [{} if ls == config.ls else dict(ls=ls) for ls in scores]
-    study = begin_study(f"{settings['project']}/{name}", config, points, halving)
+    study = begin_study(f"{settings['project']}/{name}", config, points, halving, metric)
     write_spec(study.folder / "study.json", dict(study.spec, threads=threads))
     study.refresh()
     return fill(study, lambda config: scores[config.ls])
@@ -28,10 +30,21 @@ def stage(settings, name, scores, halving=0, threads=2, **base):
 
 def test_a_recipe_has_what_repeats_the_trial(settings, tmp_path):
     study = stage(settings, "sweep", {0.0: 0.5, 0.3: 0.9}, lr=0.01, seed=4, init="")
-    best.write_best(study, ranking.choose(study).point, tmp_path / "best.json")
+    best.write_best(study, chosen(study).point, tmp_path / "best.json")
     recipe = read_recipe(tmp_path / "best.json")
     assert recipe.settings() == study.config(1).settings()
     assert (recipe.threads, recipe.data) == (2, study.spec["base"]["data"])
+
+
+def test_a_recipe_that_adapts_has_the_path_of_its_trials(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.adapt.FEWEST", 4)
+    study = stage(settings, "sweep", {0.0: 0.5, 0.3: 0.4}, adapt="gap", epochs=3)
+    for i, path in enumerate(([1, 1.2, 1.3], [1, 1.1, 0.9])):
+        study.run(i).mkdir(parents=True, exist_ok=True)
+        lines = ["epoch,adapt", *(f"{k},{value}" for k, value in enumerate(path))]
+        (study.run(i) / "results.csv").write_text("\n".join(lines) + "\n")
+    best.write_best(study, chosen(study).point, tmp_path / "best.json")
+    assert read_recipe(tmp_path / "best.json").adapt_path == "1:1.2:1.3"
 
 
 def test_the_best_stage_is_the_one_that_scored_best_and_equals_go_to_the_earlier(settings, tmp_path, capsys):
@@ -55,6 +68,7 @@ def test_the_best_stage_is_the_one_that_scored_best_and_equals_go_to_the_earlier
         (dict(folds=2), "folds 2, not val_split 0.2"),
         (dict(monitor="acc", patience=2), "scored at the best epoch by validation acc"),
         (dict(skip_bad=True), "skip_bad True, not False"),
+        (dict(metric="nll"), "ranked by NLL, not macro F1: give all stages the same --metric"),
     ],
 )
 def test_stages_that_score_otherwise_are_not_compared_and_that_is_said(settings, base, said):
@@ -62,6 +76,16 @@ def test_stages_that_score_otherwise_are_not_compared_and_that_is_said(settings,
     other = stage(settings, "tune", {0.0: 0.99}, **base)
     study, _, lines = best.best_stage([first.folder, other.folder])
     assert study.folder == first.folder and any(f"tune: not compared: {said}" in line for line in lines)
+
+
+def test_the_best_stage_by_nll_is_the_one_of_the_lowest(settings, tmp_path, capsys):
+    """Its answers score lower by macro F1."""
+    first = stage(settings, "sweep", {0.0: 0.9}, metric="nll")
+    other = stage(settings, "tune", {0.0: 0.8}, metric="nll")
+    logits = np.load(first.run(0) / "val_logits.npy")
+    np.save(first.run(0) / "val_logits.npy", 50 * logits)  # right more often, and wrong with certainty
+    assert best.main([str(tmp_path / "best.json"), str(first.folder), str(other.folder)]) == 0
+    assert "best of 2: tune, by NLL under val_split 0.2" in capsys.readouterr().err
 
 
 def test_no_winner_at_all_is_said(settings, tmp_path):
@@ -89,8 +113,10 @@ def test_the_base_is_carried_to_the_last_rung_and_wins_there(settings):
             more = dict(acc=0.5, nll=1.0, ece=0.1, macro_f1_se=0.01, val_pictures=5, macro_f1=scores[until][i])
             row = dict(trial=i, until=until, fold=0, seed=0, status="ok", reason="", **more)
             (study.folder / "rows" / f"{i:04d}-{until}.json").write_text(json.dumps(row))
+            if until == 9:
+                answered(study.run(i), scores[until][i])
     assert not study.jobs()
-    assert ranking.choose(study).point.trials == [0]
+    assert chosen(study).point.trials == [0]
 
 
 def makes(*words):
@@ -104,6 +130,9 @@ def test_every_stage_gets_the_flags_and_starts_from_the_best_of_those_before_it(
     stages = [line for line in lines if line.startswith(("python sweep.py", "python seeds.py"))]
     assert len(stages) == 6 and all("--threads 1 --device cpu" in line for line in stages)
     assert "--ablate runs/best.json" in stages[3] and "-c runs/best.json" in stages[4] and "--name final" in stages[5]
+    assert all("--metric macro_f1" in line for line in stages)
+    stages_by_nll = makes("METRIC=nll").stdout.replace("\\\n", "")
+    assert stages_by_nll.count("--metric nll") == 5 and "macro_f1" not in stages_by_nll  # no ablation: QUICK
     final = lines.index(stages[5])
     assert lines[final - 1] == "python -m study.best runs/best.json " + " ".join(
         f"runs/{name}" for name in ("sweep", "tune", "sensitivity", "ablation")

@@ -1,13 +1,17 @@
 """What a table says: points, the winner, schemes, effects, on studies whose rows are written by hand, untrained."""
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
+from sklearn.metrics import f1_score
 
 import seeds
 import sweep
@@ -15,8 +19,12 @@ from config import OFF, Config, flag_of, read_recipe, spelled
 from conftest import PLAIN
 from engine.build import prepare_pictures
 from engine.flags import SettingsParser, config_from_args
+from errors import LongtailError
+from samples import answered, held_out_files
 from study import effects, findings, pace, ranking, stats
 from study.begin import begin_study, without_folds
+from study.held_out import SHOWN, HeldOut
+from study.metric import METRICS
 from study.table import Study
 from test_train import made
 
@@ -29,7 +37,10 @@ def begun(settings, points, halving=0, n=1, **base):
 
 
 def write(study, i, score, until=None, status="ok", **more):
-    """The row of trial i; `score` None where it was never scored."""
+    """The row of trial i and, at its last epoch, its answers; `score` None where it was never scored.
+
+    Scores that are multiples of 0.01 are those of its answers too.
+    """
     c = study.config(i)
     until = until or c.epochs
     row = dict(
@@ -45,6 +56,8 @@ def write(study, i, score, until=None, status="ok", **more):
     )
     if score is not None:
         row |= dict(macro_f1=score, acc=score + 0.1, nll=1 - score, ece=0.05, macro_f1_se=0.04, val_pictures=5)
+        if until == c.epochs:
+            answered(study.run(i), score, first=1000 * c.fold)
     (study.folder / "rows" / f"{i:04d}-{until}.json").write_text(json.dumps(row | more))
 
 
@@ -55,33 +68,137 @@ def fill(study, score):
     return study
 
 
+def chosen(study):
+    return ranking.choose(ranking.points(study))
+
+
 def only_group(study):
     (group,) = ranking.points(study).values()
     return group
 
 
-def test_a_point_is_its_folds_and_seeds(settings):
-    """Means over seeds first, then over folds; its standard error is over folds: NumPy on a table folds x seeds."""
-    study = begun(settings, [dict(ls=0.0), dict(ls=0.3)], n=2, folds=3)
-    assert len(study.trials) == 12
+def test_a_point_is_scored_on_its_folds_together_and_then_over_seeds(settings):
+    """Its score and error: scikit-learn on all folds' pictures of a seed, each left out in turn."""
+    study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.3)], n=2, folds=3), lambda c: 0.5)
     rng = np.random.default_rng(0)
-    scores = {ls: rng.random((3, 2)) for ls in (0.0, 0.3)}
-    fill(study, lambda c: scores[c.ls][c.fold, c.seed])
-    for p in only_group(study):
-        found = scores[p.settings["ls"]]
-        assert list(p.settings) == ["ls"] and len(p.trials) == len(p.rows) == 6 and p.wanting == ""
-        assert p.mean == pytest.approx(found.mean(), abs=1e-12)
-        assert p.se == pytest.approx(np.std(found.mean(1), ddof=1) / math.sqrt(3), abs=1e-12)
-        assert p.average("acc") == pytest.approx(found.mean() + 0.1)
+    targets = rng.integers(0, 4, (3, 8))
+    said = {}
+    for i in range(12):
+        c = study.config(i)
+        said[c.ls, c.seed, c.fold] = rng.normal(0, 1, (8, 4)) + np.eye(4)[targets[c.fold]]
+        held_out_files(study.run(i), said[c.ls, c.seed, c.fold], targets[c.fold], first=100 * c.fold)
     assert list(ranking.points(study)) == ["folds 3"]
+    for metric in METRICS:
+        for p in ranking.points(study, metric)["folds 3"]:
+            assert list(p.settings) == ["ls"] and len(p.trials) == len(p.rows) == 6 and p.wanting == ""
+            logits = [np.concatenate([said[p.settings["ls"], seed, fold] for fold in range(3)]) for seed in (0, 1)]
+            scores = [independent(metric, targets.ravel(), of_seed) for of_seed in logits]
+            assert p.score == pytest.approx(np.mean(scores), rel=1e-6)
+            assert p.pictures == 24
+        assert p.error == pytest.approx(brute_force(metric, targets.ravel(), logits), rel=1e-5)
+    folds = [independent("macro_f1", targets[fold], said[0.0, 0, fold]) for fold in range(3)]
+    together = independent("macro_f1", targets.ravel(), np.concatenate([said[0.0, 0, fold] for fold in range(3)]))
+    assert abs(np.mean(folds) - together) > 0.01  # else this test could not tell
 
 
-def test_on_one_split_the_error_is_the_jackknifes(settings):
-    study = begun(settings, [{}], n=3)
-    for i in range(3):
-        write(study, i, [0.4, 0.5, 0.9][i], macro_f1_se=[0.01, 0.02, 0.06][i])
-    (p,) = only_group(study)
-    assert p.mean == pytest.approx(0.6) and p.se == pytest.approx(0.03) and p.label() == "the base settings"
+def independent(metric, targets, logits):
+    """The metric by other means."""
+    if metric == "nll":
+        return -scipy.special.log_softmax(logits, 1)[range(len(targets)), targets].mean()
+    predicted = logits.argmax(1)
+    return (predicted == targets).mean() if metric == "acc" else f1_score(targets, predicted, average="macro")
+
+
+def brute_force(metric, targets, first, second=None):
+    """The standard error of a mean over two seeds, or of a difference of two such, leaving each picture out in turn:
+    pictures and seeds as random effects, by the mean squares of a table of pseudo-values."""
+    n = len(targets)
+
+    def scores(kept):
+        found = np.array([independent(metric, targets[kept], logits[kept]) for logits in first])
+        if second is not None:
+            found -= [independent(metric, targets[kept], logits[kept]) for logits in second]
+        return found
+
+    everything = np.ones(n, bool)
+    pseudo = np.stack([n * scores(everything) - (n - 1) * scores(np.arange(n) != i) for i in range(n)], 1)  # [2, n]
+    rows, columns = pseudo.mean(1, keepdims=True), pseudo.mean(0, keepdims=True)
+    of_pictures = 2 * ((columns - pseudo.mean()) ** 2).sum() / (n - 1)
+    of_both = ((pseudo - rows - columns + pseudo.mean()) ** 2).sum() / (n - 1)
+    of_seeds = n * np.var(scores(everything), ddof=1)
+    return math.sqrt((of_pictures + max(of_seeds - of_both, 0)) / (2 * n))
+
+
+def test_the_difference_of_two_points_is_paired_picture_by_picture(settings):
+    """Its error is smaller than that of unpaired scores where the two answer alike, and is the brute force's."""
+    study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.3)], n=2, folds=2), lambda c: 0.5)
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, 4, 20)
+    shared = rng.normal(0, 1, (20, 4)) + np.eye(4)[targets]
+    said = {}
+    for i in range(len(study.trials)):
+        c = study.config(i)
+        rows = slice(0, 9) if c.fold == 0 else slice(9, 20)
+        own = said.setdefault((c.ls, c.seed), shared + rng.normal(0, 0.5, (20, 4)))
+        held_out_files(study.run(i), own[rows], targets[rows], first=100 * c.fold)
+    for metric in METRICS:
+        first, second = ranking.points(study, metric)["folds 2"]
+        by, error = ranking.behind(first, second)
+        sides = [[said[ls, seed] for seed in (0, 1)] for ls in (0.0, 0.3)]
+        expected = [np.mean([independent(metric, targets, logits) for logits in side]) for side in sides]
+        sign = -1 if metric == "nll" else 1
+        assert by == pytest.approx(sign * (expected[0] - expected[1]), rel=1e-5, abs=1e-7)
+        assert error == pytest.approx(brute_force(metric, targets, *sides), rel=1e-5)
+        assert error < math.hypot(first.error, second.error)
+
+
+def test_a_mean_over_pictures_has_the_plain_paired_error(settings):
+    study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.3)]), lambda c: 0.5)
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 4, 40)
+    logits = [rng.normal(0, 1, (40, 4)) + np.eye(4)[targets] for _ in range(2)]
+    for i in range(2):
+        held_out_files(study.run(i), logits[i], targets)
+    right = [each.argmax(1) == targets for each in logits]
+    first, second = ranking.points(study, "acc")["val_split 0.2"]
+    assert first.error == pytest.approx(scipy.stats.sem(right[0].astype(float)))
+    assert ranking.behind(first, second).error == pytest.approx(scipy.stats.sem(right[0] * 1.0 - right[1]))
+    log_p = [scipy.special.log_softmax(each, 1)[range(40), targets] for each in logits]
+    first, second = ranking.points(study, "nll")["val_split 0.2"]
+    assert ranking.behind(first, second).error == pytest.approx(scipy.stats.sem(log_p[0] - log_p[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "harm, said",
+    [
+        (lambda run: (run / "val_logits.npy").unlink(), "trial 1 has no .*val_logits.npy any more"),
+        (lambda run: shutil.rmtree(run), "trial 1 has no .*classes.txt any more: without its row it runs again"),
+        (lambda run: (run / "val_logits.npy").write_bytes(b"no"), "what trial 1 held out cannot be read in"),
+        (lambda run: np.save(run / "val_logits.npy", np.zeros((3, 2))), "does not fit 200 pictures of 2 classes"),
+        (lambda run: np.save(run / "val_logits.npy", np.full((200, 2), np.nan)), "does not fit"),
+        (lambda run: (run / "val_predictions.csv").write_text("path,true\na,b\n"), "cannot be read"),
+        (
+            lambda run: held_out_files(run, np.eye(2), np.arange(2), first=7),
+            "held out other pictures than those of most",
+        ),
+    ],
+)
+def test_a_trial_whose_files_are_gone_or_damaged_is_not_ranked(settings, harm, said):
+    study = fill(begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2)]), lambda c: 0.5 + c.ls)
+    harm(study.run(1))
+    group = only_group(study)
+    assert [bool(p.wanting) for p in group] == [False, True, False]
+    assert re.search(said, group[1].wanting) and "\n" not in group[1].wanting
+    assert chosen(study).point is group[2] or chosen(study).point.settings == dict(ls=0.2)
+
+
+def test_a_seed_that_lacks_a_fold_is_said(settings):
+    study = begun(settings, [{}], n=2, folds=2)
+    spec = json.loads((study.folder / "study.json").read_text())
+    spec["trials"].pop()
+    (study.folder / "study.json").write_text(json.dumps(spec))
+    study = fill(Study(study.folder), lambda c: 0.5)
+    assert only_group(study)[0].wanting == "trial 2 held out other pictures than trial 0"
 
 
 def test_why_a_point_is_not_ranked(settings):
@@ -99,9 +216,9 @@ def test_why_a_point_is_not_ranked(settings):
         0.3: "no validation pictures",
         0.4: "to do",
     }
-    assert math.isnan(group[0.2].mean) and math.isnan(group[0.4].mean)
-    scheme, won, reason = ranking.choose(study)
-    assert (scheme, won.settings, won.mean) == ("val_split 0.2", dict(ls=0.0), pytest.approx(0.6))
+    assert math.isnan(group[0.2].score) and math.isnan(group[0.4].error)
+    scheme, won, reason = chosen(study)
+    assert (scheme, won.settings, won.score) == ("val_split 0.2", dict(ls=0.0), pytest.approx(0.6))
     assert reason == "no other point can be ranked"
 
 
@@ -112,11 +229,11 @@ def test_halving_ranks_only_who_ran_to_the_end(settings):
     assert study.jobs() == [(0, 2), (1, 2)]
     write(study, 0, 0.6, until=2), write(study, 1, 0.5, until=2)
     assert study.jobs() == [(0, 4)]
-    assert ranking.choose(study) is None
+    assert chosen(study) is None
     write(study, 0, 0.3, until=4)
     assert not study.jobs() and [r["macro_f1"] for r in study.latest().values()] == [0.3, 0.5, 0.2, 0.1]
     assert [p.wanting for p in only_group(study)] == ["", *(f"stopped at epoch {e} by halving" for e in (2, 1, 1))]
-    assert ranking.choose(study)[1].mean == 0.3
+    assert chosen(study).point.score == pytest.approx(0.3)
 
 
 def test_halving_passes_over_points_with_a_failed_trial_and_breaks_ties_by_number(settings):
@@ -132,12 +249,20 @@ def test_halving_ends_where_every_trial_failed(settings):
     study = begun(settings, [dict(ls=0.0), dict(ls=0.1)], halving=2, epochs=4)
     for i in range(2):
         write(study, i, None, until=1, status="failed")
-    assert study.jobs() == [] and ranking.choose(study) is None
+    assert study.jobs() == [] and chosen(study) is None
 
 
-def point(mean, se=0.05, wanting="", **settings):
-    """A point of one split, or of folds where `mean` is a list."""
-    return ranking.Point([0], settings, [], wanting, dict(enumerate(np.atleast_1d(mean).tolist())), se)
+NUMBERS = itertools.count()
+
+
+def point(score, error=0.05, wanting="", metric="macro_f1", **settings):
+    """A point whose difference from any other has `error`: each has two pictures of its own, of 200."""
+    left_out = np.zeros((1, 200))
+    own = 2 * (next(NUMBERS) % 100)
+    left_out[0, own : own + 2] = np.array([1, -1]) * error / 2 * math.sqrt(200 / 199)
+    scores = dict.fromkeys(SHOWN, np.full(1, 0.5)) | {metric: np.array([float(score)])}
+    held_out = None if wanting else HeldOut("", 0, scores, metric, left_out)
+    return ranking.Point([0], settings, [], wanting, metric, held_out)
 
 
 NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
@@ -149,13 +274,12 @@ NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
         (
             [point(0.70, ls=0.1), point(0.80, ls=0.2)],
             1,
-            "no other point is within one standard error (0.0500, the best one's own, by jackknife over pictures) "
-            "of it",
+            "no other point is within one standard error of it; the next is 0.1000 behind, ± 0.0500",
         ),
         (
             [point(0.76, ls=0.0), point(0.80, ls=0.2)],
             0,
-            "of the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on)",
+            "the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on); it is 0.0400 behind, ± 0.0500",
         ),
         ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "of 2 points within one standard error"),
         ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
@@ -171,12 +295,12 @@ NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
         ),  # of two with one method each the better
         ([point(0.76, lr=1e-3), point(0.80, lr=1e-2)], 1, "it scores best, and none is simpler"),  # lr is no method
         ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other point can be ranked"),
-        (
-            [point(0.80, se=math.nan, ls=0.2), point(0.80, se=math.nan, ls=0.0)],
-            1,
-            "simplest",
-        ),  # then only equals are near
-        ([point(0.79, se=math.nan, ls=0.0), point(0.80, se=math.nan, ls=0.2)], 1, "no other"),
+        # Without a known error only equals are near.
+        ([point(0.80, math.nan, ls=0.2), point(0.80, math.nan, ls=0.0)], 1, "simplest"),
+        ([point(0.79, math.nan, ls=0.0), point(0.80, math.nan, ls=0.2)], 1, "no other"),
+        # Of losses the lowest is the best.
+        ([point(2.0, metric="nll", ls=0.1), point(2.1, metric="nll", ls=0.0)], 0, "the next is 0.1000 behind"),
+        ([point(2.0, metric="nll", ls=0.1), point(2.02, metric="nll", ls=0.0)], 1, "0.0200 behind, ± 0.0500"),
     ],
 )
 def test_the_one_standard_error_rule(group, won, said):
@@ -184,66 +308,12 @@ def test_the_one_standard_error_rule(group, won, said):
     assert found is group[won] and said in reason
 
 
-def by_fold(table, **more):
-    """Points of scores [point, fold], each with its standard error over its own folds."""
-    return [point(row, se=np.std(row, ddof=1) / math.sqrt(len(row)), ls=0.1 * k, **more) for k, row in enumerate(table)]
-
-
-def unpooled(group):
-    """The winner by the best point's own standard error."""
-    best = max(group, key=lambda p: p.mean)
-    return min((p for p in group if p.mean >= best.mean - best.se), key=lambda p: (ranking.methods(p), -p.mean))
-
-
-def test_the_yardstick_is_pooled_over_points_that_share_their_folds():
-    """By hand: over three points and two folds the residuals of point + fold are +-1/3, -+2/3 and +-1/3 of 0.01."""
-    group = by_fold([[0.50, 0.54], [0.60, 0.62], [0.70, 0.74]])
-    error = math.sqrt(2 * (1 + 4 + 1) / 9 * 1e-4 / 2 / 2)
-    assert ranking.yardstick(group) == (pytest.approx(error), "pooled over 3 points on the same 2 folds")
-    won, reason = ranking.winner(group)
-    assert won is group[2] and reason == (
-        f"no other point is within one standard error ({error:.4f}, pooled over 3 points on the same 2 folds) of it"
-    )
-    unranked = point([0.1, 0.9], wanting="to do", ls=0.5)
-    assert ranking.winner([*group, unranked])[1] == reason
-    short = ranking.Point([0], dict(ls=0.6), [], "", {0: 0.55}, 0.3)  # of one fold: ranked, but says no noise
-    assert ranking.winner([short, *group])[1] == reason
-
-
-def test_without_points_to_pool_the_yardstick_is_the_best_ones_own():
-    group = by_fold([[0.5, 0.6, 0.7]])
-    assert ranking.yardstick(group) == (group[0].se, "the best one's own, over 3 folds")
-    group = [point(0.7, se=0.02), point(0.6, se=0.01)]
-    assert ranking.yardstick(group) == (0.02, "the best one's own, by jackknife over pictures")
-
-
-def test_an_easy_fold_does_not_move_the_winner():
-    """What a fold adds to all points changes nothing but the best point's own standard error."""
-    table = np.array([[0.68, 0.70, 0.69], [0.72, 0.71, 0.74], [0.70, 0.73, 0.73]])
-    even, odd = by_fold(table), by_fold(table + [0.2, -0.1, -0.1])
-    assert ranking.winner(odd)[0].settings == ranking.winner(even)[0].settings == dict(ls=0.1)
-    assert ranking.yardstick(odd)[0] == pytest.approx(ranking.yardstick(even)[0])
-    assert unpooled(odd).settings == dict(ls=0.0) != unpooled(even).settings
-
-
-def test_the_pooled_yardstick_picks_the_same_winner_more_often():
-    """1,000 redraws of the noise of eight points on two folds alike in difficulty, so that both yardsticks estimate the
-    same noise: the one that sees eight points agrees with itself more often, and on the point it should choose."""
-    rng = np.random.default_rng(0)
-    points = [dict(ls=ls, mixup_p=p, balance=b) for ls in (0.0, 0.1) for p in (0.0, 0.6) for b in ("none", "sampler")]
-    true = np.array(
-        [0.03 * (p["balance"] == "sampler") - 0.01 * (p["mixup_p"] > 0) + 0.004 * (p["ls"] > 0) for p in points]
-    )
-    won = dict(pooled=[], unpooled=[])
-    for _ in range(1000):
-        scores = 0.2 + true[:, None] + rng.normal(0, 0.014, (8, 2))
-        group = [point(y, se=np.std(y, ddof=1) / math.sqrt(2), **p) for y, p in zip(scores, points)]
-        won["pooled"].append(points.index(ranking.winner(group)[0].settings))
-        won["unpooled"].append(points.index(unpooled(group).settings))
-    shares = {rule: np.bincount(indices, minlength=8) / 1000 for rule, indices in won.items()}
-    simplest = points.index(dict(ls=0.0, mixup_p=0.0, balance="sampler"))
-    assert [share.argmax() for share in shares.values()] == [simplest, simplest]
-    assert shares["pooled"].max() > shares["unpooled"].max() + 0.05
+def test_the_yardstick_is_the_mean_square_of_the_errors_behind_the_best():
+    group = [point(0.7, 0.02, ls=0.1), point(0.6, 0.02, ls=0.2), point(0.5, 0.06, ls=0.3)]
+    errors = [ranking.behind(group[0], other).error for other in group[1:]]
+    assert errors == pytest.approx([0.02, math.sqrt((0.02**2 + 0.06**2) / 2)])
+    assert ranking.yardstick(group) == pytest.approx(math.sqrt((errors[0] ** 2 + errors[1] ** 2) / 2))
+    assert ranking.yardstick(group[:1]) == group[0].error == pytest.approx(0.02 / math.sqrt(2))
 
 
 def test_no_winner_where_nothing_is_ranked():
@@ -259,33 +329,27 @@ def test_off_is_what_config_calls_off():
 
 
 def test_schemes_are_compared_never_ranked(settings):
-    """A split and three folds over the same four points: the scheme of the smaller error chooses; agreement by hand.
-    The folds differ, and beside that the first two points take turns."""
+    """A split and three folds over the same four points: three times the pictures tell points apart better. The split's
+    level is higher, which decides nothing; agreement by hand."""
     scores = {0.0: 0.50, 0.1: 0.52, 0.2: 0.60, 0.3: 0.70}
-    split = {0.0: 0.61, 0.1: 0.90, 0.2: 0.55, 0.3: 0.58}  # ranks 3 4 1 2 against 1 2 3 4: 1 - 6 * 16 / 60 = -0.6
+    split = {0.0: 0.81, 0.1: 0.90, 0.2: 0.72, 0.3: 0.79}  # ranks 3 4 1 2 against 1 2 3 4: 1 - 6 * 16 / 60 = -0.6
     study = begun(settings, [dict(ls=v, folds=f) for v in scores for f in (0, 3)], n=2)
-    turns = {0.0: 0.01, 0.1: -0.01, 0.2: 0.0, 0.3: 0.0}
-    fill(study, lambda c: scores[c.ls] + (0.1 + turns[c.ls]) * (c.fold - 1) if c.folds else split[c.ls])
+    fill(study, lambda c: scores[c.ls] if c.folds else split[c.ls])
     groups = ranking.points(study)
     assert sorted(groups) == ["folds 3", "val_split 0.2"] and all(len(g) == 4 for g in groups.values())
-    scheme, won, _ = ranking.choose(study)
-    assert scheme == "folds 3" and won.mean == pytest.approx(0.7) and won.settings == dict(ls=0.3)
-    lines = {name: rest for name, *rest in ranking.schemes(study)}
-    error, how = math.sqrt(4 * 0.01**2 / 6 / 3), "pooled over 4 points on the same 3 folds"
-    assert lines["folds 3"] == [15, pytest.approx(error), how, pytest.approx(1.0)]
-    assert lines["val_split 0.2"] == [
-        5,
-        pytest.approx(0.04),
-        "the best one's own, by jackknife over pictures",
-        pytest.approx(-0.6),
-    ]
+    scheme, won, _ = ranking.choose(groups)
+    assert scheme == "folds 3" and won.score == pytest.approx(0.7) and won.settings == dict(ls=0.3)
+    lines = {name: rest for name, *rest in ranking.schemes(study, groups)}
+    assert [lines[name][0] for name in groups] == [200, 600] or [lines[name][0] for name in groups] == [600, 200]
+    assert lines["folds 3"][1] < lines["val_split 0.2"][1]
+    assert lines["folds 3"][2] == pytest.approx(1.0) and lines["val_split 0.2"][2] == pytest.approx(-0.6)
 
 
 def test_val_split_and_split_seed_are_schemes_too(settings):
     study = begun(settings, [dict(val_split=v, split_seed=s) for v in (0.1, 0.2) for s in (0, 7)])
     assert sorted(ranking.points(study)) == [f"val_split {v}{s}" for v in (0.1, 0.2) for s in ("", ", split_seed 7")]
     assert ranking.varied(study) == []
-    assert ranking.choose(study) is None
+    assert chosen(study) is None
 
 
 def test_main_effects_of_a_study(settings):
@@ -310,20 +374,80 @@ def test_a_setting_of_many_values_is_cut_in_thirds(settings):
     assert list(dict.fromkeys(levels["lr"])) == ["0.001 to 0.008", "0.008 to 0.064", "0.064 to 0.256"]
 
 
-def test_against_base_pairs_by_fold_and_seed(settings):
+def test_against_base_pairs_pictures(settings):
     study = begun(settings, [{}, dict(ls=0.1), dict(gamma=1.0)], n=2, folds=2)
-    noise = {(0, 0): 0.0, (0, 1): 0.2, (1, 0): -0.1, (1, 1): 0.3}  # of the fold and seed: pairing takes it out
-    gain = {(0, 0): 0.01, (0, 1): 0.02, (1, 0): 0.03, (1, 1): 0.04}
-    fill(study, lambda c: 0.5 + noise[c.fold, c.seed] + (gain[c.fold, c.seed] if c.ls else 0) - 0.05 * bool(c.gamma))
+    fill(study, lambda c: 0.5 + 0.1 * c.fold + (0.04 if c.ls else 0) - 0.1 * bool(c.gamma))
     found = {p.label(): rest for p, *rest in effects.against_base(study, only_group(study))}
-    y = np.array([[noise[k] for k in noise], [noise[k] + gain[k] for k in noise], [noise[k] - 0.05 for k in noise]])
-    dummies = np.concatenate([np.kron(np.eye(3), np.ones((4, 1))), np.tile(np.eye(4), (3, 1))], 1)
-    left = y.ravel() - dummies @ np.linalg.lstsq(dummies, y.ravel(), rcond=None)[0]
-    half = 2.446912 * np.sqrt(left @ left / 6 * 2 / 4)  # Student's t on 2 x 3 degrees of freedom
-    assert found["ls 0.1, gamma 0.0"] == [pytest.approx(0.025), pytest.approx(half, rel=1e-5), 4]
-    assert found["ls 0.0, gamma 1.0"] == [pytest.approx(-0.05), pytest.approx(half, rel=1e-5), 4]
+    # Answers are right for the first pictures of a fold: 4 (or 10) of 100 differ, in both folds and for both seeds.
+    for label, gain in (("ls 0.1, gamma 0.0", 0.04), ("ls 0.0, gamma 1.0", -0.1)):
+        mean, half_width = found[label]
+        assert mean == pytest.approx(gain)
+        plain = math.sqrt(abs(gain) * (1 - abs(gain)) / 400)  # of accuracy, which is near
+        assert half_width == pytest.approx(2 * plain, rel=0.05)
     (next((study.folder / "rows").glob("0000-*.json"))).unlink()
     assert effects.against_base(Study(study.folder), only_group(Study(study.folder))) == []
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_main_effects_are_of_the_metric_that_ranks(settings, metric):
+    study = fill(begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2)], folds=2), lambda c: 0.5 + c.ls)
+    group = ranking.points(study, metric)["folds 2"]
+    scores, _, _ = effects.factors(study, group)
+    assert scores == [row[metric] for p in group for row in p.rows]
+    assert any(METRICS[metric] in line for line in findings.effects(study, group))
+
+
+@pytest.mark.parametrize("metric, won", [("macro_f1", 0.1), ("acc", 0.2), ("nll", 0.0)])
+def test_the_metric_decides_who_wins(settings, metric, won, capsys, monkeypatch):
+    """Three points, each the best by one metric; the study is not trained again for another metric."""
+    monkeypatch.setattr(pace, "measure", None)
+    targets = np.array([0] * 90 + [1] * 10)
+    study = begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2)])
+    for i, ls in enumerate((0.0, 0.1, 0.2)):
+        write(study, i, 0.5)
+        if ls == 0.2:  # always the frequent class
+            logits = np.tile([6.0, 0.0], (100, 1))
+        else:  # the rare one is found too, at the price of 15 of the frequent; surely, or hardly
+            logits = np.eye(2)[np.where(np.arange(100) < 15, 1, targets)] * (1.6 if ls == 0.0 else 9.0)
+        if ls == 0.1:
+            logits[15] = [9.0, 0.0]
+        if ls == 0.0:
+            logits[15] = [0.0, 1.6]
+        held_out_files(study.run(i), logits, targets)
+    groups = ranking.points(study, metric)
+    assert ranking.ranked(groups["val_split 0.2"])[0].settings == dict(ls=won)
+    words = flags(settings, "--grid", "ls=0,0.1,0.2", "--metric", metric)
+    assert sweep.main(words) == 0
+    said = capsys.readouterr()
+    assert f"by {METRICS[metric]}" in said.out and Study(study.folder).metric == metric
+    assert sweep.main(flags(settings, "--grid", "ls=0,0.1,0.2")) == 0  # who says nothing changes nothing
+    assert capsys.readouterr().out == said.out
+    assert sweep.main([*words, "--status", "--metric", "acc"]) == 0
+    assert "by accuracy on" in capsys.readouterr().out and Study(study.folder).metric == metric
+
+
+def test_halving_goes_on_by_the_metric_and_then_keeps_it(settings):
+    base = dict(monitor="last", epochs=4)
+    folder = Path(settings["project"]) / "s"
+    trials = [dict(ls=v) for v in (0.1, 0.2, 0.3, 0.4)]
+    study = begin_study(folder, made(settings, **base), trials, 2, "nll")
+    for i, (f1, loss) in enumerate([(0.9, 3.0), (0.8, 2.9), (0.1, 1.0), (0.2, 1.1)]):
+        write(study, i, f1, until=1, nll=loss)
+    assert study.jobs() == [(2, 2), (3, 2)]
+    with pytest.raises(LongtailError, match="--metric nll, not macro_f1: choose another --name"):
+        begin_study(folder, made(settings, **base), trials, 2, "macro_f1")
+    assert begin_study(folder, made(settings, **base), trials, 2).metric == "nll"
+
+
+def test_a_study_without_a_metric_is_one_of_macro_f1(settings):
+    study = begun(settings, [{}])
+    spec = json.loads((study.folder / "study.json").read_text())
+    assert spec.pop("metric") == "macro_f1"
+    (study.folder / "study.json").write_text(json.dumps(spec))
+    assert Study(study.folder).metric == "macro_f1" and begun(settings, [{}]).metric == "macro_f1"
+    (study.folder / "study.json").write_text(json.dumps(spec | dict(metric="f1")))
+    with pytest.raises(LongtailError, match="'metric' must be one of macro_f1, acc, nll, not 'f1'"):
+        Study(study.folder)
 
 
 # what the command makes of it -----------------------------------------------------------------------------------------
@@ -338,12 +462,13 @@ def test_the_same_command_on_a_finished_study_only_concludes(settings, capsys, m
     """Killed between the last row and the table: table, recipe and picture are written, nothing is timed or trained."""
     monkeypatch.setattr(pace, "measure", None)
     study = begun(settings, [dict(ls=0.0), dict(ls=0.1), dict(ls=0.2)], n=2)
-    fill(study, lambda c: {0.0: 0.3, 0.1: 0.9, 0.2: 0.89}[c.ls] + c.seed * 1e-3)
-    study.run(0).mkdir()
+    fill(study, lambda c: {0.0: 0.3, 0.1: 0.9, 0.2: 0.88}[c.ls])
     (study.run(0) / "last.pt").touch()
     assert sweep.main(flags(settings, "--grid", "ls=0,0.1,0.2", "--seeds", "2")) == 0
     said = capsys.readouterr()
-    assert "**ls 0.1** | 0.9005 ± 0.0400 | 2 |" in said.out and "winner: ls 0.1" in said.out and "--n 10" in said.err
+    assert (
+        "| **ls 0.1** | 0.9000 ± 0.0213 | - | 2 |" in said.out and "winner: ls 0.1" in said.out and "--n 10" in said.err
+    )
     assert len((study.folder / "results.csv").read_text().splitlines()) == 7 and (study.folder / "effects.png").exists()
     assert not (study.run(0) / "last.pt").exists()
     best = read_recipe(study.folder / "best.json")
@@ -362,7 +487,7 @@ def test_status_of_an_unfinished_study(settings, capsys):
     said = capsys.readouterr()
     assert "3 trials, 1 done, 1 failed, 1 to run now" in said.err
     assert "trial 1 failed: it blew up" in said.out and "Not ranked: 2" in said.out
-    assert "under val_split 0.2, macro F1 on validation pictures at the last epoch ± the point's own" in said.out
+    assert "1 point under val_split 0.2, by macro F1 on 200 validation pictures at the last epoch." in said.out
     assert sorted(p.relative_to(study.folder) for p in study.folder.rglob("*")) == before
     assert sweep.main(flags(settings, "--status", name="none")) == 1 and "no study there" in capsys.readouterr().err
 
@@ -380,10 +505,10 @@ def test_without_validation_pictures_nothing_is_ranked(settings, capsys, monkeyp
 TYPOS = [
     (["--grid", "lss=0.1"], "did you mean ls"),
     (["--grid", "data=a"], "no setting that a study can vary"),
-    (["--grid", "ls=2"], "--ls takes a number"),
+    (["--grid", "ls=2"], "--ls takes one number"),
     (["--grid", "ls=0.1,"], "give SETTING=VALUE"),
     (["--grid", "ls"], "give SETTING=VALUE"),
-    (["--grid", "ls=nan"], "--ls takes a number"),
+    (["--grid", "ls=nan"], "--ls takes one number"),
     (["--grid", "flip=maybe"], "true or false"),
     (["--grid", "model="], "give SETTING"),
     (["--grid", "freeze"], "give SETTING"),
@@ -406,6 +531,7 @@ TYPOS = [
     (["--seeds", "0"], "--seeds 0"),
     (["--seeds", "two"], "--seeds"),
     (["--lr", "fast"], "--lr"),
+    (["--metric", "f1"], "'macro_f1', 'acc', 'nll'"),
     (["--pack", "many"], "--pack many"),
     (["--pack", "0"], "--pack 0"),
     (["--shard", "2/2"], "--shard 2/2"),
@@ -535,13 +661,17 @@ def test_whole_numbers_of_a_range_come_equally_often():
 
 
 def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
-    study = begun(settings, [{}, {"ls": 0.1}])
-    for i, absent in enumerate((0, 2)):
-        write(study, i, 0.5 + 0.1 * i, absent_classes=absent)
-    said = "\n".join(findings.report(study))
-    assert "2 classes without a validation picture in the split: macro F1 is over the others." in said
-    write(study, 1, 0.6, absent_classes=0)
-    assert "without a validation picture" not in "\n".join(findings.report(Study(study.folder)))
+    """Of all folds together: a class that one fold lacks, another has."""
+    study = begun(settings, [{}, {"ls": 0.1}], folds=2)
+    fill(study, lambda c: 0.5)
+    logits = np.random.default_rng(0).normal(0, 1, (20, 5))
+    for i in range(4):
+        held_out_files(study.run(i), logits, np.arange(20) % 2 + study.config(i).fold, first=100 * study.config(i).fold)
+    said = "\n".join(findings.report(study, ranking.points(study)))
+    assert "2 classes without a validation picture: macro F1 is over the others." in said
+    fill(study, lambda c: 0.6)
+    said = "\n".join(findings.report(study, ranking.points(study)))
+    assert "without a validation picture" not in said
 
 
 def test_on_a_terminal_the_columns_of_a_table_are_aligned():

@@ -20,15 +20,14 @@ import pytest
 import torch
 
 import metrics
-import seeds
 import train
 from config import flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
 from engine.checkpoint import load_checkpoint
 from engine.stop import StopRequest
 from errors import LongtailError
+from study import held_out, supervisor, workers
 from study import lease as leases
-from study import supervisor, workers
 from study.begin import begin_study
 from study.job import Job
 from study.lease import Lease, LeaseLost
@@ -197,6 +196,7 @@ SPEC_DAMAGE = [
     *[(("base", "data"), to) for to in (..., 3)],
     *[(("trials",), to) for to in (..., None, [], {}, "x", [1], [{}, None])],
     *[(("halving",), to) for to in (..., None, 1, -3, 2.5, "3", True)],
+    *[(("metric",), to) for to in ("f1", None, 3, [])],
     *[(("threads",), to) for to in ("1", -1, 1.5, True)],
     *[(("way",), to) for to in ("bf16", {}, dict(amp=True, layout=[]), dict(amp=1, layout="contiguous"))],
     *[(("data_key",), to) for to in (..., 3)],
@@ -301,7 +301,7 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     assert {k: row[k] for k in kept["metrics"] if k != "lr"} == pytest.approx(
         {k: v for k, v in kept["metrics"].items() if k != "lr"}, nan_ok=True
     )
-    targets, logits, classes = seeds.outputs(study, [0])
+    _, targets, logits, classes = held_out.together(study, [0])
     assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
     assert row["nll"] == pytest.approx(metrics.nll(logits, targets))
     assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
@@ -491,11 +491,11 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
     study = begun(settings, trials, halving=2, **{**RICH, "epochs": 4})
     assert study.rungs(0) == [1, 2, 4] and study.jobs() == [(i, 1) for i in range(8)]
     wanted, alive = {}, list(range(4))
-    for until, keep in ((1, 2), (2, 1), (4, 0)):
+    for until in (1, 2, 4):
         for p in alive:
             for i in (p, p + 4):
                 wanted[i, until] = float(results(alone(trials[i]))[until - 1]["macro_f1"])
-        best = sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[:keep]
+        best = sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[: -(-len(alive) // 2)]
         alive = sorted({*best, 1})  # the base point, however it stands
     for _ in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()

@@ -1,0 +1,125 @@
+"""A convolution of small maps as a matrix product, for CPUs; everywhere else it is torch's own.
+
+On a map of 2x2 pixels a 3x3 convolution has few places and many weights, for which oneDNN has no good code: 512
+channels and 32 rows take it 2 to 8 times as long, forward and backward, as the matrix product that they are. With the
+patches [B P, KH KW C] of P output places as rows,
+
+    out = patches weight^T,    d weight = d out^T patches,    d patches = d out weight,
+
+and the gradient of x is each patch's added to where it was taken from. Reads B P KH KW C numbers more than it must: on
+large maps that costs more than it gains. bench/small_maps.py times both.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Convolution(nn.Conv2d):
+    """nn.Conv2d, whose output maps of up to `products` pixels a side are matrix products on a CPU.
+
+    0, the default, leaves it as it is; so do groups, dilation, 1x1 kernels and borders that are not zero.
+    """
+
+    products = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.products and x.device.type == "cpu" and self.may_be_product():
+            _, rows, columns = self.output_shape(x)
+            if max(rows, columns) <= self.products:
+                out = _Product.apply(_as_autocast(x), self.weight, self.stride, self.padding)
+                return out if self.bias is None else out + self.bias[:, None, None].to(out.dtype)
+        return super().forward(x)
+
+    def may_be_product(self) -> bool:
+        """Whether its settings are such that the sums are those of one matrix product."""
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
+        return plain and self.kernel_size != (1, 1) and not isinstance(self.padding, str)
+
+    def output_shape(self, x: Tensor) -> tuple[int, int, int]:
+        """(channels, rows, columns) of the output for x [B,C,H,W]."""
+        sizes = []
+        for side, kernel, stride, pad in zip(x.shape[2:], self.kernel_size, self.stride, self.padding):
+            sizes.append((side + 2 * pad - kernel) // stride + 1)
+        return self.out_channels, *sizes
+
+
+def use_products(model: nn.Module, products: int) -> None:
+    """Sets `products` of every Convolution in `model`."""
+    for module in model.modules():
+        if isinstance(module, Convolution):
+            module.products = products
+
+
+def replace_convolutions(model: nn.Module) -> None:
+    """Makes each nn.Conv2d in `model` a Convolution, with the parameters and the hooks that it has."""
+    for module in model.modules():
+        if type(module) is nn.Conv2d:  # not those of other classes, which may do more
+            module.__class__ = Convolution
+
+
+class _Product(torch.autograd.Function):
+    """x [B,C,H,W], weight [O,C,KH,KW] -> [B,O,R,S], in the memory order [B,R,S,O]."""
+
+    @staticmethod
+    def forward(ctx, x, weight, stride, padding):
+        ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        patches = _patches(x, weight.shape[2:], stride, padding)
+        batch, rows, columns = patches.shape[:3]
+        patches = patches.reshape(batch * rows * columns, -1)
+        ctx.save_for_backward(patches, weight)
+        out = patches @ _as_matrix(weight).to(x.dtype).t()
+        return out.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        patches, weight = ctx.saved_tensors
+        outputs, channels, *kernel = weight.shape
+        batch, _, rows, columns = upstream.shape
+        upstream = upstream.permute(0, 2, 3, 1).reshape(-1, outputs)
+        d_x = d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = (upstream.t() @ patches).view(outputs, *kernel, channels).permute(0, 3, 1, 2).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            d_patches = upstream @ _as_matrix(weight).to(upstream.dtype)
+            d_patches = d_patches.view(batch, rows, columns, *kernel, channels)
+            d_x = _gathered(d_patches, ctx.shape, ctx.stride, ctx.padding)
+        return d_x, d_weight, None, None
+
+
+def _as_autocast(x):
+    """x in the dtype that autocast has convolutions compute in, where it is on."""
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def _as_matrix(weight):
+    """[O, KH KW C]: of a channels-last weight it is the memory itself."""
+    return weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+
+
+def _patches(x, kernel, stride, padding):
+    """What each place of the output sees, [B,R,S,KH,KW,C]: a view of x with its border."""
+    (height, width), (down, right), (top, left) = kernel, stride, padding
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+    batch, rows, columns, channels = x.shape
+    rows = (rows - height) // down + 1
+    columns = (columns - width) // right + 1
+    of_row, of_line, of_pixel, of_channel = x.stride()
+    shape = (batch, rows, columns, height, width, channels)
+    return x.as_strided(shape, (of_row, down * of_line, right * of_pixel, of_line, of_pixel, of_channel))
+
+
+def _gathered(patches, shape, stride, padding):
+    """[B,C,H,W]: the sum of all patches [B,R,S,KH,KW,C], each where `_patches` took it from."""
+    batch, channels, height, width = shape
+    (down, right), (top, left) = stride, padding
+    rows, columns, kernel_height, kernel_width = patches.shape[1:5]
+    total = patches.new_zeros(batch, height + 2 * top, width + 2 * left, channels)
+    for y in range(kernel_height):
+        for x in range(kernel_width):
+            # The places of all patches that their cell (y, x) came from, of which no two are the same.
+            places = total[:, y : y + down * (rows - 1) + 1 : down, x : x + right * (columns - 1) + 1 : right]
+            places += patches[:, :, :, y, x]
+    return total[:, top : top + height, left : left + width].permute(0, 3, 1, 2)

@@ -1,0 +1,142 @@
+"""Stage two of a training: the last layer again, on a finished run's features, by several recipes; and the best one.
+
+    python -m study.twostage                     of what `make study` chose, of the newest study's winner, or newest run
+    python -m study.twostage runs/sweep --recipes recipes/crt.json recipes/los.json
+
+A recipe's settings go on top of the run's own, and its stage two trains on the run's own part of the pictures: with
+folds every picture is judged by networks that had not seen it. What is done is not trained again.
+"""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+import train
+from config import Config, read_recipe
+from engine.build import init_key
+from engine.outcome import predict_command
+from engine.stop import StopRequest
+from errors import Parser, run_command
+from pictures import synthetic
+from posterior import evidence, priors, scaling
+from reporting.tables import number, table
+from study.chosen import chosen_last, runs_of
+
+RECIPES = [Path("recipes/crt.json"), Path("recipes/los.json")]
+
+
+def second_stage(run: Path, recipe: Path, project: Path) -> Config:
+    """The settings of stage two of `run` by `recipe`, in a folder of `project` that these settings and weights name."""
+    first = read_recipe(run / "args.json")
+    config = dataclasses.replace(
+        read_recipe(recipe, first), fold=first.fold, init=str(run.resolve()), project=str(project), until=0, resume=True
+    )
+    return dataclasses.replace(config, name=f"{recipe.stem}-{config.key('', init_key(config.init))[:8]}")
+
+
+def trained(config: Config, stop: StopRequest) -> Path:
+    """The run of `config`, trained first where it is not finished."""
+    folder = Path(config.project) / config.name
+    if not (folder / "confusion_matrix.csv").exists():  # written last
+        train.train(config, stop)
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one way of training says of the pictures held out."""
+
+    name: str
+    runs: list[Path]
+    found: evidence.Evidence
+    tau: float  # for predictions: chosen on all of these pictures
+    at_tau: np.ndarray  # int [N], each picture's class at the tau that the other folds chose
+
+    def macro_f1(self) -> float:
+        """At tau."""
+        return metrics.macro_f1(self.found.targets, self.at_tau, len(self.found.classes))
+
+    def against(self, other: "Stage") -> tuple[float, float]:
+        """(macro F1 at tau less that of `other`, its standard error): delete-one jackknife, paired by picture."""
+        classes, targets = len(self.found.classes), self.found.targets
+        left_out = [metrics.macro_f1_left_out(targets, each.at_tau, classes) for each in (self, other)]
+        change = left_out[0] - left_out[1]
+        n = len(targets)
+        return self.macro_f1() - other.macro_f1(), math.sqrt((n - 1) / n * ((change - change.mean()) ** 2).sum())
+
+
+def judged(name: str, runs: list[Path]) -> Stage:
+    """The Stage of runs, of one fold or of several."""
+    found = evidence.pooled(evidence.runs_by_fold(runs))
+    parts = scaling.parts_of(found.targets) if found.parts is None else found.parts
+    return Stage(name, runs, found, *priors.choose_tau(found.log_posterior, found.prior, found.targets, parts))
+
+
+def as_predicted(stage: Stage) -> np.ndarray:
+    """Log posteriors [N,C] under the prior that the runs were trained to assume."""
+    if evidence.read_settings(stage.runs[0])["prior"] == "train":
+        return stage.found.log_posterior
+    classes = len(stage.found.classes)
+    return priors.move(stage.found.log_posterior, stage.found.prior, np.full(classes, 1 / classes))
+
+
+def lines(stages: list[Stage], markdown: bool):
+    """The stages side by side; the first is stage one."""
+    rows = []
+    for stage in stages:
+        targets, classes = stage.found.targets, len(stage.found.classes)
+        log_posterior = as_predicted(stage)
+        change, error = stage.against(stages[0])
+        rows.append(
+            [
+                stage.name,
+                number(metrics.macro_f1(targets, log_posterior.argmax(1), classes)),
+                number(metrics.accuracy(targets, log_posterior.argmax(1))),
+                number(metrics.nll(log_posterior, targets)),
+                f"{stage.tau:g}",
+                number(stage.macro_f1()),
+                number(metrics.accuracy(targets, stage.at_tau)),
+                "" if stage is stages[0] else f"{change:+.3f} ± {1.96 * error:.3f}",
+            ]
+        )
+    header = ["stage", "macro F1", "accuracy", "NLL", "tau", "macro F1 at tau", "accuracy", "against stage one"]
+    yield from table(header, rows, markdown)
+    yield (
+        f"\n{len(stages[0].found.targets)} pictures held out. Tau favours rare classes, as in calibrate.py; each is "
+        "judged at the tau that others\nchose. The difference is of macro F1 at tau, paired by picture (95%)."
+    )
+
+
+def twostage(args, stop: StopRequest) -> None:
+    """The command, from its parsed arguments."""
+    project = Path(args.project)
+    path, runs = runs_of(Path(args.what) if args.what else chosen_last(project))
+    stages = [judged(f"one: {path}", runs)]  # what cannot be judged is not trained
+    configs = {recipe: [second_stage(run, recipe, project / "twostage") for run in runs] for recipe in args.recipes}
+    for recipe, of_recipe in configs.items():
+        stages.append(judged(f"two: {recipe.stem}", [trained(config, stop) for config in of_recipe]))
+    print(*lines(stages, args.markdown), sep="\n", flush=True)
+    best = max(stages, key=Stage.macro_f1)  # of equals the first
+    settings = read_recipe(best.runs[0] / "args.json")
+    words = ["--run", *map(str, best.runs), "--prior", f"tau:{best.tau:g}"]
+    following = predict_command(synthetic.folder(settings.data), words, settings.device)
+    print(f"the best is stage {best.name}. Next: {following}", file=sys.stderr)
+
+
+def main(args: list[str] | None = None) -> int:
+    parser = Parser(prog="study.twostage", description=__doc__)
+    parser.add_argument("what", nargs="?", metavar="RUN|STUDY", help="its folder, or a recipe (default: see above)")
+    parser.add_argument("--recipes", nargs="+", type=Path, default=RECIPES, help="of stage two (default: crt and los)")
+    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    space = parser.parse_args(args)
+    stop = StopRequest().listen()
+    return run_command("study.twostage", lambda: twostage(space, stop), continue_with="the same command")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
