@@ -490,6 +490,7 @@ class Config:
     )
     project: str = knob("runs", "run", "folder of the runs", keyed=False)
     name: str = knob("run", "run", "folder of this run in --project", keyed=False, daily=True)
+    tensorboard: bool = knob(False, "run", "log every epoch's scores for TensorBoard, in the run's folder", keyed=False)
     resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False, daily=True)
 
     def __post_init__(self):

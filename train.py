@@ -8,7 +8,7 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, is_done, out_of_patience
 from engine.paper import try_network
+from engine.progress import Bar, Scalars
 from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run, saved_state, way_of
 from engine.signals import after_epoch, nothing_known
@@ -61,6 +62,7 @@ def trial(
     """
     stop = stop or StopRequest()
     ranks = Ranks()
+    scalars = Scalars(config.tensorboard)
     device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
     pictures = prepare_pictures(config)
@@ -68,6 +70,8 @@ def trial(
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     try_network(config, pictures, resumed=config.resume or ranks.restarted)
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
+    last_epoch = min(config.until or config.epochs, config.epochs)
+    bar = Bar(last_epoch, ranks.rank == 0)
     drawing = ThreadPoolExecutor(1)  # a thread of its own, so that no step waits for a plan
     try:
         saved = saved_state(run, config)
@@ -83,7 +87,8 @@ def trial(
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = Loss(config, pictures, stepper.model.logit_scale)
-        last_epoch = min(config.until or config.epochs, config.epochs)
+        if ranks.rank == 0:
+            scalars.begin(run.folder, state.epoch)
         next_plan = None
         # A signal waits for the end of the step: half a step could not be resumed.
         with stop.deferred():
@@ -107,9 +112,10 @@ def trial(
                 stepper.begin(plan, first)
 
                 # Its steps, each a row of the plan.
-                for t in progress(range(first, steps), f"epoch {state.epoch + 1}/{config.epochs}"):
+                for t in range(first, steps):
                     stepper.train(t)
                     state.step = t + 1
+                    bar.step(state.epoch, t, steps)
                     keeper.pause()
                     if turn and (t + 1) % turn == 0:
                         yield
@@ -137,6 +143,8 @@ def trial(
                 settling, last = loss.settling(state.epoch), state.epoch + 1 == last_epoch
                 end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling, last)
                 run.append(state.rows[-1])
+                scalars.add(state.rows[-1])
+                bar.scores(state.rows[-1])
                 run.say(epoch_line(state, config.epochs))
                 over = state.epoch == last_epoch or out_of_patience(state, config)
                 keeper.save_now_and_then(over)
@@ -160,6 +168,8 @@ def trial(
         raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
     finally:
         drawing.shutdown(cancel_futures=True)
+        bar.close()
+        scalars.close()
         run.close()
         ranks.end()
         stepper = keeper = None
@@ -238,15 +248,6 @@ def update_signals(
         signals["factor"] = torch.tensor(factor, dtype=torch.float64)
     state.earlier_signals, state.signals = state.signals, signals
     return told
-
-
-def progress(steps: Iterable[int], name: str) -> Iterable[int]:
-    """`steps` with a progress bar where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        return steps
-    from tqdm import tqdm
-
-    return tqdm(steps, name, leave=False)
 
 
 def main(args: list[str] | None = None) -> int:

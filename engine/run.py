@@ -24,6 +24,7 @@ import torch
 
 from config import read_object
 from engine.checkpoint import FORMAT, load_checkpoint
+from engine.progress import painted
 from errors import ConfigError, LongtailError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,7 @@ class Run:
     def say(self, line: str) -> None:
         """One line to stderr and to train.log."""
         self.guard()
-        print(line, file=sys.stderr, flush=True)
+        print(painted(line, sys.stderr), file=sys.stderr, flush=True)
         with open(self.folder / "train.log", "a", encoding="utf-8") as f:
             print(line, file=f)
 

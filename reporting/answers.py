@@ -56,7 +56,7 @@ def confusions(page: Page, found: Evidence, album: Album) -> None:
     """The matrix in an order in which confused classes stand together, and the pairs with pictures."""
     predicted = found.log_posterior.argmax(1)
     table_of = metrics.confusion(found.targets, predicted, len(found.classes))
-    order = mistakes.cluster_order(table_of)
+    order = [c for c in mistakes.cluster_order(table_of) if table_of[c].any() or table_of[:, c].any()]
     ordered = table_of[np.ix_(order, order)]
     support = np.maximum(ordered.sum(1), 1)
     names = [found.classes[c] for c in order]
@@ -72,7 +72,7 @@ def confusions(page: Page, found: Evidence, album: Album) -> None:
         chart = charts.matrix("confusion_raw", "Pictures", "Shades by the root of the count.", raw, names, sides, cells)
         parts.append(folded("In pictures instead of shares", page.figure(chart)))
     pairs = []
-    for a, b, count in scores.confused(found.targets, predicted, len(names))[:SHOWN]:
+    for a, b, count in scores.confused(found.targets, predicted, len(table_of))[:SHOWN]:
         rows = np.flatnonzero((found.targets == a) & (predicted == b))[:2]
         of_all = f"· {count} of {table_of[a].sum()}"
         title = paragraph(name(found.classes[a]), "taken for", name(found.classes[b]), of_all)
@@ -149,7 +149,7 @@ def all_scores(page: Page, folder: Path, found: Evidence) -> None:
 def galleries(page: Page, found: Evidence, album: Album) -> None:
     """Held-out pictures: a mosaic, the worst mistakes, the least sure, labels to doubt, and those of each class."""
     probs = metrics.softmax(found.log_posterior)
-    hits = probs.argmax(1) == found.targets
+    hits = found.log_posterior.argmax(1) == found.targets
     chosen = mistakes.worth_a_look(found.log_posterior, found.targets, found.counts)
     unsure = f"The network is wrong on {1 - hits.mean():.0%}: most of these are its mistakes." * bool(
         hits.mean() < SURE

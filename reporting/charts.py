@@ -176,7 +176,7 @@ def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str],
     side = max(0.155, 3 / count) if named else max(0.045, 9 / count)
     margin = 0.35 + 0.075 * min(22, max(map(len, names))) * named
     made, axes = figure(count * side + margin, count * side + margin)
-    colour = _shaded(axes, np.where(shade > 0, 0.15 + 0.85 * np.clip(shade, 0, 1), 0), "equal")
+    colour = _shaded(axes, np.where(shade > 0, 0.22 + 0.78 * np.clip(shade, 0, 1), 0), "equal")
     colour[range(count), range(count), :3] = matplotlib.colors.to_rgb(GREEN)
     axes.images[0].set_data(colour)
     labels = [_short(label, 22) for label in names] if named else []

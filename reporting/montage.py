@@ -95,16 +95,8 @@ def show(config: Config, count: int, output: Path | str) -> None:
     side = store_level(int(plan.view_size[0]), side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))  # an epoch may be shorter
-    sheet = montage(
-        plan,
-        count,
-        pixels,
-        classes,
-        labels,
-        mean=pictures.mean,
-        std=pictures.std,
-        border="constant" if config.pad else "reflect",
-    )
+    border = "constant" if config.pad else "reflect"
+    sheet = montage(plan, count, pixels, classes, labels, mean=pictures.mean, std=pictures.std, border=border)
     sheet.save(output, "PNG")
     for t in range(count):
         # A batch at a time: whoever pipes this into `head` waits for no more than is read.

@@ -68,38 +68,16 @@ def _points(page, study, choice, points):
     for point in sorted(points, key=lambda point: place.get(point.trials[0], math.inf)):
         first = point.trials[0]
         won = choice and choice.point.trials[0] == first
-        digits = dict(macro_f1=4, acc=4, nll=3, ece=4)
-        scores = [number(point.average(key), digits[key]) for key in digits]
-        seconds = np.mean([row["seconds"] for row in point.rows]) if point.rows else math.nan
         values = [spelled(point.settings[knob]) for knob in knobs]
+        scores = [number(each, 4) for each in (*map(point.average, ("macro_f1", "acc", "nll", "ece")), point.error)]
+        times = [row["seconds"] for row in point.rows if "seconds" in row]
+        cost = [len(point.rows), number(float(np.mean(times)) if times else math.nan, 0)]
         state = point.wanting or ("winner" if won else "ranked")
-        lines.append(
-            [
-                f"{first:04d}",
-                place.get(first, ""),
-                *values,
-                *scores,
-                number(point.error, 4),
-                len(point.rows),
-                number(seconds, 0),
-                state,
-            ]
-        )
-    header = [
-        "point",
-        "#rank",
-        *heads,
-        "#macro F1",
-        "#accuracy",
-        "#NLL",
-        "#ECE",
-        f"#± ({METRICS[points[0].metric]}'s standard error)",
-        "#trials",
-        "#seconds",
-        "state",
-    ]
+        lines.append([f"{first:04d}", place.get(first, ""), *values, *scores, *cost, state])
+    scored = ["#macro F1", "#accuracy", "#NLL", "#ECE", "#± se", "#trials", "#seconds", "state"]
+    said = f"A point has the number of its first trial; se is the standard error of {METRICS[points[0].metric]}."
     search = "Find points (failed, or macro_f1>0.3 ls=0.1)"
-    whole = table("A point has the number of its first trial.", header, lines, search, "points")
+    whole = table(said, ["point", "#rank", *heads, *scored], lines, search, "points")
     page.section("Points", whole, heading("Two points side by side"), Html(COMPARE))
 
 
@@ -129,10 +107,8 @@ def _effects(page, study, points, ranked):
         rows, columns, cells = effects.pair_means(scores, levels, pair.first, pair.second)
         if max(len(rows), len(columns)) <= LEVELS:
             sides = (pair.first, rows), (pair.second, columns)
-            title, alt = (
-                f"{pair.first} and {pair.second}",
-                f"Mean {metric}, from {np.nanmin(cells):.4f} to {np.nanmax(cells):.4f}.",
-            )
+            title = f"{pair.first} and {pair.second}"
+            alt = f"Mean {metric}, from {np.nanmin(cells):.4f} to {np.nanmax(cells):.4f}."
             file = f"pair_{pair.first}_{pair.second}"
             drawings.append(charts.heat(file, title, alt, metric, *sides, cells))
     page.section("What moves the score", *drawings)

@@ -1,8 +1,10 @@
 """What a study found, for people: its ranking and what moves the score, as Markdown, and the effects as a picture."""
 
+import itertools
 import math
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +92,23 @@ def failures(study: Study) -> dict[str, list[int]]:
         if row["status"] != "ok":
             found.setdefault(row["reason"], []).append(trial)
     return found
+
+
+def aligned(lines: Iterable[str], terminal: bool) -> Iterator[str]:
+    """`lines` of Markdown; on a terminal the columns of its tables are as wide as their widest cell."""
+    table = []
+    for line in itertools.chain(lines, [None]):
+        for part in line.split("\n") if line is not None else [None]:
+            if terminal and part is not None and part.startswith("| "):
+                table.append([cell.strip() for cell in re.split(r"(?<!\\)\|", part)[1:-1]])
+                continue
+            widths = [max(map(len, column)) for column in itertools.zip_longest(*table, fillvalue="")]
+            for row in table:
+                cells = [cell.ljust(width, "-" if set(cell) == {"-"} else " ") for cell, width in zip(row, widths)]
+                yield f"| {' | '.join(cells)} |"
+            table = []
+            if part is not None:
+                yield part
 
 
 def changes(study: Study, group: list[Point]) -> list[str]:
