@@ -114,7 +114,7 @@ def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: i
         _labels(axes, ends)
     header = ["epoch", *lines]
     rows = [[epoch + 1, *(values[epoch] for values in lines.values())] for epoch in range(longest)]
-    said = ", ".join(f"{label} ends at {value:.3g}" for value, label, _ in ends)
+    said = ", ".join(f"{label if len(ends) > 1 else 'it'} ends at {value:.3g}" for value, label, _ in ends)
     return Chart(name, title, f"{title} by epoch: {said}." if said else "No epoch yet.", made, header, rows, tips)
 
 

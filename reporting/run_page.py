@@ -87,7 +87,7 @@ def _learning(page, run):
     own = [*TITLES, *(key for key in run.epochs[-1] if key not in TITLES)]
     own = [key for key in own if key not in TOGETHER | LEFT_OUT]
     drawn = [each for each in drawn if each[0] not in own]
-    drawn[2:2] = [(key, TITLES.get(key, key), UNITS.get(key, ""), {UNITS.get(key, key): column(key)}) for key in own]
+    drawn[2:2] = [(key, TITLES.get(key, key), UNITS.get(key, ""), {key: column(key)}) for key in own]
     known = [each for each in drawn if np.isfinite(list(each[3].values())).any()]
     said = "Training scores are of pictures as they were trained on, mixed and cropped."
     page.section("Learning", *(charts.curves(*each, run.kept) for each in known), note(said))
