@@ -3,6 +3,7 @@
 #                     where it stopped, and runs those before it where they are not done
 # make twostage       a new last layer on finished runs (RUN=runs/photos, else what the study chose), in two ways; the best
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
+# make report         a page of the newest study or run of PROJECT, or of WHAT=FOLDER
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make effects        what each method adds to the default settings, out of fold (IMG=64)
 # make benchmark      CIFAR-100-LT beside published figures (DATA=its folder, with train/ and test/)
@@ -24,6 +25,7 @@ FLAGS ?=
 JOBS ?= 4
 RUN ?=
 OUT ?= bench/results
+WHAT ?=
 SBATCH ?=
 METRIC ?= macro_f1
 
@@ -77,7 +79,7 @@ GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(F
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: setup sweep tune sensitivity seeds calibrate final submission study twostage slurm attempts effects benchmark lint test test-slurm bench gpu
+.PHONY: report setup sweep tune sensitivity seeds calibrate final submission study twostage slurm attempts effects benchmark lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -133,6 +135,9 @@ study: sweep tune sensitivity seeds calibrate final submission
 
 twostage: $(SETUP)
 	$(PY) -m study.twostage $(RUN) --project $(PROJECT)
+
+report: $(SETUP)
+	$(PY) report.py $(if $(WHAT),$(WHAT),--project $(PROJECT))
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default

@@ -4,6 +4,7 @@
 draws nothing. Store pixels in, normalised float32 out; no picture file is ever opened here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,15 @@ TRIES = 10  # as torchvision's RandomResizedCrop: the first crop that fits, else
 ERASED = (0.02, 0.33)  # share of the area that random erasing takes
 ERASED_RATIO = (0.3, 3.3)  # and its height by its width
 
+# What --tail-crops gives the rare classes at the least: share of the area, degrees, share of the colour.
+STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
+# What --one-op draws from, each as often, and the largest strengths, either way: TrivialAugment's wide space, of which
+# a map and a colour matrix can express these. Its 32 pixels are taken of a side of 224.
+SHAPES_AND_PLACES = ("identity", "shear x", "shear y", "translate x", "translate y", "rotate")
+COLOURS = ("brightness", "contrast", "saturation")
+OPERATIONS = (*SHAPES_AND_PLACES, *COLOURS)
+SHEAR, TRANSLATE, ROTATE, ENHANCE = 0.99, 32 / 224, 135.0, 0.99
+
 
 @dataclass(frozen=True)
 class Views:
@@ -31,6 +41,7 @@ class Views:
     jitter: float
     erase: float
     tail_crops: tuple[int, int]
+    one_op: bool
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,49 @@ class Frame:
     size: int
     store_size: int
     shown: float
+
+
+def draw_views(
+    rng: Callable[[str], np.random.Generator], rare: np.ndarray, means: np.ndarray, frame: Frame, views: Views
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps geo [*,2,3] and colour matrices col [*,3,4], float32, for pictures with mean colours `means` [*,3].
+
+    rng: the generator of a table's name. rare [*]: whose views are strong at the least, as --tail-crops has it.
+    """
+    crop_low = np.where(rare, min(views.crop_scale[0], STRONG_SCALE), views.crop_scale[0])
+    rotate = np.where(rare, max(views.rotate, STRONG_ROTATE), views.rotate)
+    jitter = np.where(rare, max(views.jitter, STRONG_JITTER), views.jitter)
+    geo = draw_geometry(rng("geo"), frame, views, crop_low, rotate)
+    if not views.one_op:
+        return geo, draw_colour(rng("col"), means, jitter)
+    warp, factors = draw_operation(rng("op"), rare.shape)
+    return warped(geo, warp, frame.size), draw_colour(rng("col"), means, jitter, factors)
+
+
+def draw_operation(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """One of OPERATIONS a view, of uniform strength: (warp [*shape,2,3], factors [3,*shape]).
+
+    warp: a map of the view about its centre, in sides. factors: of brightness, contrast and saturation.
+    In the spirit of TrivialAugment (Müller & Hutter 2021, arXiv:2103.10158).
+    """
+    chosen = rng.integers(len(OPERATIONS), size=shape)
+    strength = rng.uniform(-1, 1, shape)
+    by_name = {name: np.where(chosen == number, strength, 0.0) for number, name in enumerate(OPERATIONS)}
+    angle = np.deg2rad(ROTATE * by_name["rotate"])
+    cos, sin = np.cos(angle), np.sin(angle)
+    across = np.stack([cos, SHEAR * by_name["shear x"] - sin, TRANSLATE * by_name["translate x"]], -1)
+    down = np.stack([SHEAR * by_name["shear y"] + sin, cos, TRANSLATE * by_name["translate y"]], -1)
+    factors = [1 + ENHANCE * by_name[name] for name in COLOURS]
+    return np.stack([across, down], -2), np.stack(factors)
+
+
+def warped(geo: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
+    """The maps geo [*,2,3] of views of `size` pixels that are then changed by `warp` [*,2,3]; float32."""
+    linear = warp[..., :2]
+    shift = (warp[..., 2] + 0.5 - linear.sum(-1) / 2) * size  # the centre stays but for the translation
+    to_store = geo[..., :2].astype(float)
+    moved = geo[..., 2] + (to_store @ shift[..., None])[..., 0]
+    return np.concatenate([to_store @ linear, moved[..., None]], -1).astype(np.float32)
 
 
 def draw_geometry(
@@ -101,14 +155,16 @@ def affine(side: np.ndarray, offset: np.ndarray, mirror: np.ndarray, angle: np.n
     return geo.astype(np.float32)
 
 
-def draw_colour(rng: np.random.Generator, means: np.ndarray, jitter: np.ndarray) -> np.ndarray:
+def draw_colour(
+    rng: np.random.Generator, means: np.ndarray, jitter: np.ndarray, besides: np.ndarray | float = 1.0
+) -> np.ndarray:
     """Colour matrices [*,3,4] float32 on RGB in [0,1] for pictures with mean colours `means` [*,3].
 
-    Brightness, contrast and saturation each vary by a factor in 1 +- jitter [*]. Contrast is about the picture's mean
-    grey. The three commute but for clamping, which happens once at the end, so their order is not drawn.
+    Brightness, contrast and saturation each vary by a factor in 1 +- jitter [*], times `besides` [3,*]. Contrast is
+    about the picture's mean grey. The three commute but for clamping, once at the end, so their order is not drawn.
     """
     shape = means.shape[:-1]
-    factors = 1 + rng.uniform(-1, 1, (3, *shape)) * jitter
+    factors = (1 + rng.uniform(-1, 1, (3, *shape)) * jitter) * besides
     bright, contrast, saturate = factors[..., None]
     # Saturation goes from each channel's own value towards the pixel's grey.
     grey = (1 - saturate)[..., None] * GREY

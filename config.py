@@ -134,10 +134,20 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
-        choices=("linear", "cosine"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
+        "divided by their largest singular value",
+        choices=("linear", "cosine", "spectral"),
         off="linear",
-        source="Wang et al. 2018",
+        source="Wang et al. 2018, Miyato et al. 2018",
+    )
+    noise: float = knob(
+        0.0,
+        "model",
+        "standard deviation of Gaussian noise on the normalised input in training",
+        low=0,
+        high=10,
+        off=0.0,
+        source="Bishop 1995",
     )
     init: str = knob(
         "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
@@ -323,6 +333,27 @@ class Config:
         "class-batch: one draw a batch by the mean of its rows'",
         choices=("row", "batch", "class", "class-batch"),
     )
+    mixup_pair: str = knob(
+        "uniform",
+        "mixing",
+        "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
+        "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
+        "label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two gets more weight",
+        choices=("uniform", "balanced", "remix", "targeted"),
+        off="uniform",
+        source="Galdran et al. 2021, Chou et al. 2020, Xu et al. 2021",
+    )
+    mixup_refine: int = knob(
+        1,
+        "mixing",
+        "with --mixup-pair targeted: of so many pictures drawn of the partner's class, the one whose label the network "
+        "knows best (1: the first)",
+        low=1,
+        high=64,
+        off=1,
+        source="Song et al. 2024",
+        reads=True,
+    )
     cutmix_p: float = knob(
         0.3,
         "mixing",
@@ -332,6 +363,32 @@ class Config:
         off=0.0,
         source="Yun et al. 2019",
         daily=True,
+    )
+    cutmix_pair: str = knob(
+        "uniform",
+        "mixing",
+        "whose box CutMix pastes; uniform: of a picture drawn as the rows are; tail: of every class equally often, and "
+        "no CutMix in the first 3 epochs and the last ones (CMO)",
+        choices=("uniform", "tail"),
+        off="uniform",
+        source="Park et al. 2022",
+    )
+
+    adapt: str = knob(
+        "none",
+        "mixing",
+        "gap: smoothing, mixup and CutMix rise while training accuracy runs ahead of that on a tenth of the training "
+        "pictures, which is held back, and fall when it does not",
+        choices=("none", "gap"),
+        off="none",
+        source="after Karras et al. 2020",
+        reads=("gap",),
+    )
+    adapt_path: str = knob(
+        "",
+        "mixing",
+        "factors of the odds, joined by ':', that --adapt gap follows where there are no validation pictures; nothing "
+        "is then held back; best.json has its runs' mean",
     )
 
     crop_scale: float = knob(
@@ -364,6 +421,14 @@ class Config:
         high=1,
         off=0.0,
         source="Howard 2013",
+    )
+    one_op: bool = knob(
+        False,
+        "augmentation",
+        "each view is also sheared, moved, rotated, or changed in brightness, contrast or saturation, by a random "
+        "amount, or left as it is",
+        off=False,
+        source="Müller & Hutter 2021",
     )
     erase: float = knob(
         0.0, "augmentation", "probability of random erasing", low=0, high=1, off=0.0, source="Zhong et al. 2017"
@@ -425,6 +490,7 @@ class Config:
     )
     project: str = knob("runs", "run", "folder of the runs", keyed=False)
     name: str = knob("run", "run", "folder of this run in --project", keyed=False, daily=True)
+    tensorboard: bool = knob(False, "run", "log every epoch's scores for TensorBoard, in the run's folder", keyed=False)
     resume: bool = knob(False, "run", "continue the run of that name where it stopped", keyed=False, daily=True)
 
     def __post_init__(self):
@@ -438,11 +504,18 @@ class Config:
             raise ConfigError(
                 f"--mixup-p {spelled(self.mixup_p)} is a range over classes: add --mixup-by class, or give a number"
             )
+        for flag, pair in (("--mixup-pair", self.mixup_pair), ("--cutmix-pair", self.cutmix_pair)):
+            if pair != "uniform" and self.mixup_by not in ("row", "class"):
+                raise ConfigError(f"{flag} {pair} draws a partner for each row: add --mixup-by row, or class")
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
-                "every row mixes, and the signals that --ls-by reads are of rows that do not: give a --mixup-p and "
-                "--cutmix-p below 1"
+                "every row mixes, and --ls-by, --adapt or --mixup-refine reads what rows show that do not: give a "
+                "--mixup-p and --cutmix-p below 1"
+            )
+        if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
+            raise ConfigError(
+                f"--adapt-path {SHORT.repr(self.adapt_path)}: give numbers from 0 to 2, joined by ':', as 1:1.2:0.9"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -482,6 +555,14 @@ class Config:
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
+
+
+def _is_factor(word):
+    """Whether the word is a number from 0 to 2."""
+    try:
+        return 0 <= float(word) <= 2
+    except ValueError:
+        return False
 
 
 def _reads(metadata, value):

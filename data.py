@@ -5,7 +5,7 @@ listing.py says what there is, store.py decodes it. Only `check` touches test pi
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from errors import LongtailError, Parser, counted, first_ten, run_command
 from pictures.class_counts import plot_counts, print_counts, print_findings
-from pictures.dealing import deal, deal_groups
-from pictures.duplicates import duplicates
+from pictures.dealing import deal, deal_groups, joined, keep_together
+from pictures.duplicates import duplicates, near_sets
 from pictures.layout import own_test
 from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
 from pictures.names import doubts
@@ -36,6 +36,7 @@ class Pictures:
     mean: list[float]  # RGB in [0, 1], of the training pictures
     std: list[float]
     notes: list[str]  # what was passed over or may be wrong, a line each, to be said
+    held: np.ndarray = field(default_factory=lambda: np.empty(0, int))  # rows that --adapt keeps out of training
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,11 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
     # A bad picture keeps its row in the Store and is in neither part of the split.
     usable = np.ones(len(found.paths), bool)
     usable[list(store.bad)] = False
-    train, val = split(found, usable, **vars(parted))
+    alike = near_sets(store)
+    if alike and not (found.parts == "val").any():
+        count = sum(map(len, alike))
+        notes.append(f"{count} pictures are in {counted(len(alike), 'set')} of near duplicates; no split divides a set")
+    train, val = split(found, usable, alike, **vars(parted))
     for rows, part in ((train, "training"), (val, "validation")):
         present = set(found.labels[rows])
         absent = [name for number, name in enumerate(found.classes) if number not in present]
@@ -124,14 +129,22 @@ def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] 
 
 
 def split(
-    pictures: Listing, usable: np.ndarray, *, val_split: float = 0.2, folds: int = 0, fold: int = 0, split_seed: int = 0
+    pictures: Listing,
+    usable: np.ndarray,
+    alike: list[list[int]] = (),
+    *,
+    val_split: float = 0.2,
+    folds: int = 0,
+    fold: int = 0,
+    split_seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(training rows, validation rows), int64, sorted, of the rows where `usable` (bool [N]) holds.
 
     Where the data has a val part, that is held out; with `val_split` 0 nothing is. Otherwise a stratified draw holds
     out the share `val_split` of each class, rounded up or down so that the whole keeps the share too; or, with
     folds >= 2, fold number `fold`. Folds are disjoint and differ by at most one picture a class.
-    A group is never divided. A class of one picture, or of one group, stays in training.
+    Neither a group nor a set of `alike`, rows of nearly equal pictures, is divided. A class of one picture, or of one
+    group or set, stays in training.
     Raises LongtailError for shares and folds out of bounds, and where too few pictures are left.
     """
     root = pictures.root
@@ -150,10 +163,11 @@ def split(
         raise LongtailError(f"--folds {folds} --fold {fold}: give 2 or more folds, and a fold below that number")
     shares = np.full(folds, 1 / folds) if folds else np.array([val_split, 1 - val_split])
     rng = np.random.Generator(np.random.PCG64(split_seed))
+    sets = [np.searchsorted(rows, members) for members in alike]  # positions among the usable rows
     if pictures.groups is None:
-        bins = deal(labels, shares, rng)
+        bins = keep_together(deal(labels, shares, rng), labels, sets)
     else:
-        groups = [pictures.groups[row] for row in rows]
+        groups = joined([pictures.groups[row] for row in rows], sets)
         bins = deal_groups(groups, labels, shares, rng)
     held_out = bins == (fold if folds else 0)
     if not held_out.any() and (folds or val_split):  # a share of 0 asks for none

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from errors import LongtailError
 from kernels.convolution import Convolution, replace_convolutions
-from kernels.dropout import Dropout
+from kernels.dropout import Dropout, Noise, add_noise
+from kernels.heads import COSINE_SCALE, HEADS
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
-COSINE_SCALE = 30.0  # as LDAM's authors have it
 LAYOUTS = {
     "resnet18": Layout(channels=(64, 128, 256, 512), depth=2),
     "resnet32": Layout(channels=(16, 32, 64), depth=5),
@@ -39,6 +39,7 @@ class Network:
     stem_kernel: int | str | None
     dropout: float
     head: str
+    noise: float
     pretrained: bool
 
 
@@ -51,6 +52,7 @@ def build_model(
     stem_kernel: int | None = None,
     dropout: float = 0.0,
     head: str = "linear",
+    noise: float = 0.0,
     pretrained: bool = False,
 ) -> nn.Module:
     """A network that maps float [B, 3, H, W] to logits [B, classes], on the CPU, in train mode, freshly initialised.
@@ -59,10 +61,11 @@ def build_model(
     network of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to
     multiples of 8. stem: of resnet18, imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar
     (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
-    head: linear, or of ours cosine.
+    head: linear, or of ours cosine or spectral. noise: standard deviation of Gaussian noise on the input in training
+    (Bishop 1995).
     pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
-    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward. Raises
-    LongtailError."""
+    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds the next forward's dropout and noise.
+    Raises LongtailError."""
     if classes < 1:
         raise LongtailError(f"classes must be at least 1; got {classes}")
     if not 0 <= dropout < 1:
@@ -75,29 +78,18 @@ def build_model(
     # Row i of a batch is hashed as row_start + i * row_stride: with several ranks, its place in the whole batch.
     model.row_start = 0
     model.row_stride = 1
-    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
-    for layer, module in enumerate(dropouts):
+    if noise:
+        add_noise(model, noise)  # comes last, and so leaves the numbers of the dropouts alone
+    hashed = [module for module in model.modules() if isinstance(module, (Dropout, Noise))]
+    for layer, module in enumerate(hashed):
         module.layer = layer
         module.owner = (model,)  # in a tuple, so that the owner is no submodule of its own part
     return model
 
 
 def last_layer(names: Iterable[str]) -> str:
-    """The last layer's name, from those of a network's parameters or of its state: in every network here it comes
-    last."""
+    """The name of the last layer, which in every network here comes last among those of its parameters or state."""
     return list(names)[-1].rpartition(".")[0]
-
-
-class CosineHead(nn.Module):
-    """Cosines of the features and of each class's weights, times COSINE_SCALE (Wang et al. 2018, arXiv:1801.05599)."""
-
-    def __init__(self, inputs: int, classes: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, inputs) / math.sqrt(inputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(x), F.normalize(self.weight))
-        return COSINE_SCALE * cosines
 
 
 class BasicBlock(nn.Module):
@@ -184,9 +176,8 @@ def _resnet(name, classes, width, stem, stem_kernel, dropout, head, pretrained):
         raise LongtailError(f"{where} takes stem_kernel {' or '.join(map(str, kernels))}; got {stem_kernel}")
     layout = LAYOUTS[name]
     channels = [max(8, round(full * width / 8) * 8) for full in layout.channels]  # tensor cores take multiples of 8
-    head = CosineHead if head == "cosine" else nn.Linear
     pad = name == "resnet32"
-    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=pad, dropout=dropout, head=head)
+    model = ResNet(classes, channels, layout.depth, kernel, reduce=reduce, pad=pad, dropout=dropout, head=HEADS[head])
     if pretrained:
         if name != "resnet18" or width != 1 or kernel != 7:  # all that torchvision has published for it
             raise LongtailError(
@@ -268,9 +259,7 @@ def _cached_weights(name, models):
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(path.stem.rpartition("-")[2]):  # resnet18-f37072fd.pth begins its SHA-256 with f37072fd
-        raise LongtailError(
-            f"the pretrained weights in {path} are damaged (their SHA-256 is not that of the name); {get}"
-        )
+        raise LongtailError(f"the pretrained weights in {path} are damaged: their SHA-256 is not its name's; {get}")
     return path
 
 

@@ -17,8 +17,6 @@ import augment
 import mixup
 
 EVALUATION_BATCH = 128  # pictures at a time where nothing is trained
-# What --tail-crops gives the rare classes at the least: share of the area, degrees, share of the colour.
-STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
 STAGES = 4  # in which views grow
 WARMUP = 3.0  # epochs, by default
 SHRINK = 1.8  # a view shrinks its source by at most this: above it, half the source is closer (bench/levels.py)
@@ -77,14 +75,12 @@ def draw_plan(
     mixing: mixup.Mixing,
     views: augment.Views,
     *,
-    partner_balance: str | None = None,
     signals: dict | None = None,
 ) -> Plan:
     """The Plan of one epoch, counted from 0.
 
-    partner_balance: how partners are sampled, 'none' or 'sampler' (None: as course.balance has it). signals: what
-    earlier epochs told of the training pictures (engine/signals.py), for methods that read them. Pure: nothing else is
-    read.
+    signals: what earlier epochs told of the training pictures (engine/signals.py), for methods that read them. Pure:
+    nothing else is read.
     """
     labels, counts = material.labels, material.counts
     size = view_size(epoch, course, material.size)
@@ -97,28 +93,43 @@ def draw_plan(
     def rng(table):
         return stream(course.seed, epoch, table)
 
+    rows = material.rows
+    repeats = views_per_class(counts, views.tail_crops)
+
     def drawn_rows(table, balance):
-        return draw_rows(rng(table), material, shape[0] * shape[1], balance, views.tail_crops).reshape(shape)
+        drawn = mixup.draw_rows(rng(table), rows, labels[rows], shape[0] * shape[1], balance == "sampler", repeats)
+        return drawn.reshape(shape)
+
+    def drawn_partners(pair, table):
+        """Rows by --mixup-pair or --cutmix-pair; where it has no sampler, as the rows, and the same for all methods."""
+        if mixup.by_class(pair):
+            return drawn_rows(table, "sampler")
+        if pair == "targeted":
+            known = np.asarray(signals["own"]) if signals and mixing.mixup_refine > 1 else None
+            chance = mixup.partner_shares(pair, counts, counts)
+            return mixup.draw_rare(rng(table), rows, labels[rows], chance, shape, mixing.mixup_refine, known)
+        return drawn_rows("partner", course.balance)
 
     def drawn_views(index, suffix):
-        """Rare classes get strong views, if they are asked for."""
         rare = (counts < views.tail_crops[0])[labels[index]]
-        crop_low = np.where(rare, min(views.crop_scale[0], STRONG_SCALE), views.crop_scale[0])
-        rotate = np.where(rare, max(views.rotate, STRONG_ROTATE), views.rotate)
-        jitter = np.where(rare, max(views.jitter, STRONG_JITTER), views.jitter)
-        geo = augment.draw_geometry(rng("geo" + suffix), frame, views, crop_low, rotate)
-        col = augment.draw_colour(rng("col" + suffix), material.means[index], jitter)
-        return geo, col
+        return augment.draw_views(lambda table: rng(table + suffix), rare, material.means[index], frame, views)
 
+    mixing = mixup.in_epoch(mixing, epoch, course.epochs, course.schedule)
     index = drawn_rows("index", course.balance)
-    lam, blend, box = mixup.draw(rng("mix"), labels[index], counts, size, mixing)
     geo, col = drawn_views(index, "")
     if mixup.in_batch(mixing.mixup_by):
         order = np.argsort(rng("partner").random(shape), axis=1)
         at = np.arange(steps)[:, None], order
-        partner, geo_b, col_b = index[at], geo[at], col[at]
+        boxed = blended = index[at]
     else:
-        partner = np.where(lam < 1, drawn_rows("partner", partner_balance or course.balance), index)
+        boxed = drawn_partners(mixing.cutmix_pair, "partner_cutmix")
+        blended = drawn_partners(mixing.mixup_pair, "partner_mixup")
+    lam, blend, box = mixup.draw(rng("mix"), rng("pair"), labels[index], labels[blended], counts, size, mixing)
+    partner = np.where(mixup.area(box) > 0, boxed, blended)
+    if mixup.in_batch(mixing.mixup_by):
+        geo_b, col_b = geo[at], col[at]
+    else:
+        partner = np.where(blend < 1, partner, index)
         geo_b, col_b = drawn_views(partner, "_b")
     return Plan(
         index=index.astype(np.int32),
@@ -206,28 +217,6 @@ def sampled_counts(counts: np.ndarray, balance: str, tail_crops: tuple[int, int]
 def steps_per_epoch(counts: np.ndarray, batch_size: int, tail_crops: tuple[int, int]) -> int:
     """Steps an epoch: the last is topped up to a whole batch."""
     return math.ceil(sampled_counts(counts, "none", tail_crops).sum() / batch_size)
-
-
-def draw_rows(
-    rng: np.random.Generator, material: Material, need: int, balance: str, tail_crops: tuple[int, int]
-) -> np.ndarray:
-    """`need` Store rows: permutations of the training rows one after another, each picture as often as its class has
-    views. With balance 'sampler' every class gets an equal share (to one row) and goes through its pictures evenly."""
-    labels = material.labels[material.rows]
-    if balance != "sampler":
-        repeats = views_per_class(material.counts, tail_crops)[labels]
-        return _permutations(rng, np.repeat(material.rows, repeats), need)
-    present = np.flatnonzero(material.counts)
-    share = np.full(len(present), need // len(present))
-    share[rng.permutation(len(present))[: need % len(present)]] += 1
-    drawn = [_permutations(rng, material.rows[labels == c], n) for c, n in zip(present, share) if n]
-    return rng.permutation(np.concatenate(drawn))
-
-
-def _permutations(rng, pool, need):
-    """`need` items: permutations of `pool` one after another."""
-    whole = [rng.permutation(pool) for _ in range(math.ceil(need / len(pool)))]
-    return np.concatenate(whole)[:need]
 
 
 def view_size(epoch: int, course: Course, size: int) -> int:

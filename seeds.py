@@ -32,6 +32,7 @@ from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, counted, run_command
 from study import stats
 from study.begin import begin_study, without_folds
+from study.findings import aligned
 from study.held_out import HeldOut, difference, judged, together
 from study.metric import METRICS, titled
 from study.supervisor import add_worker_flags, check_worker_flags, execute
@@ -125,8 +126,7 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
         loose = sorted(table, key=lambda row: -row.f1_sd)[:3]
         named = []
         for row in loose:
-            known = counted(row.pictures, "picture")
-            named.append(f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {known})")
+            named.append(f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {counted(row.pictures, 'picture')})")
         yield f"Two seeds label {result['agreement']:.1%} of the pictures alike. Least stable: {', '.join(named)}."
     low, high = result["interval"]
     yield (
@@ -147,7 +147,7 @@ def against(first: HeldOut, second: HeldOut) -> Iterator[str]:
         f"mean {mean:+.4f}. Other seeds on these pictures: {mean - half:+.4f} to {mean + half:+.4f} "
         f"(95% t interval, n {len(differences)})"
     )
-    _, error = difference(first, second)
+    error = difference(first, second)[1]
     half = metrics.Z * error
     yield (
         f"Other pictures like these too: {mean - half:+.4f} to {mean + half:+.4f} (95%, paired picture by picture, "
@@ -198,7 +198,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
         result, table = summary(study, by_seed)
         seeds = [study.config(of_seed[0]).seed for of_seed in by_seed]
         result = dict(recipe=title, seeds=seeds, folds=len(folds), epoch=study.epoch(), **result)
-        print(*lines(title, result, table), sep="\n")
+        print(*aligned(lines(title, result, table), sys.stdout.isatty()), sep="\n")
         results.append(result)
         held_out.append(judged(study, by_seed, study.metric))
         classes += [[title, *row] for row in table]
@@ -230,9 +230,7 @@ def main(args: list[str] | None = None) -> int:
     what = parser.add_argument_group("what to repeat")
     what.add_argument("--n", default=10, help="seeds, from --seed on (default 10)")
     what.add_argument("--run", metavar="RUN", help="the settings of this run")
-    what.add_argument(
-        "--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, on the same split"
-    )
+    what.add_argument("--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, same split")
     what.add_argument("--metric", choices=METRICS, help="what --compare is about (default macro_f1)")
     add_worker_flags(parser)
     parser.add_settings()

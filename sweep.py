@@ -56,7 +56,7 @@ def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
     command, on `device`. Returns the exit code: 1 where every trial failed."""
     groups = ranking.points(study)
-    print(*findings.report(study, groups), sep="\n")
+    print(*findings.aligned(findings.report(study, groups), sys.stdout.isatty()), sep="\n")
     choice = ranking.choose(groups)
     if choice is None:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
@@ -175,7 +175,8 @@ def _print_status(study, metric):
         f"{len(study.jobs())} to run now",
         file=sys.stderr,
     )
-    print(*findings.report(study, ranking.points(study, metric)), sep="\n")
+    lines = findings.report(study, ranking.points(study, metric))
+    print(*findings.aligned(lines, sys.stdout.isatty()), sep="\n")
 
 
 def _hand_on(study, point, device):

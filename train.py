@@ -8,7 +8,7 @@ import gc
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,20 +17,22 @@ import torch
 
 from config import Config
 from data import Pictures
-from engine.build import Loss, build_stepper, plans_of, prepare_pictures
+from engine import adapt
+from engine.build import Loss, build_stepper, plans_of, plans_showing, prepare_pictures
 from engine.checkpoint import not_finite
 from engine.fastest import decide
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
 from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, is_done, out_of_patience
 from engine.paper import try_network
+from engine.progress import Bar, Scalars
 from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run, saved_state, way_of
 from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, run_command
-from losses import SETTLING
+from losses import BIAS, SETTLING
 from plan import Plan
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
@@ -60,6 +62,7 @@ def trial(
     """
     stop = stop or StopRequest()
     ranks = Ranks()
+    scalars = Scalars(config.tensorboard)
     device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
     pictures = prepare_pictures(config)
@@ -67,6 +70,8 @@ def trial(
         config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
     try_network(config, pictures, resumed=config.resume or ranks.restarted)
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
+    last_epoch = min(config.until or config.epochs, config.epochs)
+    bar = Bar(last_epoch, ranks.rank == 0)
     drawing = ThreadPoolExecutor(1)  # a thread of its own, so that no step waits for a plan
     try:
         saved = saved_state(run, config)
@@ -82,7 +87,8 @@ def trial(
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = Loss(config, pictures, stepper.model.logit_scale)
-        last_epoch = min(config.until or config.epochs, config.epochs)
+        if ranks.rank == 0:
+            scalars.begin(run.folder, state.epoch)
         next_plan = None
         # A signal waits for the end of the step: half a step could not be resumed.
         with stop.deferred():
@@ -106,9 +112,10 @@ def trial(
                 stepper.begin(plan, first)
 
                 # Its steps, each a row of the plan.
-                for t in progress(range(first, steps), f"epoch {state.epoch + 1}/{config.epochs}"):
+                for t in range(first, steps):
                     stepper.train(t)
                     state.step = t + 1
+                    bar.step(state.epoch, t, steps)
                     keeper.pause()
                     if turn and (t + 1) % turn == 0:
                         yield
@@ -126,16 +133,18 @@ def trial(
                     raise NonFinite(steps - 1)
                 # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
+                if stepper.gather:
+                    scores |= update_signals(config, state, stepper, plan, pictures, keeper.pause_in_evaluation)
                 times = dict(
                     seconds=round(time.perf_counter() - started, 3),
                     data_wait=round(stepper.waited / training, 4),
                     images_per_s=round((steps - first) * config.batch_size / training, 1),
                 )
-                if stepper.gather:
-                    update_signals(state, stepper, plan, pictures)
                 settling, last = loss.settling(state.epoch), state.epoch + 1 == last_epoch
                 end_epoch(state, scores, times, config.monitor, stepper.evaluated(), logits, bias, settling, last)
                 run.append(state.rows[-1])
+                scalars.add(state.rows[-1])
+                bar.scores(state.rows[-1])
                 run.say(epoch_line(state, config.epochs))
                 over = state.epoch == last_epoch or out_of_patience(state, config)
                 keeper.save_now_and_then(over)
@@ -159,6 +168,8 @@ def trial(
         raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
     finally:
         drawing.shutdown(cancel_futures=True)
+        bar.close()
+        scalars.close()
         run.close()
         ranks.end()
         stepper = keeper = None
@@ -215,20 +226,28 @@ class Keeper:
             self.pause()
 
 
-def update_signals(state: State, stepper: Stepper, plan: Plan, pictures: Pictures) -> None:
-    """Takes into `state` what the epoch tells of the training pictures."""
-    before = state.signals or nothing_known(len(pictures.listing.labels), len(pictures.counts))
-    state.earlier_signals = state.signals
-    state.signals = after_epoch(before, plan.index, pictures.listing.labels, stepper.rows_seen())
+def update_signals(
+    config: Config, state: State, stepper: Stepper, plan: Plan, pictures: Pictures, pause: Callable
+) -> dict:
+    """Takes into `state` what the epoch tells of the training pictures. Returns what of it results.csv tells.
 
-
-def progress(steps: Iterable[int], name: str) -> Iterable[int]:
-    """`steps` with a progress bar where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        return steps
-    from tqdm import tqdm
-
-    return tqdm(steps, name, leave=False)
+    pause: called between batches of the pictures that are held back; where it raises, `state` is as it was.
+    """
+    labels, rows = pictures.listing.labels, stepper.rows_seen()
+    before = state.signals or nothing_known(len(labels), len(pictures.counts))
+    signals, told = after_epoch(before, plan.index, labels, rows), {}
+    if config.adapt == "gap":
+        told["adapt"] = adapt.factor(state.signals)  # of the epoch's own loss table
+        if len(pictures.held):
+            shown = plans_showing(pictures, pictures.held)[0]
+            logits = stepper.logits(shown, len(pictures.held), pause) + stepper.table[BIAS].cpu().numpy()
+            told["gap"] = adapt.gap(plan.index, rows, pictures.held, logits, labels)
+            factor = adapt.moved(told["adapt"], told["gap"], config.epochs)
+        else:
+            factor = adapt.followed(config.adapt_path, state.epoch + 1, config.epochs)
+        signals["factor"] = torch.tensor(factor, dtype=torch.float64)
+    state.earlier_signals, state.signals = state.signals, signals
+    return told
 
 
 def main(args: list[str] | None = None) -> int:

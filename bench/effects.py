@@ -52,6 +52,13 @@ METHODS = {
     "SAM": dict(sam=0.2),
     "smoothing by frequency": dict(ls=(0.2, 0.0), ls_by="frequency"),
     "smoothing by progress": dict(ls=(0.2, 0.0), ls_by="progress"),
+    "Balanced-MixUp": dict(mixup_pair="balanced", mixup_alpha=0.2),
+    "Remix": dict(mixup_pair="remix"),
+    "CMO": dict(cutmix_pair="tail"),
+    "one operation": dict(one_op=True),
+    "spectral head": dict(head="spectral"),
+    "noise": dict(noise=0.1),
+    "adapted to the gap": dict(adapt="gap"),
 }
 TAUS = np.linspace(0, 1, 21)
 BLUR = 0.01  # of the shorter side: the standard deviation of the corruption

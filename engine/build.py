@@ -15,7 +15,7 @@ import losses
 from augment import Views
 from config import Config
 from data import Pictures
-from engine import resident
+from engine import adapt, resident
 from engine.capture import Captured
 from engine.checkpoint import FORMAT, load_best
 from engine.numerics import LAYOUTS, precision, repeatable
@@ -24,7 +24,7 @@ from engine.step import Stepper
 from engine.update import Update, freeze
 from errors import ConfigError, LongtailError
 from kernels.convolution import use_products
-from mixup import Mixing
+from mixup import Mixing, in_epoch, label_counts
 from model import Network, build_model, last_layer
 from pictures import synthetic
 from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_counts, store_level, view_size
@@ -67,7 +67,10 @@ def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures
     if not root:
         judge(config)
         root = synthetic.folder(config.data)
-    return data.prepare(root, config.group(data.Source), config.group(data.Split))
+    pictures = data.prepare(root, config.group(data.Source), config.group(data.Split))
+    if adapt.measures(config, len(pictures.val)):
+        pictures = adapt.hold_back(pictures, config.split_seed)
+    return pictures
 
 
 def build_stepper(
@@ -136,20 +139,25 @@ class Loss:
         self.epochs = config.epochs
         self.logit_scale = logit_scale
         self.counts = pictures.counts
-        self.sampled = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
+        self.mixing, self.schedule = config.group(Mixing), config.schedule
 
     def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
+        mixing = adapt.strengthened(self.mixing, adapt.MIXING, signals)
+        # At the very end mixing changes, and the network keeps the prior of before.
+        mixing = in_epoch(mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
+        sampled = label_counts(self.drawn, self.counts, mixing)
         table = losses.schedule(
-            self.objective,
-            self.sampled,
+            adapt.strengthened(self.objective, adapt.SMOOTHING, signals),
+            sampled,
             epoch,
             self.epochs,
             pictures=self.counts,
             logit_scale=self.logit_scale,
             signals=signals,
         )
-        return table, losses.posterior_bias(table, self.sampled, self.counts, self.objective.prior)
+        return table, losses.posterior_bias(table, sampled, self.counts, self.objective.prior)
 
     def changes(self, epoch: int) -> bool:
         """Whether another stage of the loss begins with this epoch."""
@@ -207,9 +215,9 @@ def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str], 
     saved = _weights_of(run)
     own = model.state_dict()
     head = last_layer(own)
-    loaded = {name: value for name, value in saved["weights"].items() if name.rpartition(".")[0] != head}
+    loaded = {name: value for name, value in saved["weights"].items() if not name.startswith(head + ".")}
     old_head = {name: value for name, value in saved["weights"].items() if name not in loaded}
-    own_head = {name: value for name, value in own.items() if name.rpartition(".")[0] == head}
+    own_head = {name: value for name, value in own.items() if name.startswith(head + ".")}
     fits = _shapes(old_head) == _shapes(own_head) and saved["classes"] == classes
     loaded |= old_head if fits and not fresh_head else own_head
     unlike = _shapes(loaded).items() ^ _shapes(own).items()
@@ -256,8 +264,14 @@ def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], l
     course, mixing, views = config.group(Course), config.group(Mixing), config.group(Views)
 
     def draw(epoch, signals=None):
-        return draw_plan(material, epoch, course, mixing, views, signals=signals)
+        adapted = adapt.strengthened(mixing, adapt.MIXING, signals)
+        return draw_plan(material, epoch, course, adapted, views, signals=signals)
 
-    if not len(pictures.val):
-        return draw, []
-    return draw, evaluation_plans(pictures.val, size=pictures.size, store_size=side)
+    return draw, plans_showing(pictures, pictures.val)
+
+
+def plans_showing(pictures: Pictures, rows: np.ndarray) -> list[Plan]:
+    """The plans that show `rows` without augmentation: one, or none where there are no rows."""
+    if not len(rows):
+        return []
+    return evaluation_plans(rows, size=pictures.size, store_size=pictures.store.pixels.shape[1])

@@ -1,5 +1,6 @@
 """What an epoch and a run come to: where a run stands, its scores, the epoch that is kept, the tables of its end."""
 
+import contextlib
 import csv
 import shlex
 from dataclasses import dataclass, field
@@ -122,6 +123,7 @@ def kept_row(rows: list[dict], config: Config) -> dict:
 
 def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     """Validation tables of the epoch that is kept, and the warnings that a practitioner would want."""
+    _add_last_filters(run, state.best)
     following = predict_command(pictures.root, ["--run", str(run.folder)], config.device)
     if not len(pictures.val):
         run.say(f"{run.folder}: done; weights of the last epoch, no validation pictures. Next: {following}")
@@ -180,8 +182,7 @@ def predict_command(root: Path | str, words: list[str], device: str = "auto") ->
 def _write_tables(run, pictures, logits, scores):
     """val_logits.npy, val_predictions.csv, per_class.csv and confusion_matrix.csv."""
     classes, paths = pictures.listing.classes, pictures.listing.paths
-    with run.replacing("val_logits.npy") as path, open(path, "wb") as f:
-        np.save(f, logits)
+    run.write_array("val_logits.npy", logits)
     true = pictures.listing.labels[pictures.val]
     predicted = logits.argmax(1)
     pieces = np.array_split(logits, len(logits) // 256 + 1)  # in float64 all rows at once would be large
@@ -207,6 +208,21 @@ def _write_tables(run, pictures, logits, scores):
         ["true \\ predicted", *classes],
         ([name, *np.bincount(predicted[true == c], minlength=len(classes)).tolist()] for c, name in enumerate(classes)),
     )
+
+
+def filters(weights: dict[str, torch.Tensor]) -> np.ndarray | None:
+    """The filters of the first convolution, float16 [K, 3, k, k], of a network's weights; None if it takes no RGB."""
+    first = next((value for value in weights.values() if value.ndim == 4), None)
+    return None if first is None or first.shape[1] != 3 else first.detach().cpu().half().numpy()
+
+
+def _add_last_filters(run, best):
+    """filters.npy, which began as [1, K, 3, k, k], becomes [2, K, 3, k, k]: before training and of the kept epoch."""
+    path = run.folder / "filters.npy"
+    last = filters(best["weights"]) if best and path.exists() else None
+    if last is not None:
+        with contextlib.suppress(ValueError, EOFError):  # damaged: a picture less, and no reason for a run to fail
+            run.write_array(path.name, np.stack([np.load(path)[0], last]))
 
 
 def validation_labels(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:

@@ -9,7 +9,7 @@ from config import Config, config_from, flag_of, spelled
 from data import Pictures
 from engine.build import init_key
 from engine.checkpoint import FORMAT, check_format, not_finite
-from engine.outcome import State, is_done
+from engine.outcome import State, filters, is_done
 from engine.ranks import Ranks
 from engine.run import FollowedRun, Run, environment, uncommitted, with_todays_names
 from engine.step import Stepper
@@ -77,6 +77,7 @@ def begin_or_resume(
         layout=config.layout,
         products=config.products,
         compiled=stepper.record is not None,
+        data=str(pictures.root.resolve()),
         data_key=pictures.store.key,
         init_key=weights_key,
         key=config.key(pictures.store.key, weights_key),
@@ -90,7 +91,7 @@ def begin_or_resume(
         run.say(note)
     lists = ("classes.txt", "split.csv", "stats.json")
     if old_env is None:
-        _write_first_files(run, config, pictures, env)
+        _write_first_files(run, config, pictures, env, filters(stepper.model.state_dict()))
     elif not all((run.folder / name).exists() for name in lists):  # somebody removed one
         _write_lists(run, pictures)
     if old_env and old_env.get("format", 1) < FORMAT:
@@ -108,6 +109,7 @@ def begin_or_resume(
         state = State()
         run.say(
             f"{run.folder}: {counted(len(pictures.train), 'picture')} to train on, {len(pictures.val)} to validate, "
+            f"{f'{len(pictures.held)} held back, ' if len(pictures.held) else ''}"
             f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}"
         )
     run.results(state.rows)
@@ -156,13 +158,15 @@ def _refuse_changes(run, config, env, old_env):
         raise LongtailError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
 
 
-def _write_first_files(run, config, pictures, env):
+def _write_first_files(run, config, pictures, env, first_filters):
     """What a folder says before the first step; env.json, which says that all of it is there, comes last."""
     run.write_json("args.json", {name: getattr(config, name) for name in config.__dataclass_fields__})
     _write_lists(run, pictures)
     patch = uncommitted()
     if patch:
         run.write_text("code.diff", patch)
+    if first_filters is not None:
+        run.write_array("filters.npy", first_filters[None])
     run.write_json("env.json", env)
 
 
@@ -171,6 +175,7 @@ def _write_lists(run, pictures):
     files = pictures.listing
     run.write_text("classes.txt", "\n".join(files.classes) + "\n")
     part_of = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
+    part_of |= dict.fromkeys(pictures.held, "held")
     run.write_rows(
         "split.csv",
         ["path", "class", "part"],

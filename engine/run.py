@@ -19,10 +19,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from config import read_object
 from engine.checkpoint import FORMAT, load_checkpoint
+from engine.progress import painted
 from errors import ConfigError, LongtailError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +107,7 @@ class Run:
     def say(self, line: str) -> None:
         """One line to stderr and to train.log."""
         self.guard()
-        print(line, file=sys.stderr, flush=True)
+        print(painted(line, sys.stderr), file=sys.stderr, flush=True)
         with open(self.folder / "train.log", "a", encoding="utf-8") as f:
             print(line, file=f)
 
@@ -137,6 +139,10 @@ class Run:
             writer = csv.writer(f, lineterminator="\n")
             writer.writerow(header)
             writer.writerows(rows)
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        with self.replacing(name) as path, open(path, "wb") as f:
+            np.save(f, array)
 
     def results(self, rows: list[dict]) -> None:
         """Writes results.csv anew: one dict an epoch."""
@@ -195,6 +201,9 @@ class FollowedRun(Run):
     def write_rows(self, name: str, header: list, rows: list) -> None:
         pass
 
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        pass
+
     def results(self, rows: list[dict]) -> None:
         pass
 
@@ -210,7 +219,6 @@ class FollowedRun(Run):
 
 def environment(device: torch.device) -> dict:
     """What a result depends on beside its settings: versions, device, threads, the code's commit."""
-    import numpy
     import PIL
 
     listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -222,7 +230,7 @@ def environment(device: torch.device) -> dict:
         commit=_git("describe", "--always", "--dirty", "--exclude", "*").strip() or None,
         python=platform.python_version(),
         torch=torch.__version__,
-        numpy=numpy.__version__,
+        numpy=np.__version__,
         pillow=PIL.__version__,
         platform=platform.platform(),
         cpu=f"{cpu}, {os.cpu_count()} cores",

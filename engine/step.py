@@ -204,11 +204,11 @@ class Stepper:
             return
         # Of a mixed row nothing can be said about either picture.
         log_p = torch.log_softmax(logits.float() + self.table[losses.BIAS], 1)
-        own = log_p.gather(1, a.long()[:, None])[:, 0]
+        p, own = log_p.exp(), a.long()[:, None]
         # Not the row's loss: what reads the signals changes weights and smoothing, and would read itself.
-        noted = dict(loss=-own, confidence=log_p.amax(1).exp(), own=own.exp())
+        noted = dict(loss=-log_p.gather(1, own)[:, 0], confidence=p.amax(1), own=p.gather(1, own)[:, 0])
         for name, values in noted.items():
-            values = torch.where(row.lam == 1, values, torch.nan)
+            values = torch.where(row.blend == 1, values, torch.nan)
             self.rows[name].index_copy_(0, self.tables.at, values[None])
 
     def rows_seen(self) -> dict[str, np.ndarray]:

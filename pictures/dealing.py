@@ -1,14 +1,13 @@
-"""Pictures dealt into bins at random, so that each bin gets its share of every class: folds, or
-validation and training.
+"""Rows dealt to the parts of a split: each class gets its share, and what belongs together stays together.
 
-`labels` are int [N], `shares` float [bins] that sum to 1. Reads no file.
+Knows labels, groups and sets of rows; never opens a picture.
 """
 
 import numpy as np
 
 
-def deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bin of each row, int [N], -1 for the only picture of a class.
+def deal(labels, shares, rng):
+    """Bin of each row, -1 for the only picture of a class.
 
     The shuffled classes lie end to end, and bins are dealt at even steps: each class and the whole get their share.
     """
@@ -27,8 +26,8 @@ def deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np
     return bins
 
 
-def deal_groups(groups: list[str], labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bin of each row, int [N], -1 where its group has a class to itself.
+def deal_groups(groups, labels, shares, rng):
+    """Bin of each row, -1 where its group has a class to itself.
 
     The largest group comes first. Each goes to the bin whose classes it leaves nearest to their share, by chi-squared.
     """
@@ -52,3 +51,29 @@ def deal_groups(groups: list[str], labels: np.ndarray, shares: np.ndarray, rng: 
         dealt[best] += count
         bins[members[number]] = best
     return bins
+
+
+def keep_together(bins: np.ndarray, labels: np.ndarray, sets: list[np.ndarray]) -> np.ndarray:
+    """`bins` [N], changed so that the rows of each of `sets` share a bin: that of the first.
+
+    All of them stay in training, bin -1, where one of them does, and where a class would be in one bin alone.
+    """
+    bins = bins.copy()
+    for rows in sets:
+        own = bins[rows]
+        bins[rows] = own[0] if (own >= 0).all() else -1
+    set_of = {row: rows for rows in sets for row in rows.tolist()}
+    for label in np.unique(labels[list(set_of)]):
+        members = np.flatnonzero(labels == label)
+        where = bins[members]
+        if where[0] >= 0 and (where == where[0]).all():
+            bins[set_of.get(members[0], members[:1])] = -1
+    return bins
+
+
+def joined(groups: list[str], sets: list[np.ndarray]) -> np.ndarray:
+    """The group of each row as a number, int [N], those of the rows of a set made one."""
+    group = np.unique(groups, return_inverse=True)[1]
+    for rows in sets:
+        group[np.isin(group, group[rows])] = group[rows[0]]
+    return group

@@ -3,7 +3,11 @@
 Compares the pixels of Stores and never opens an image file. Says what it found; leaves every picture where it is.
 """
 
+import contextlib
 import hashlib
+import json
+import os
+import uuid
 from typing import NamedTuple
 from unicodedata import normalize
 
@@ -11,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from pictures.listing import Listing
-from pictures.store import Store
+from pictures.store import Store, cache_dir
 
 MOST_BITS = 10  # of 64 in which the difference hashes of nearly equal pictures may differ
 MOST_LEVELS = 8  # of 255 by which their colour thumbnails may differ, on average
+SMALL_SET = 3  # pictures: no set of so few is too large
+LARGEST_SHARE = 0.05  # of the pictures that a set of near duplicates may hold
 
 
 class Picture(NamedTuple):
@@ -44,36 +50,62 @@ def duplicates(parts: list[Listing], stored: list[Store]) -> list[tuple[str, str
     found = [_finding("same picture", members) for members in equal_sets.values() if len(members) > 1]
     # One picture stands for its equals, which are named already.
     distinct = [members[0] for members in equal_sets.values()]
-    for numbers in _near_sets(distinct):
+    for numbers in _near_sets(_thumbnails([picture.store.pixels[picture.row] for picture in distinct])):
         found.append(_finding("nearly the same", [distinct[number] for number in numbers]))
     return found
 
 
-def _near_sets(pictures):
+def near_sets(store: Store) -> list[list[int]]:
+    """Rows of a Store in sets of two or more pictures that are the same, or nearly; found once, and kept in the cache.
+
+    A set of more than a twentieth of the pictures is left out: it is no copy, but what pictures of this kind look like.
+    """
+    path = cache_dir() / store.key / "alike.json"
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    rows = [row for row in range(len(store.pixels)) if row not in store.bad]
+    found = []
+    for numbers in _near_sets(_thumbnails([store.pixels[row] for row in rows])) if rows else []:
+        if len(numbers) <= max(SMALL_SET, LARGEST_SHARE * len(rows)):
+            found.append([rows[number] for number in numbers])
+    with contextlib.suppress(OSError):  # a cache that cannot be written is looked through again
+        draft = path.with_suffix(f".{uuid.uuid4().hex}")
+        draft.write_text(json.dumps(found))
+        os.replace(draft, path)  # whole at once: another process may be reading it
+    return found
+
+
+def _near_sets(thumbnails):
     """Sets of two or more nearly equal pictures, as sorted numbers. A chain of near pictures is one set."""
-    thumbnails = np.stack([_thumbnail(picture) for picture in pictures])
     hashes = _difference_hashes(thumbnails)
-    set_of = [[number] for number in range(len(pictures))]  # the members of a set share one list
-    for number, thumbnail in enumerate(thumbnails):
-        after = number + 1
-        bits = np.bitwise_count(hashes[after:] ^ hashes[number])
+    light = thumbnails.mean((1, 2, 3), dtype=np.float64)
+    order = np.argsort(light, kind="stable")
+    light, thumbnails, hashes = light[order], thumbnails[order], hashes[order]
+    # Pictures whose mean is further apart than that are not near. A little more, for rounding.
+    ends = np.searchsorted(light, light + MOST_LEVELS + 0.01)
+    set_of = [[number] for number in order.tolist()]  # the members of a set share one list
+    place = np.argsort(order)  # of each number in this order
+    for k, (end, thumbnail) in enumerate(zip(ends, thumbnails)):
+        bits = np.bitwise_count(hashes[k + 1 : end] ^ hashes[k])
         # Thumbnails are compared only where the hashes agree, which few do.
-        close = after + np.flatnonzero(bits <= MOST_BITS)
+        close = k + 1 + np.flatnonzero(bits <= MOST_BITS)
         levels = np.abs(thumbnails[close] - thumbnail).mean((1, 2, 3))
         for other in close[levels <= MOST_LEVELS]:
-            joined, added = set_of[number], set_of[other]
+            joined, added = set_of[k], set_of[other]
             if joined is not added:
                 joined += added
                 for member in added:
-                    set_of[member] = joined
-    # Each set is told once: at its first member.
-    return [sorted(members) for number, members in enumerate(set_of) if len(members) > 1 and number == min(members)]
+                    set_of[place[member]] = joined
+    found = {id(members): sorted(members) for members in set_of if len(members) > 1}
+    return sorted(found.values())
 
 
-def _thumbnail(picture):
-    """float32 [8, 9, 3], 0 to 255: nine columns, for eight differences of neighbours."""
-    image = Image.fromarray(picture.store.pixels[picture.row])
-    return np.asarray(image.resize((9, 8), Image.Resampling.BOX), np.float32)
+def _thumbnails(pictures):
+    """float32 [N, 8, 9, 3], 0 to 255, of pictures uint8 [S, S, 3]: nine columns for eight differences of neighbours."""
+    small = []
+    for pixels in pictures:
+        small.append(np.asarray(Image.fromarray(pixels).resize((9, 8), Image.Resampling.BOX), np.float32))
+    return np.stack(small)
 
 
 def _difference_hashes(thumbnails):

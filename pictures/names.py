@@ -27,6 +27,8 @@ SUFFIXES = (
 )
 # Control characters, all line breaks among them, and the bytes of a name that is not UTF-8, as Python shows them.
 UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# They turn the direction of what follows them, or separate lines where no line ends.
+INVISIBLE = {0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 MISSING = ("nan", "null", "none", "na", "n/a", "<na>", "#n/a")  # how programs write that there is no value
 
 
@@ -52,6 +54,21 @@ def natural_key(name: str) -> tuple[list, str]:
         digits = pieces[position].lstrip("0")
         pieces[position] = (len(digits), digits)
     return pieces, name
+
+
+def visible(value: object) -> str:
+    """`value` as text whose every character can be seen: of an ANSI escape, ␛ and the letters after it."""
+    shown = []
+    for character in str(value):
+        code = ord(character)
+        if code < 32 or code == 127:
+            character = chr(0x2400 + code) if code < 32 else "\u2421"
+        elif 0x80 <= code < 0xA0 or code in INVISIBLE:
+            character = f"⟨U+{code:04X}⟩"
+        elif 0xD800 <= code < 0xE000:  # a byte of a name that is no UTF-8
+            character = "\ufffd"
+        shown.append(character)
+    return "".join(shown)
 
 
 def some(names: list[str], most: int = 5) -> str:

@@ -16,9 +16,10 @@ from errors import LongtailError, counted
 from posterior import evidence
 from posterior.evidence import Evidence
 from posterior.priors import TAUS
-from posterior.scaling import KINDS, LARGEST, MOST_NOISE, Scaling, fit, parts_of
+from posterior.scaling import KINDS, LARGEST, MOST_NOISE, Scaling, cross_fit, fit, parts_of
 
 CALIBRATION = "calibration.json"
+LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
 NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
@@ -127,6 +128,23 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
         if belongs_to == wanted and classes == checkpoints[0]["classes"]:
             return calibration
     return None
+
+
+def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.ndarray | None, str]:
+    """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
+
+    The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
+    where that would take minutes, and where the fit did not converge.
+    """
+    kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
+    if kept is None:
+        kind, said = "temperature", "No calibration.json yet: python calibrate.py fits one"
+    else:
+        kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
+    if found.log_posterior.size > LARGE:
+        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
+    after = cross_fit(kind, found.log_posterior, found.targets, found.counts, fitting_parts(found))
+    return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
 
 
 def _read(path):

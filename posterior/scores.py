@@ -1,11 +1,14 @@
 """Every score of a set of judged pictures, with its interval, and what guessing would get. Prints nothing."""
 
+import json
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import metrics
+from errors import LongtailError
 from posterior import reliability
 from posterior.priors import shares
 
@@ -13,11 +16,11 @@ RESAMPLES = 100
 TITLES = {
     "acc": "accuracy",
     "macro_f1": "macro F1",
-    "top5": "top-5 accuracy",
+    "top5": "right class in the top 5",
     "worst": "worst class's accuracy",
-    "many": "accuracy, many",
-    "medium": "accuracy, medium",
-    "few": "accuracy, few",
+    "many": "accuracy, classes with many",
+    "medium": "accuracy, a medium number",
+    "few": "accuracy, classes with few",
     "nll": "NLL",
     "brier": "Brier",
     "ece": "ECE",
@@ -43,11 +46,14 @@ def as_json(found: dict[str, NamedTuple]) -> dict[str, dict[str, float | None]]:
     }
 
 
-def of(log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray) -> dict[str, Score]:
+def of(
+    log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, resamples: int = RESAMPLES
+) -> dict[str, Score]:
     """Every Score by its name in results.csv, with smooth_ece and top5 besides.
 
     log_posterior [N,C], targets int [N], train_counts [C]. Shares have Wilson's interval, macro F1 that of
-    `metrics.macro_f1_interval`, mean losses a normal one, calibration errors a normal one from resampled pictures.
+    `metrics.macro_f1_interval`, mean losses a normal one, calibration errors a normal one from `resamples` draws of the
+    pictures, and none where that is 0.
     """
     n, classes = log_posterior.shape
     values = metrics.evaluate(log_posterior, targets, train_counts)
@@ -71,8 +77,21 @@ def of(log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray)
 
     scores |= group_scores(predicted, targets, train_counts)
     scores["smooth_ece"] = Score(reliability.smooth_ece(probs, targets))
-    scores |= _calibration_errors(probs, targets, scores)
+    if resamples:
+        scores |= _calibration_errors(probs, targets, scores, resamples)
     return scores
+
+
+def read_evaluation(folder: Path) -> tuple[str, dict[str, Score]]:
+    """(which pictures, every Score) that evaluate.py wrote for a run or study. LongtailError where it has not."""
+    try:
+        kept = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        judged = {name: Score(*(float(kept["scores"][name][key]) for key in Score._fields)) for name in TITLES}
+        return f"{kept['pictures']}, n {kept['n']}", judged
+    except FileNotFoundError:
+        raise LongtailError("scores on pictures that chose nothing: python evaluate.py --test DIR") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LongtailError("evaluation.json is damaged: python evaluate.py makes it again") from None
 
 
 def share(hits: int, n: int, z: float = 1.96) -> Score:
@@ -152,19 +171,19 @@ def confused(targets: np.ndarray, predicted: np.ndarray, classes: int) -> list[t
     return [(int(a), int(b), int(table[a, b])) for a, b in pairs[order]]
 
 
-def _calibration_errors(probs, targets, scores):
+def _calibration_errors(probs, targets, scores, resamples):
     """The calibration errors of `scores`, each with the interval that resampled pictures give."""
     if len(targets) < 2:
         return {}  # every resample is the same
     generator = np.random.default_rng(0)
-    found = {name: [] for name in reliability.SCORES}
-    for _ in range(RESAMPLES):
+    errors = reliability.Errors(probs)
+    found = []
+    for _ in range(resamples):
         rows = generator.integers(len(targets), size=len(targets))
-        for name, score in reliability.SCORES.items():
-            found[name].append(score(probs[rows], targets[rows]))
+        found.append(errors(targets, rows))
     intervals = {}
-    for name, values in found.items():
+    for name in reliability.SCORES:
         value = scores[name].value
-        half = 1.96 * float(np.std(values, ddof=1))
+        half = 1.96 * float(np.std([each[name] for each in found], ddof=1))
         intervals[name] = Score(value, max(0.0, value - half), value + half)
     return intervals

@@ -5,17 +5,16 @@ python plan.py -c RECIPE --show 3
 
 import math
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import augment
 from config import Config
 from engine import resident
 from engine.build import plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args, train_command
+from engine.redraw import denormalised, fitted, lines
 from errors import LongtailError, run_command
 from plan import Plan, store_level
 
@@ -25,44 +24,6 @@ COLUMNS = 8
 GAP, EDGE = 12, 18  # px between two tiles, and around the sheet
 HEAD, FOOT = 44, 62  # px above a batch, and under each tile
 LABEL_WIDTH = 112  # px: room for a class name under the smallest tile
-
-
-def lines(plan: Plan, t: int, classes: list[str], labels: np.ndarray, *, store_size: int) -> Iterator[str]:
-    """Step t as text: a title, a header and a line a row. scale: share of the Store's area that the view shows."""
-    names = [fitted(name, 24, len) for name in classes]
-    width = max(map(len, names))
-    rate, size = plan.lr[t], plan.view_size[t]
-    yield f"batch {t + 1} of {len(plan.index)}, learning rate {rate:.4g}, {size:.0f} px"
-    yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
-    for b, row in enumerate(plan.index[t]):
-        own = names[labels[row]]
-        partner = names[labels[plan.partner[t, b]]] if plan.lam[t, b] < 1 else "-"
-        # The determinant of view -> Store is the area that a pixel of the view covers, negative for a mirror image.
-        to_store = plan.geo[t, b, :, :2].astype(float)
-        zoom = np.linalg.det(to_store) * (size / store_size) ** 2
-        mirror = "yes" if zoom < 0 else "-"
-        box = span(plan.box[t, b])
-        erased = span(plan.erase[t, b])
-        yield (
-            f"{row:8}  {own:{width}}  {partner:{width}}  {plan.lam[t, b]:.3f}  "
-            f"{box:17}  {mirror:6}  {abs(zoom):5.2f}  {erased}"
-        )
-
-
-def span(box: np.ndarray) -> str:
-    """A box [4] as 'y0:y1, x0:x1', '-' if it is empty."""
-    y0, x0, y1, x1 = box
-    return f"{y0}:{y1}, {x0}:{x1}" if y0 < y1 and x0 < x1 else "-"
-
-
-def fitted(name: str, room: float, measure: Callable[[str], float]) -> str:
-    """`name`, its end an ellipsis where `measure` of it passes `room`."""
-    short = name
-    end = len(name)
-    while measure(short) > room and end > 0:
-        end -= 1
-        short = name[:end].rstrip() + "…"
-    return short
 
 
 def montage(
@@ -101,10 +62,12 @@ def montage(
 
     for t in range(count):
         head = t * batch_height
-        mixing = f"{(plan.lam[t] < 1).sum()} of {batch_size} mix"
+        mixing = f"{(plan.blend[t] < 1).sum()} of {batch_size} mix"
         pen.text((EDGE, EDGE + head), f"batch {t + 1} of {len(plan.index)}", INK, large)
         pen.text((sheet.width - EDGE, EDGE + head + 2), mixing, FAINT, small, "ra")
-        tiles = _shown(plan, t, pixels, size=size, mean=mean, std=std, border=border)
+        step = Plan(*(table[t] for table in plan))
+        used = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
+        tiles = denormalised(step, pixels[used], used, size=size, mean=mean, std=std, border=border)
         for b, tile in enumerate(tiles):
             left = EDGE + b % COLUMNS * (width + GAP)
             top = head + HEAD + b // COLUMNS * (side + FOOT)
@@ -132,16 +95,8 @@ def show(config: Config, count: int, output: Path | str) -> None:
     side = store_level(int(plan.view_size[0]), side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))  # an epoch may be shorter
-    sheet = montage(
-        plan,
-        count,
-        pixels,
-        classes,
-        labels,
-        mean=pictures.mean,
-        std=pictures.std,
-        border="constant" if config.pad else "reflect",
-    )
+    border = "constant" if config.pad else "reflect"
+    sheet = montage(plan, count, pixels, classes, labels, mean=pictures.mean, std=pictures.std, border=border)
     sheet.save(output, "PNG")
     for t in range(count):
         # A batch at a time: whoever pipes this into `head` waits for no more than is read.
@@ -159,22 +114,6 @@ def main(args: list[str] | None = None) -> int:
     if space.show < 1:
         parser.error(f"--show takes a whole number from 1, not {space.show}")
     return run_command("plan.py", lambda: show(config_from_args(space), space.show, space.output))
-
-
-def _shown(plan, t, pixels, *, size, mean, std, border):
-    """Step t's rows as the network sees them, de-normalised: uint8 [B, size, size, 3]."""
-    step = Plan(*(table[t] for table in plan))
-    used = np.union1d(step.index, step.partner)  # the Store's other rows stay on the disk
-    # What was row r of the Store is now at r's place among those.
-    index = np.searchsorted(used, step.index)
-    partner = np.searchsorted(used, step.partner)
-    step = step._replace(index=index, partner=partner)
-    step = Plan(*map(torch.tensor, step))
-    mean, std = torch.tensor(mean), torch.tensor(std)
-    x = augment.batch(pixels[used], step, size=size, mean=mean, std=std, border=border)
-    # Back from what the network is given to what an eye can judge.
-    rgb = x.permute(0, 2, 3, 1) * std + mean
-    return rgb.mul(255).round().clamp(0, 255).byte().numpy()
 
 
 def _caption(pen, corner, width, font, lam, own, partner):

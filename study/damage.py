@@ -6,7 +6,7 @@ from numbers import Real
 
 from engine.numerics import LAYOUTS
 from engine.run import with_todays_names
-from study.metric import METRICS
+from study.metric import DEFAULT, METRICS
 
 RANKED = ("acc", "nll", "ece", "macro_f1_se", "val_pictures")  # what a row with a macro F1 has beside it
 ROW_NAME = re.compile(r"(\d{4,})-(\d+)\.json")
@@ -28,7 +28,7 @@ def spec_from(text: str) -> dict:
     halving = spec.get("halving")
     if not _whole(halving) or not (halving == 0 or 2 <= halving <= 100):
         raise ValueError(f"'halving' must be 0 or a whole number from 2 to 100, not {halving!r}")
-    metric = spec.get("metric", "macro_f1")
+    metric = spec.get("metric", DEFAULT)
     if metric not in list(METRICS):
         raise ValueError(f"'metric' must be one of {', '.join(METRICS)}, not {metric!r}")
     threads = spec.get("threads")

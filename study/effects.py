@@ -3,7 +3,11 @@
 Only points that can be ranked count. Runs and writes nothing.
 """
 
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
+
+import numpy as np
 
 import metrics
 from config import spelled
@@ -56,6 +60,30 @@ def against_base(study: Study, group: list[Point]) -> list[Difference]:
             by, error = difference(point.held_out, base.held_out)
             found.append(Difference(point, by, metrics.Z * error))
     return found
+
+
+def pair_means(scores: list[float], levels: dict, first: str, second: str) -> tuple[list, list, np.ndarray]:
+    """(levels of `first`, levels of `second`, mean score [R,K] of the trials with both, nan for none), of `factors`."""
+    rows, columns = in_order(levels[first]), in_order(levels[second])
+    cells = np.full((len(rows), len(columns)), math.nan)
+    for r, row in enumerate(rows):
+        for c, column in enumerate(columns):
+            here = [score for score, a, b in zip(scores, levels[first], levels[second]) if (a, b) == (row, column)]
+            if here:
+                cells[r, c] = np.mean(here)
+    return rows, columns, cells
+
+
+def in_order(levels: Iterable[str]) -> list[str]:
+    """The levels of a knob, each once: by their first number where they begin with one, then by name."""
+
+    def place(level):
+        try:
+            return 0, float(level.split()[0]), level
+        except ValueError:
+            return 1, 0.0, level
+
+    return sorted(set(levels), key=place)
 
 
 def _levels(values):

@@ -1,7 +1,10 @@
 """What a study found, for people: its ranking and what moves the score, as Markdown, and the effects as a picture."""
 
+import itertools
 import math
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +55,60 @@ def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
     table = changes(study, ranked) or effects(study, ranked)
     if table:
         yield "\n" + "\n".join(table)
+
+
+def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
+    """What came out and what to do next, in three sentences; then what else there is to know, a line each."""
+    rows, left = study.latest(), len(study.jobs())
+    failed = [row for row in rows.values() if row["status"] != "ok"]
+    said = ["No point can be ranked yet."]
+    more = []
+    if choice is not None:
+        point = choice.point
+        said = [
+            f"The winner is {point.label()}, with {METRICS[point.metric]} {point.score:.4f} ± {point.error:.4f} (its "
+            f"standard error) at the {study.epoch()} under {choice.scheme}."
+        ]
+        more.append(f"{point.label()}: {choice.reason}.")
+    done = f"{len(rows) - len(failed)} of {counted(len(study.trials), 'trial')} are done"
+    said.append(f"{done}, {len(failed)} failed, {left} can run now.")
+    recipe = study.folder / "best.json"
+    if left:
+        todo = "the command that began it goes on"
+    elif recipe.exists():
+        todo = f"{shlex.join(['python', 'seeds.py', '-c', str(recipe), '--n', '10'])} tells how much of it is luck"
+    else:
+        todo = "report.py of one of its runs shows pictures"
+    said.append(f"What to do next: {todo}.")
+    if failed:
+        more.append(f"Trial {failed[0]['trial']} failed: {failed[0]['reason']}. --retry-failed tries again.")
+    return [" ".join(said), *more]
+
+
+def failures(study: Study) -> dict[str, list[int]]:
+    """The trials that failed, by their reason."""
+    found = {}
+    for trial, row in study.latest().items():
+        if row["status"] != "ok":
+            found.setdefault(row["reason"], []).append(trial)
+    return found
+
+
+def aligned(lines: Iterable[str], terminal: bool) -> Iterator[str]:
+    """`lines` of Markdown; on a terminal the columns of its tables are as wide as their widest cell."""
+    table = []
+    for line in itertools.chain(lines, [None]):
+        for part in line.split("\n") if line is not None else [None]:
+            if terminal and part is not None and part.startswith("| "):
+                table.append([cell.strip() for cell in re.split(r"(?<!\\)\|", part)[1:-1]])
+                continue
+            widths = [max(map(len, column)) for column in itertools.zip_longest(*table, fillvalue="")]
+            for row in table:
+                cells = [cell.ljust(width, "-" if set(cell) == {"-"} else " ") for cell, width in zip(row, widths)]
+                yield f"| {' | '.join(cells)} |"
+            table = []
+            if part is not None:
+                yield part
 
 
 def changes(study: Study, group: list[Point]) -> list[str]:

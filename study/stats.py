@@ -89,20 +89,6 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     return float(a @ b / scale) if scale else math.nan
 
 
-def blocked(scores: ArrayLike) -> float:
-    """Standard error of a row's mean beside the other rows' means, in randomized blocks (Fisher 1935).
-
-    scores: [P, B], P and B above 1, whose columns are blocks (folds) that all rows share. What a column adds to all
-    rows is taken out. The variance that row + column leave, on (P - 1)(B - 1) degrees of freedom, is pooled. The
-    difference of two means has sqrt(2) times this error.
-    """
-    scores = np.asarray(scores, np.float64)
-    rows, blocks = scores.shape
-    residuals = scores - scores.mean(0) - scores.mean(1, keepdims=True) + scores.mean()
-    variance = (residuals**2).sum() / ((rows - 1) * (blocks - 1))
-    return math.sqrt(variance / blocks)
-
-
 def jackknife(scores: ArrayLike, left_out: ArrayLike) -> float:
     """Standard error of the mean of scores [S] with other pictures and, from two seeds on, with other seeds too.
 

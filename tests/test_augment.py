@@ -14,7 +14,9 @@ import torch
 import augment
 
 PIXEL = 1e-4
-PLAIN = dict(crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
+PLAIN = dict(
+    crop_scale=(1.0, 1.0), pad=0, flip=False, rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1), one_op=False
+)
 SIZES = [(8, 8), (40, 32), (73, 64), (64, 64), (29, 16)]  # Store, view; torchvision rounds half pixels to even, we down
 EYE = torch.eye(3, 4)
 
@@ -276,6 +278,104 @@ def test_colour_factors():
     by_row = augment.draw_colour(np.random.default_rng(0), means[:2], np.array([0.0, 0.5]))
     assert (by_row[0] == np.eye(3, 4)).all() and (by_row[1] != np.eye(3, 4)).any()
     assert by_row.dtype == np.float32
+
+
+# One operation a view
+
+
+def test_operations_are_drawn_equally_often_and_uniformly_strong():
+    n = 100_000
+    warp, factors = augment.draw_operation(np.random.default_rng(0), (n,))
+    angle = np.rad2deg(np.arctan2(warp[:, 1, 0], warp[:, 0, 0]))
+    turned = np.abs(warp[:, 0, 0] - 1) > 1e-12
+    strength = {
+        "shear x": np.where(turned, 0, warp[:, 0, 1] / 0.99),
+        "shear y": np.where(turned, 0, warp[:, 1, 0] / 0.99),
+        "translate x": warp[:, 0, 2] * 7,
+        "translate y": warp[:, 1, 2] * 7,
+        "rotate": np.where(turned, angle / 135, 0),
+        "brightness": (factors[0] - 1) / 0.99,
+        "contrast": (factors[1] - 1) / 0.99,
+        "saturation": (factors[2] - 1) / 0.99,
+    }
+    acts = np.stack([np.abs(values) > 1e-9 for values in strength.values()])
+    assert acts.sum(0).max() == 1
+    seen = np.append(acts.sum(1), (~acts.any(0)).sum())  # the last left the view as it is
+    expected = n / 9
+    assert ((seen - expected) ** 2 / expected).sum() < 26.1  # chi-square of 8 degrees passes it once in a thousand
+    for values, does in zip(strength.values(), acts):
+        values = np.sort(values[does])
+        steps = np.arange(len(values) + 1) / len(values)
+        at = (values + 1) / 2
+        distance = max(np.abs(at - steps[1:]).max(), np.abs(at - steps[:-1]).max())
+        assert distance < 1.95 / len(values) ** 0.5  # Kolmogorov and Smirnov's, once in a thousand
+        assert values[0] < -0.99 and values[-1] > 0.99
+
+
+def test_an_operation_acts_on_the_view_that_crop_and_mirror_made():
+    """Where a pixel of the view comes from, by each operation's textbook formula about the centre, in float64."""
+    n, size = 400, 32
+    warp, _ = augment.draw_operation(np.random.default_rng(0), (n,))
+    geo = geometry(n, 48, size, flip=True, crop_scale=(0.3, 1.0))
+    found = augment.warped(geo, warp, size)
+    assert found.dtype == np.float32
+    for one, change, ours in zip(geo.astype(float), warp, found):
+        for x, y in ((0, 0), (size, 0), (5, 29), (16, 16)):
+            u, v = (x - size / 2) / size, (y - size / 2) / size
+            u, v = (
+                change[0, 0] * u + change[0, 1] * v + change[0, 2],
+                change[1, 0] * u + change[1, 1] * v + change[1, 2],
+            )
+            there = one @ [u * size + size / 2, v * size + size / 2, 1]
+            assert np.abs(ours @ [x, y, 1] - there).max() < 1e-4
+    unmoved = (warp == np.eye(2, 3)).all((1, 2))
+    assert unmoved.sum() > 100 and np.array_equal(found[unmoved], geo[unmoved])
+
+
+@pytest.mark.parametrize("name", ["rotate", "translate", "shear"])
+def test_operations_look_like_torchvisions(F, bilinear, name):
+    """On the inner disc, which no border reaches. torchvision says where pixels go, but for a shear, and we whence."""
+    side = 56
+    pixels = noise(9, side)
+    y, x = np.mgrid[:side, :side] + 0.5 - side / 2
+    inner = torch.from_numpy(x**2 + y**2 <= (side / 4) ** 2)
+    eye = np.tile(np.eye(2, 3), (9, 1, 1))
+    for picture, amount in zip(pixels, np.linspace(-1, 1, 9)):
+        warp = np.eye(2, 3)
+        move = dict(angle=0.0, translate=[0, 0], scale=1.0, shear=[0.0, 0.0])
+        if name == "rotate":
+            angle = np.deg2rad(135 * amount)
+            warp[:, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+            move["angle"] = float(-135 * amount)
+        elif name == "translate":
+            pixel = round(side / 7 * amount)
+            warp[0, 2] = pixel / side
+            move["translate"] = [-pixel, 0]
+        else:
+            warp[0, 1] = 0.99 * amount
+            move["shear"] = [float(np.rad2deg(np.arctan(0.99 * amount))), 0.0]
+        ours = look(picture[None], augment.warped(eye[:1].astype(np.float32), warp[None], side), side)
+        theirs = F.affine(planes(picture[None]), **move, interpolation=bilinear)
+        close(ours[..., inner], theirs[..., inner], 3 * PIXEL)
+
+
+def test_a_view_has_its_operation_on_top_of_all_else():
+    views = augment.Views(**(PLAIN | dict(flip=True, jitter=0.1, crop_scale=(0.5, 1.0))))
+    frame = augment.Frame(32, 40, 32)
+    means = np.random.default_rng(1).random((300, 3))
+    never = np.zeros(300, bool)
+
+    def tables(one_op):
+        with_op = augment.Views(**vars(views) | dict(one_op=one_op))
+        return augment.draw_views(lambda name: np.random.default_rng(len(name)), never, means, frame, with_op)
+
+    (geo, col), (geo_op, col_op) = tables(False), tables(True)
+    warp, factors = augment.draw_operation(np.random.default_rng(len("op")), (300,))
+    assert np.array_equal(geo_op, augment.warped(geo, warp, 32))
+    changed = (factors != 1).any(0)
+    assert np.array_equal((col != col_op).any((1, 2)), changed) and 0.2 < changed.mean() < 0.5
+    bright = factors[0] != 1
+    assert np.allclose(col_op[bright], col[bright] * factors[0][bright, None, None], rtol=1e-5, atol=1e-6)
 
 
 # Erasing, mixing, and the order of all

@@ -18,6 +18,7 @@ from PIL import Image
 
 import augment
 from model import build_model
+from study.held_out import HeldOut
 
 
 @pytest.fixture
@@ -492,3 +493,22 @@ def test_intervals_beside_metrics_own(monkeypatch, capsys):
     targets = np.repeat([0, 1, 2], sizes)
     drawn = coverage.resampled(targets, targets, 3, 200, np.random.default_rng(0))
     assert set(np.round(drawn, 9)) == {round(2 / 3, 9), 1.0}  # a resample that misses the class of two
+
+
+def test_luck_that_all_pictures_share_is_told_from_that_of_single_ones(bench):
+    """Scores that are means of independent numbers differ as the jackknife says. With luck of sd 0.3 on all 100
+    pictures of unit variance they differ sqrt(1 + 0.3^2 * 100) = 3.16 times as much, unless both points have it."""
+    luck = bench("luck")
+    rng = np.random.default_rng(0)
+
+    def held_out(values):
+        left_out = (values.sum(1, keepdims=True) - values) / (values.shape[1] - 1)
+        return HeldOut("", 0, {"nll": values.mean(1)}, "nll", left_out)
+
+    plain, other = rng.normal(0, 1, (2, 60, 100))
+    lucky = rng.normal(0, 0.3, (60, 1))
+    for values, wanted in ((plain, 1.0), (plain + lucky, math.sqrt(10))):
+        apart, error = luck.two_seeds(held_out(values))
+        assert apart / error == pytest.approx(wanted, rel=0.2)
+    apart, error = luck.one_seed_each(held_out(plain + lucky), held_out(other + lucky))
+    assert apart / error == pytest.approx(1.0, rel=0.25)

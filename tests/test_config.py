@@ -159,6 +159,8 @@ def test_recipe_then_flags(tmp_path):
         ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
         ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
         ('{"flip": 1}', "--flip takes true or false"),
+        ('{"cutmix_pair": "tail", "mixup_by": "class-batch"}', "--cutmix-pair tail draws a partner for each row"),
+        ('{"mixup_pair": "remix", "mixup_by": "batch"}', "a partner for each row: add --mixup-by row, or class"),
         ("", "not JSON"),
         ("\ufeff{", "not JSON"),
     ],
@@ -214,6 +216,7 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(crop_scale=(1, 0.5)),
         dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
         dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
+        dict(adapt="gap", mixup_p=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):
@@ -263,11 +266,12 @@ def test_off_is_every_methods_value_where_it_is_not_used():
 def test_signals_are_gathered_for_settings_that_read_them():
     @dataclasses.dataclass(frozen=True)
     class Curious(Config):
-        adapt: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
+        follow: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
 
     by = [dict(ls_by=by) for by in ("progress", "frequency", "difficulty", "confidence")]
     assert [Config(**settings).reads_signals() for settings in by] == [False, False, True, True]
-    assert not Config().reads_signals() and not Curious().reads_signals() and Curious(adapt=0.5).reads_signals()
+    assert not Config().reads_signals() and not Curious().reads_signals() and Curious(follow=0.5).reads_signals()
+    assert Config(adapt="gap").reads_signals()
 
 
 def test_the_command_of_a_config_gives_it_again():

@@ -61,10 +61,15 @@ ROWS = ("row", "class")
 BATCHES = ("batch", "class-batch")
 
 
-def drawn(labels, seed=0, counts=(9, 5, 1), **options):
-    settings = dict(size=64, mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", cutmix_p=0.0) | options
-    size = settings.pop("size")
-    lam, blend, box = mixup.draw(np.random.default_rng(seed), labels, np.array(counts), size, mixup.Mixing(**settings))
+def mixing(**options):
+    settings = dict(mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", mixup_refine=1)
+    settings |= dict(cutmix_p=0.0, cutmix_pair="uniform")
+    return mixup.Mixing(**settings | options)
+
+
+def drawn(labels, seed=0, counts=(9, 5, 1), size=64, **options):
+    rng, pair_rng = (np.random.default_rng([seed, part]) for part in range(2))
+    lam, blend, box = mixup.draw(rng, pair_rng, labels, labels, np.array(counts), size, mixing(**options))
     assert np.array_equal(lam, blend) and blend is not lam  # no method here parts them
     return lam, box
 
@@ -182,6 +187,166 @@ def test_turning_mixup_on_leaves_cutmix_as_it_was():
     labels = np.zeros((300, 8), int)
     (lam, box), (both, box_both) = (drawn(labels, cutmix_p=0.3, mixup_p=p) for p in (0.0, 0.6))
     assert (box == box_both).all() and (lam == both)[box.any(-1)].all() and (both < lam).any()
+
+
+# Partners
+
+
+def fits(sample, distribution, above=0.0):
+    """Whether a sample is of a distribution function, by Kolmogorov and Smirnov; 1.95 is passed once in a thousand.
+    above: where numbers are smaller they are rounded, and not looked at."""
+    sample = np.sort(sample.ravel())
+    steps = np.arange(len(sample) + 1) / len(sample)
+    at = distribution(sample)
+    distance = np.maximum(np.abs(at - steps[1:]), np.abs(at - steps[:-1]))
+    assert distance[sample >= above].max() < 1.95 / len(sample) ** 0.5
+
+
+def paired(own, partner, seed=0, **options):
+    """(lam, blend) of rows that all mix, of classes with so many training pictures."""
+    counts = np.array([own, partner])
+    labels = np.zeros((500, 200), int)
+    rng, pair_rng = (np.random.default_rng([seed, part]) for part in range(2))
+    settings = mixing(mixup_p=1.0, **options)
+    lam, blend, box = mixup.draw(rng, pair_rng, labels, labels + 1, counts, 64, settings)
+    assert not box.any()
+    return lam.astype(float), blend.astype(float)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 3.0])
+def test_balanced_partners_weigh_beta_alpha_1(alpha):
+    lam, blend = paired(30, 3, mixup_pair="balanced", mixup_alpha=alpha)
+    assert np.array_equal(lam, blend)
+    fits(1 - lam, lambda weight: weight**alpha, above=1e-5)  # float32 knows lam to 6e-8
+
+
+@pytest.mark.parametrize("own, partner", [(30, 10), (29, 10), (10, 30), (10, 29), (500, 1), (1, 500), (7, 7)])
+def test_remix_moves_the_label_as_its_authors_do(own, partner):
+    lam, blend = paired(own, partner, mixup_pair="remix")
+    for y, x in zip(lam[0], blend[0]):
+        expected = x
+        if own / partner >= 3 and x < 0.5:
+            expected = 0
+        if own / partner <= 1 / 3 and 1 - x < 0.5:
+            expected = 1
+        assert y == expected
+    plain, plain_blend = paired(own, partner)
+    assert np.array_equal(blend, plain) and np.array_equal(plain, plain_blend)  # pixels mix as ever
+
+
+@pytest.mark.parametrize("own, partner", [(90, 10), (10, 90), (7, 7)])
+@pytest.mark.parametrize("alpha", [0.8, 3.0])
+def test_targeted_weights_are_shifted_towards_the_rarer_class(own, partner, alpha):
+    lam, blend = paired(own, partner, mixup_pair="targeted", mixup_alpha=alpha)
+    assert np.array_equal(lam, blend)
+    shift = partner / (own + partner)
+
+    def distribution(x):
+        """Of (weight + shift) mod 1, from the distribution function of the weight on a grid."""
+        weight, density = beta_grid(alpha)
+        at = np.interp(np.array([x - shift, 1 - shift + x]), weight, density.cumsum())
+        wrapped = np.maximum(at[1] - np.interp(1 - shift, weight, density.cumsum()), 0)
+        return at[0] + wrapped
+
+    fits(lam, distribution)
+    if alpha < 1:  # where it is most likely: at the partner's weight that its rarity asks for
+        places = np.histogram(lam, bins=20, range=(0, 1))[0]
+        assert abs((places.argmax() + 0.5) / 20 - shift) < 0.06
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.8, 1.0, 3.0, 100.0])
+def test_the_beta_distributions_function(alpha):
+    x = np.array([1e-6, 0.01, 0.1, 0.35, 0.5, 0.61, 0.9, 0.999])
+    found = mixup.beta_below(x, alpha)
+    if alpha == 1:
+        assert found == pytest.approx(x, rel=1e-12)
+    if alpha == 3:
+        assert found == pytest.approx(x**3 * (10 - 15 * x + 6 * x**2), rel=1e-10)
+    weight, density = beta_grid(alpha)
+    order = np.argsort(weight)
+    assert found == pytest.approx(np.interp(x, weight[order], density[order].cumsum()), abs=1e-4)
+    assert (np.diff(found) > 0).all() or alpha == 100
+
+
+def test_a_pair_rule_leaves_cutmix_alone():
+    labels = np.random.default_rng(0).integers(0, 3, (300, 8))
+    for pair in ("balanced", "remix", "targeted"):
+        tables = []
+        for rule in ("uniform", pair):
+            rng, pair_rng = (np.random.default_rng(part) for part in range(2))
+            settings = mixing(cutmix_p=0.3, mixup_p=0.6, mixup_pair=rule)
+            tables.append(mixup.draw(rng, pair_rng, labels, labels[::-1], np.array([90, 9, 1]), 32, settings))
+        (lam, _, box), (other, _, other_box) = tables
+        cut = box.any(-1)
+        assert np.array_equal(box, other_box) and np.array_equal(lam[cut], other[cut])
+        assert np.array_equal(lam == 1, (other == 1) & (tables[1][1] == 1)) and (lam != other).any()
+
+
+# The classes' shares that a rule makes
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 10.0])
+@pytest.mark.parametrize("pair", ["balanced", "remix", "targeted"])
+def test_the_mean_of_lam_in_closed_form(pair, alpha):
+    """Against the mean over a fine grid of the distribution's quantiles, with the authors' rule written out."""
+    sizes = np.array([100, 40, 12, 4])
+    found = mixup.mean_lam(sizes[:, None], sizes[None, :], mixing(mixup_pair=pair, mixup_alpha=alpha))
+    weight, density = beta_grid(alpha)
+    balanced = 1 - ((np.arange(10**5) + 0.5) / 10**5) ** (1 / alpha)
+    for i, own in enumerate(sizes):
+        for j, partner in enumerate(sizes):
+            kept = weight.copy()
+            if pair == "balanced":
+                assert found[i, j] == pytest.approx(balanced.mean(), abs=1e-5)
+                continue
+            if pair == "targeted":
+                kept += partner / (own + partner)
+                kept[kept > 1] -= 1
+            elif own >= 3 * partner:
+                kept[weight < 0.5] = 0
+            elif partner >= 3 * own:
+                kept[weight > 0.5] = 1
+            assert found[i, j] == pytest.approx((kept * density).sum(), abs=1e-5)
+
+
+def beta_grid(alpha):
+    """Weights in (0, 1) and their probabilities under Beta(alpha, alpha), by the substitution w = sin^2 t."""
+    t = (np.arange(10**5) + 0.5) / 10**5 * np.pi / 2
+    density = (np.sin(t) * np.cos(t)) ** (2 * alpha - 1)
+    if alpha < 0.5:  # infinite at the ends: by symmetry and the substitution s = t^(2 alpha) near both
+        s = (np.arange(10**5) + 0.5) / 10**5 * (np.pi / 4) ** (2 * alpha)
+        t = s ** (1 / (2 * alpha))
+        density = (np.sin(t) * np.cos(t) / t) ** (2 * alpha - 1)
+        t, density = np.concatenate([t, np.pi / 2 - t]), np.concatenate([density, density])
+    return np.sin(t) ** 2, density / density.sum()
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 10.0])
+def test_the_mean_box_in_closed_form(alpha):
+    """Against the mean over weights and centres: clipped sides in float64, on a grid."""
+    weight, density = beta_grid(alpha)
+    half = np.sqrt(weight) / 2
+    centres = (np.arange(1000) + 0.5) / 1000
+    some = slice(None, None, 101)
+    sides = np.minimum(1, centres + half[some, None]) - np.maximum(0, centres - half[some, None])
+    expected = (sides.mean(1) ** 2 * density[some]).sum() / density[some].sum()
+    assert mixup.mean_box(alpha) == pytest.approx(expected, abs=2e-4)
+    lam, box = drawn(np.zeros((1000, 100), int), size=128, cutmix_p=1.0, mixup_alpha=alpha)
+    share = area(box) / 128**2
+    assert share.mean() == pytest.approx(mixup.mean_box(alpha), abs=4.5 * share.std() / share.size**0.5)
+
+
+@pytest.mark.parametrize(
+    "epochs, schedule, off",
+    [(200, "step", [0, 1, 2, 197, 198, 199]), (50, "cosine", [0, 1, 2, 48, 49]), (1, "cosine", [])]
+    + [(8, "cosine", [0, 1]), (100, "constant", [0, 1, 2])],
+)
+def test_epochs_without_tail_boxes(epochs, schedule, off):
+    settings = mixing(cutmix_p=0.4, cutmix_pair="tail")
+    found = [mixup.in_epoch(settings, epoch, epochs, schedule).cutmix_p for epoch in range(epochs)]
+    assert found == [0.0 if epoch in off else 0.4 for epoch in range(epochs)]
+    plain = mixing(cutmix_p=0.4)
+    assert all(mixup.in_epoch(plain, epoch, epochs, schedule) == plain for epoch in range(epochs))
 
 
 # Shapes and modes

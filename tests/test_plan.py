@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import losses
 from augment import Views
-from mixup import Mixing
+from mixup import Mixing, label_counts
+from pictures import painters
 from plan import (
     Course,
     Material,
@@ -57,7 +59,10 @@ def draw(data=None, **options):
         mixup_p=0.0,
         mixup_alpha=1.0,
         mixup_by="row",
+        mixup_pair="uniform",
+        mixup_refine=1,
         cutmix_p=0.0,
+        cutmix_pair="uniform",
         crop_scale=(1.0, 1.0),
         pad=0,
         flip=True,
@@ -65,13 +70,14 @@ def draw(data=None, **options):
         jitter=0.0,
         erase=0.0,
         tail_crops=(0, 1),
+        one_op=False,
         ema_epochs=2.0,
     )
     settings |= options
     labels, means, rows, counts = data or pictures()
     material = Material(labels, means, rows, counts, settings["size"], settings["store_size"])
     groups = (of(kind, settings) for kind in (Course, Mixing, Views))
-    return draw_plan(material, settings["epoch"], *groups, partner_balance=settings.get("partner_balance"))
+    return draw_plan(material, settings["epoch"], *groups, signals=settings.get("signals"))
 
 
 def of(kind, settings):
@@ -247,14 +253,205 @@ def test_tail_crops_give_rare_classes_more_and_stronger_views():
     assert (turned == (data[0][mixed.partner] >= 2)[:, 0]).all()
 
 
-def test_partners_may_have_a_sampler_of_their_own():
-    """A row is drawn by picture, its partner by class."""
+def test_balanced_partners_are_drawn_by_class():
     data = pictures((90, 30, 6))
     settings = dict(mixup_p=1.0, batch_size=126)
-    plain, apart = draw(data, **settings), draw(data, **settings, partner_balance="sampler")
-    assert same(plain, apart, "index", "lam", "box", "geo", "key")
+    plain, apart = draw(data, **settings), draw(data, **settings, mixup_pair="balanced")
+    assert same(plain, apart, "index", "box", "geo", "key")
     found = np.bincount(data[0][apart.partner.ravel()], minlength=3)
     assert (np.bincount(data[0][apart.index.ravel()], minlength=3) == [90, 30, 6]).all() and (found == 42).all()
+    cut = dict(settings, mixup_p=0.5, cutmix_p=0.5)  # CutMix's partners are as ever
+    plain, apart = draw(data, **cut), draw(data, **cut, mixup_pair="balanced")
+    boxed = plain.box.any(-1)
+    assert same(plain, apart, "box") and np.array_equal(plain.partner[boxed], apart.partner[boxed])
+    assert (plain.partner != apart.partner).any()
+
+
+def test_tail_boxes_are_of_every_class_equally_often_and_not_at_either_end():
+    data = pictures((90, 30, 6))
+    settings = dict(cutmix_p=0.5, mixup_p=0.5, batch_size=126 * 40, epochs=80)
+    assert (draw(data, **settings, cutmix_pair="tail", epoch=2).box == 0).all()
+    for epoch in (3, 76):
+        plain, tail = (draw(data, **settings, cutmix_pair=pair, epoch=epoch) for pair in ("uniform", "tail"))
+        assert {name for name in Plan._fields if not same(plain, tail, name)} == {"partner"}
+        boxed = tail.box.any(-1)
+        assert np.array_equal(plain.partner[~boxed], tail.partner[~boxed])
+        found = np.bincount(data[0][tail.partner[boxed]], minlength=3)
+        assert ((found - found.sum() / 3) ** 2 / (found.sum() / 3)).sum() < 13.8  # chi-square of 2, once in a thousand
+    for epoch in (77, 79):
+        tail, none = (
+            draw(data, **settings, cutmix_pair="tail", epoch=epoch),
+            draw(data, **settings | dict(cutmix_p=0.0, epoch=epoch)),
+        )
+        assert same(tail, none)
+
+
+def test_remix_mixes_pixels_as_plain_mixup_does():
+    data = pictures((90, 30, 6))
+    settings = dict(mixup_p=0.7, cutmix_p=0.3, batch_size=126)
+    plain, remix = draw(data, **settings), draw(data, **settings, mixup_pair="remix")
+    assert {name for name in Plan._fields if not same(plain, remix, name)} == {"lam"}
+    own, other = (data[3][data[0][rows]] for rows in (remix.index, remix.partner))
+    moved = remix.lam != remix.blend
+    assert moved.mean() > 0.05 and (np.maximum(own / other, other / own)[moved] >= 3).all()
+    assert ((remix.lam == 1) == (own < other))[moved].all() and np.isin(remix.lam[moved], (0, 1)).all()
+
+
+def test_targeted_partners_are_drawn_by_one_over_their_classes_count():
+    """Chi-square of 10^5 draws, by class and, within a class, by picture."""
+    data = pictures((60, 20, 5, 0, 2))
+    plan = draw(data, mixup_p=1.0, mixup_alpha=0.8, mixup_pair="targeted", batch_size=100_000, size=8, store_size=8)
+    chance = np.array([1 / 60, 1 / 20, 1 / 5, 0, 1 / 2])
+    expected = 100_000 * chance / chance.sum()
+    found = np.bincount(data[0][plan.partner.ravel()], minlength=5)
+    there = chance > 0
+    assert found[3] == 0
+    assert ((found - expected) ** 2)[there] @ (1 / expected[there]) < 16.3  # 3 degrees, passed once in a thousand
+    each = (expected[there] / data[3][there])[np.searchsorted(np.flatnonzero(there), data[0][data[2]])]
+    found = times(plan.partner, data)[data[2]]
+    assert (found - each) ** 2 @ (1 / each) < 131  # 86 degrees, once in a thousand
+    assert plan.blend.tobytes() == plan.lam.tobytes()
+    own, other = (data[3][data[0][table]] for table in (plan.index, plan.partner))
+    assert plan.lam[own > 3 * other].mean() < 0.49 and plan.lam[other > 3 * own].mean() > 0.51  # the rarer weighs more
+
+
+def test_a_refined_partner_is_the_best_known_of_the_drawn():
+    data = pictures((60, 20, 5))
+    options = dict(mixup_p=1.0, mixup_pair="targeted", batch_size=5000, size=8, store_size=8)
+    first = draw(data, **options)
+    assert same(first, draw(data, **options, mixup_refine=4))  # without signals the first drawn is taken
+    nothing = dict(own=torch.full((len(data[0]),), torch.nan))
+    assert same(first, draw(data, **options, mixup_refine=4, signals=nothing))
+    own = torch.rand(len(data[0]), generator=torch.Generator().manual_seed(0))
+    refined = draw(data, **options, mixup_refine=4, signals=dict(own=own))
+    assert np.array_equal(data[0][first.partner], data[0][refined.partner])  # its class is drawn as before
+    assert same(first, refined, "index", "lam", "blend", "box", "geo")
+    # The rank of the best of four among a class's n: uniform draws' maximum, P(rank <= r) = (r / n)^4.
+    for c, n in enumerate(data[3]):
+        rows = data[2][data[0][data[2]] == c]
+        order = {row: rank for rank, row in enumerate(rows[np.argsort(own.numpy()[rows])])}
+        ranks = np.array([order[row] for row in refined.partner[data[0][refined.partner] == c]])
+        chance = np.diff((np.arange(n + 1) / n) ** 4)
+        half = n // 2
+        for low, high in ((0, half), (half, n - 1), (n - 1, n)):
+            p = chance[low:high].sum()
+            seen = ((ranks >= low) & (ranks < high)).mean()
+            assert abs(seen - p) < 4.5 * (p * (1 - p) / len(ranks)) ** 0.5
+    best = dict(own=torch.where(torch.arange(len(own)) == int(data[2][-1]), own, torch.nan))
+    known = draw(data, **options, mixup_refine=4, signals=best).partner
+    changed = known != first.partner
+    assert changed.any() and (known[changed] == data[2][-1]).all()  # what is not known loses
+
+
+# What the targets add up to
+
+
+PAIRS = [
+    dict(mixup_pair="balanced"),
+    dict(mixup_pair="balanced", mixup_alpha=0.2, balance="sampler"),
+    dict(mixup_pair="remix"),
+    dict(mixup_pair="remix", mixup_alpha=0.4),
+    dict(mixup_by="class"),
+    dict(mixup_by="class", mixup_pair="balanced", cutmix_p=0.0),
+    dict(mixup_pair="remix", tail_crops=(20, 3)),
+    dict(mixup_by="class-batch"),
+    dict(mixup_pair="targeted", mixup_alpha=0.8),
+    dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_refine=4),
+    dict(mixup_pair="targeted", mixup_by="class", balance="sampler"),
+    dict(cutmix_pair="tail"),
+    dict(cutmix_pair="tail", mixup_pair="balanced", mixup_alpha=0.3),
+    dict(cutmix_pair="tail", mixup_by="class", tail_crops=(20, 3)),
+]
+
+
+def expected_counts(data, options):
+    """Rows an epoch draws of each class, and how much of the targets each gets, by closed forms."""
+    drawn = sampled_counts(data[3], options["balance"], options["tail_crops"])
+    settings = dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", mixup_refine=1)
+    settings |= dict(cutmix_p=0.3, cutmix_pair="uniform") | options
+    return drawn, label_counts(drawn, data[3], of(Mixing, settings))
+
+
+@pytest.mark.parametrize("options", PAIRS, ids=lambda o: " ".join(map(str, o.values())))
+def test_the_classes_shares_of_the_targets_are_what_the_tables_add_up_to(options):
+    """10^5 rows: each class's sum of target weights, within 4.5 standard errors of the closed form."""
+    options = dict(balance="none", tail_crops=(0, 1), cutmix_p=0.3) | options
+    options["mixup_p"] = (0.2, 0.9) if options.get("mixup_by", "row").startswith("class") else 0.6
+    data = pictures((60, 33, 11, 11, 2, 0))
+    n_classes = len(data[3])
+    # Batches of a whole number of permutations: the rows' own classes have no chance in them.
+    batch = 96 * int(sampled_counts(data[3], "none", options["tail_crops"]).sum())
+    # Of a refined partner's class the best known pictures are taken: what is known must not move the shares.
+    signals = (
+        dict(own=np.random.default_rng(1).random(len(data[0])) ** (1 + data[0])) if "mixup_refine" in options else None
+    )
+    found = []
+    for epoch in range(10):
+        plan = draw(
+            data, signals=signals, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options
+        )
+        own, other, lam = data[0][plan.index], data[0][plan.partner], plan.lam.astype(float)
+        found.append(
+            np.bincount(own.ravel(), lam.ravel(), n_classes) + np.bincount(other.ravel(), 1 - lam.ravel(), n_classes)
+        )
+    assert plan.index.size * 10 >= 10**5
+    drawn, expected = expected_counts(data, options)
+    found = np.array(found) / batch
+    error = found.std(0, ddof=1) / len(found) ** 0.5
+    difference = found.mean(0) - expected / drawn.sum()
+    # Ten epochs estimate the error itself to a quarter: a floor of what binomial rows would have.
+    floor = (expected / drawn.sum() / (10 * batch)) ** 0.5
+    assert (np.abs(difference) <= 4.5 * np.maximum(error, floor / 3)).all()
+    assert expected.sum() == pytest.approx(drawn.sum(), rel=1e-12)
+    assert np.array_equal(expected, drawn) or options.get("mixup_by") != "class-batch"
+
+
+def test_plain_mixup_leaves_the_prior_as_it_is_to_the_bit():
+    counts = np.array([560, 30, 3, 0])
+    for balance in ("none", "sampler"):
+        drawn, expected = expected_counts(
+            (None, None, None, counts), dict(balance=balance, tail_crops=(9, 2), mixup_p=0.6)
+        )
+        assert drawn.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("pair", ["balanced", "targeted"])
+def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair):
+    """The built-in set's painters, whose true posterior is known, by style instead of by picture: a network that is
+    trained on a plan's rows comes close to it with the bias of `label_counts`, and does not with that of the rows."""
+    truth = painters.draw(classes=10, scale=2, seed=3, difficulty=6, label_noise=0)
+    labels, test = truth["true"], truth["test"]
+    counts = np.bincount(labels[~test], minlength=10)
+    levels = [np.eye(n, dtype=np.float32)[truth["styles"][:, i]] for i, n in enumerate(painters.LEVELS)]
+    x = torch.from_numpy(np.concatenate(levels, 1))
+    data = labels, np.zeros((len(labels), 3)), np.flatnonzero(~test), counts
+    table = losses.loss_table(counts)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], 48), torch.nn.ReLU(), torch.nn.Linear(48, 10))
+    optimizer = torch.optim.Adam(net.parameters())
+    options = dict(mixup_pair=pair, mixup_p=1.0, cutmix_p=0.0)
+    for epoch in range(12):
+        plan = draw(data, size=8, store_size=8, batch_size=256, epochs=12, lr=0.02, epoch=epoch, **options)
+        for index, partner, lam, blend, lr in zip(plan.index, plan.partner, plan.lam, plan.blend, plan.lr):
+            share = torch.from_numpy(blend)[:, None]
+            logits = net(x[index] * share + x[partner] * (1 - share))
+            a, b = (torch.from_numpy(labels[rows]) for rows in (index, partner))
+            optimizer.param_groups[0]["lr"] = float(lr)
+            optimizer.zero_grad()
+            losses.loss(logits, a, b, torch.from_numpy(lam), table).mean().backward()
+            optimizer.step()
+
+    true = truth["posterior"][test]
+    logits = net(x[test]).detach().numpy()
+    drawn, seen = expected_counts(data, dict(options, balance="none", tail_crops=(0, 1)))
+
+    def divergence(sampled):
+        log_posterior = logits + losses.posterior_bias(table, sampled, counts, "train")
+        log_posterior = torch.log_softmax(torch.from_numpy(log_posterior).double(), 1)
+        return torch.nn.functional.kl_div(log_posterior, torch.from_numpy(true), reduction="batchmean").item()
+
+    assert divergence(seen) < 0.05 and divergence(seen) < 0.6 * divergence(drawn)
 
 
 # Independence and purity
@@ -266,9 +463,14 @@ def test_partners_may_have_a_sampler_of_their_own():
         (dict(mixup_p=0.4), ("lam", "blend", "partner", "col_b")),
         (dict(mixup_p=0.4, mixup_by="batch"), ("lam", "blend", "partner", "geo_b", "col_b")),
         (dict(cutmix_p=0.4), ("lam", "blend", "box", "partner", "col_b")),
+        (dict(mixup_pair="balanced"), ()),  # it changes mixup, which is off
+        (dict(mixup_pair="remix"), ()),
+        (dict(mixup_pair="targeted"), ()),
+        (dict(cutmix_pair="tail"), ()),
         (dict(jitter=0.2), ("col", "col_b")),
         (dict(crop_scale=(0.5, 1.0)), ("geo", "geo_b")),
         (dict(pad=4), ("geo", "geo_b")),
+        (dict(one_op=True), ("geo", "geo_b", "col", "col_b")),
         (dict(rotate=9.0), ("geo", "geo_b")),
         (dict(flip=False), ("geo", "geo_b")),
         (dict(erase=0.5), ("erase",)),

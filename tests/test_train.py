@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 import augment
 import losses
@@ -197,8 +198,13 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         "val_logits.npy",
         "per_class.csv",
         "confusion_matrix.csv",
+        "filters.npy",
         "train.log",
     }
+    begun, kept = np.load(folder / "filters.npy")
+    weights = torch.load(folder / "best.pt", weights_only=True)["weights"]
+    first = next(value for value in weights.values() if value.ndim == 4)
+    assert (kept == first.half().numpy()).all() and begun.shape == kept.shape and not (begun == kept).all()
     ran = read_recipe(folder / "args.json")
     assert isinstance(ran.amp, bool) and ran.layout in ("channels_last", "contiguous")  # what was decided
     assert dataclasses.replace(ran, amp="auto", layout="auto", products="auto") == config
@@ -700,7 +706,8 @@ def test_classes_without_a_validation_picture_are_said_and_left_out(settings, pi
     root = tmp_path / "lone"
     shutil.copytree(pictures, root)
     (root / "train" / "grey").mkdir()
-    shutil.copy(root / "train" / "red" / "0.png", root / "train" / "grey" / "only.png")
+    noise = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)  # like no other picture
+    Image.fromarray(noise).save(root / "train" / "grey" / "only.png")
     train.train(made(settings, data=str(root), epochs=1))
     said = capsys.readouterr().err
     assert "no validation picture of: grey" in said

@@ -47,6 +47,20 @@ def test_frozen_batch_norms_adapt_where_they_are_asked_to(settings, first):
     assert moved == statistics | {"fc.weight", "fc.bias"} and len(statistics) == 40
 
 
+def test_a_spectral_head_is_the_last_layer(settings, first):
+    """It is fresh after a linear one, taken from one of its kind, and all that moves where the body is frozen."""
+    settings |= dict(head="spectral", freeze="body", monitor="last", head_decay=0.5)
+    train.train(Config(**settings, name="second", init=first, until=1))
+    second = str(Path(settings["project"]) / "second")
+    train.train(Config(**settings | dict(name="third", init=second, lr=1e-8, warmup=3.0), until=1))
+    a, b, c = (best(settings, name)["weights"] for name in ("first", "second", "third"))
+    assert torch.equal(a["layer1.0.conv1.weight"], b["layer1.0.conv1.weight"])
+    assert torch.allclose(b["fc.weight"], c["fc.weight"], atol=1e-6) and torch.equal(
+        b["conv1.weight"], c["conv1.weight"]
+    )
+    assert not torch.allclose(a["fc.weight"], b["fc.weight"], atol=1e-2)
+
+
 def test_a_fresh_head_is_the_seeds_own(settings, first):
     still = dict(settings, monitor="last", lr=1e-8, warmup=3.0, freeze="body", until=1, seed=1)
     train.train(Config(**still, name="second", init=first, fresh_head=True))
@@ -144,6 +158,28 @@ def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, cap
     eligible = [row["macro_f1"] for row in rows if row["epoch"] in (1, 2, 8)]
     assert kept["metrics"]["macro_f1"] == max(eligible)
     assert predict.main(["--run", str(Path(settings["project"]) / "run")]) == 0
+
+
+def test_the_bias_takes_out_the_prior_that_mixing_makes(settings):
+    """Partners of every class equally often, half of each row: the network sees half of the classes' equal shares."""
+    found = {}
+    for pair in ("uniform", "balanced"):
+        config = Config(**settings | dict(mixup_p=1.0, cutmix_p=0.0, mixup_alpha=1.0, mixup_pair=pair))
+        pictures = prepare_pictures(config)
+        found[pair] = Loss(config, pictures, 1.0).at(0)[1]
+    counts = pictures.counts
+    seen = counts / counts.sum() / 2 + 1 / len(counts) / 2
+    correction = np.log(counts / counts.sum()) - np.log(seen)
+    assert found["uniform"] == pytest.approx(np.zeros(len(counts)), abs=1e-6)
+    assert found["balanced"] == pytest.approx(correction - correction.mean(), abs=1e-6)
+
+
+def test_the_bias_of_tail_boxes_is_that_of_the_epochs_that_have_them(settings):
+    config = Config(**settings | dict(mixup_p=0.0, cutmix_p=0.5, cutmix_pair="tail", epochs=80))
+    loss = Loss(config, prepare_pictures(config), 1.0)
+    first, second, last = (loss.at(epoch)[1] for epoch in (2, 3, 79))
+    assert first == pytest.approx(np.zeros(len(first)), abs=1e-6)
+    assert np.array_equal(second, last) and second[loss.counts.argmax()] > 0.05 > 0 > second[loss.counts.argmin()]
 
 
 def test_an_epoch_that_settles_is_no_reason_to_stop(settings, monkeypatch):

@@ -34,10 +34,12 @@ def test_means_over_what_an_epoch_showed_and_the_rest_as_it_was():
         assert float(found["own"][i]) == pytest.approx(np.mean(seen) if seen else 0.25, rel=1e-6)
 
 
-def test_a_step_notes_what_its_unmixed_rows_show(settings, monkeypatch):
-    """By the model's own logits in float64; a row that mixes is NaN."""
+@pytest.mark.parametrize("pair", ["uniform", "remix"])
+def test_a_step_notes_what_its_unmixed_rows_show(settings, monkeypatch, pair):
+    """By the model's own logits in float64; a row whose pixels mix is NaN, whatever its label."""
     monkeypatch.setattr(Config, "reads_signals", lambda self: True)
-    config = Config(**settings | dict(mixup_p=0.5, loss_tau=0.7, amp=False, balance="weights", ls=0.2))
+    settings = settings | dict(mixup_p=0.5, mixup_pair=pair, loss_tau=0.7, amp=False, balance="weights", ls=0.2)
+    config = Config(**settings)
     pictures = prepare_pictures(config)
     stepper = build_stepper(config, pictures, torch.device("cpu"))[0]
     seen = []
@@ -51,8 +53,9 @@ def test_a_step_notes_what_its_unmixed_rows_show(settings, monkeypatch):
     p = logits.softmax(2).numpy()
     own = np.take_along_axis(p, pictures.listing.labels[plan.index][..., None], 2)[..., 0]
     noted = stepper.rows_seen()
-    mixes = plan.lam < 1
+    mixes = plan.blend < 1
     assert 0 < mixes.sum() < mixes.size
+    assert (plan.lam[mixes] == 1).any() == (pair == "remix")
     for values in noted.values():
         assert (np.isnan(values) == mixes).all()
     assert np.abs(noted["own"] - own)[~mixes].max() < 1e-6

@@ -12,6 +12,7 @@ from engine.update import Ascent, Update, optimizer
 from model import build_model
 
 SMALL = dict(batch_size=4, amp=False, dropout=0.3, opt="sgd", lr=0.01, weight_decay=0.05, ls=0.1, mixup_p=0.5)
+SMALL |= dict(noise=0.1, head="spectral")
 
 
 def made(settings, **more):
@@ -48,8 +49,8 @@ def steps_by_hand(model, inputs, targets, plan, config):
 
     for t in range(len(inputs)):
         buffers["key"] = torch.tensor(plan.key[t])
-        unused = {name: v.clone() for name, v in buffers.items()}
         first = gradient(weights, buffers, t)  # which moves the statistics
+        unused = {name: v.clone() for name, v in buffers.items()}
         length = sum(float((g**2).sum()) for g in first.values()) ** 0.5
         above = {name: w + config.sam / length * first[name] for name, w in weights.items()}
         second = gradient(above, unused, t)

@@ -72,7 +72,9 @@ def mixed(n, side, size, border, seed=0):
 
     def geometry(k):
         pad = 4 if border == "constant" else 0
-        views = augment.Views((0.3, 1.0), pad, flip=True, rotate=45.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
+        views = augment.Views(
+            (0.3, 1.0), pad, flip=True, rotate=45.0, jitter=0.0, erase=0.0, tail_crops=(0, 1), one_op=False
+        )
         frame = augment.Frame(size, side, size)
         low, turn = np.full(n, 0.3), np.full(n, 45.0)
         geo = augment.draw_geometry(np.random.default_rng(seed + k), frame, views, low, turn)

@@ -92,3 +92,17 @@ def test_coverage_keeps_the_surest():
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
     targets = np.array([0, 1, 1, 0])
     assert reliability.coverage(probs, targets, (1.0, 0.5)) == [(1.0, 0.55, 0.5), (0.5, 0.8, 1.0)]
+
+
+@pytest.mark.parametrize("classes", [2, 8])
+def test_errors_are_each_score_by_itself(classes):
+    """Of other labels, and of rows of which some come twice."""
+    logits, targets, _ = oracles.judged(n=300)
+    probs = metrics.softmax(logits[:, :classes])
+    labels = targets % classes
+    rows = np.random.default_rng(0).integers(300, size=300)
+    errors = reliability.Errors(probs)
+    for found, some in ((errors(labels), np.arange(300)), (errors(labels, rows), rows)):
+        assert found.keys() == reliability.SCORES.keys()
+        for name, score in reliability.SCORES.items():
+            assert found[name] == pytest.approx(score(probs[some], labels[some]), abs=1e-12), name

@@ -672,3 +672,17 @@ def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
     fill(study, lambda c: 0.6)
     said = "\n".join(findings.report(study, ranking.points(study)))
     assert "without a validation picture" not in said
+
+
+def test_on_a_terminal_the_columns_of_a_table_are_aligned():
+    lines = ["words", "| point | n | |\n| --- | --- | --- |", "| a \\| b | 12 | beyond noise |", "| c | 3 | |", "\nend"]
+    assert list(findings.aligned(lines, False)) == "\n".join(lines).split("\n")
+    assert list(findings.aligned(lines, True)) == [
+        "words",
+        "| point  | n   |              |",
+        "| ------ | --- | ------------ |",
+        "| a \\| b | 12  | beyond noise |",
+        "| c      | 3   |              |",
+        "",
+        "end",
+    ]

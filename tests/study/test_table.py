@@ -196,6 +196,7 @@ SPEC_DAMAGE = [
     *[(("base", "data"), to) for to in (..., 3)],
     *[(("trials",), to) for to in (..., None, [], {}, "x", [1], [{}, None])],
     *[(("halving",), to) for to in (..., None, 1, -3, 2.5, "3", True)],
+    *[(("metric",), to) for to in ("f1", None, 3, [])],
     *[(("threads",), to) for to in ("1", -1, 1.5, True)],
     *[(("way",), to) for to in ("bf16", {}, dict(amp=True, layout=[]), dict(amp=1, layout="contiguous"))],
     *[(("data_key",), to) for to in (..., 3)],

@@ -1,0 +1,58 @@
+"""The panel of seeds: how much of a score is luck, and whether one recipe is really better than another."""
+
+import numpy as np
+
+from errors import LongtailError
+from reporting import charts
+from reporting.page import Page, name, note, table
+from reporting.tables import number
+from study import stats
+from study.repeats import NUMBERS, agreement, in_short, read_repeats
+from study.table import Study
+
+SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
+MOST = 20  # classes and trainings in a chart
+
+
+def seeds(page: Page, study: Study) -> None:
+    """Every seed, intervals, paired differences, agreement, classes."""
+    try:
+        results, classes = read_repeats(study.folder)
+    except LongtailError as error:
+        page.section("Seeds", note(error))
+        return
+    drawings = []
+    for key, title in SCORES.items():
+        of_recipe = {in_short(result["recipe"]): result["scores"][key] for result in results}
+        said = []
+        for recipe, score in of_recipe.items():
+            low, high = score["mean"] - score["half"], score["mean"] + score["half"]
+            said.append(f"{recipe}: mean {score['mean']:.4f}, 95% t interval {low:.4f} to {high:.4f}.")
+        values = {recipe: score["values"] for recipe, score in of_recipe.items()}
+        limits = [(score["mean"], score["half"]) for score in of_recipe.values()]
+        alt = f"A dot is a seed. {' '.join(said)}"
+        drawings.append(charts.strips(f"seeds_{key}", title, alt, title, values, limits=limits))
+    if len(results) == 2:
+        differences = np.subtract(*(result["scores"]["macro_f1"]["values"] for result in results))
+        mean, half = stats.interval(differences)
+        try:
+            p = f"exact sign-flip p {stats.sign_flip(differences):.3f}"
+        except ValueError as why:
+            p = f"no p: {why}"
+        alt = f"Same seed, first less second: {mean:+.4f} ± {half:.4f} (95% t), {p}."
+        pairs = {" less ".join(in_short(result["recipe"]) for result in results): differences}
+        drawings.append(charts.strips("differences", "Paired differences", alt, "macro F1", pairs, 0, [(mean, half)]))
+    names, shares = agreement(study)
+    others = shares[~np.eye(len(names), dtype=bool)]
+    if len(others) and len(names) <= MOST:
+        alt = f"Two trainings label {others.mean():.1%} of the pictures alike, {others.min():.1%} at the least."
+        values = np.where(np.eye(len(names)), np.nan, shares)
+        sides = ("training", names), ("training", names)
+        drawings.append(charts.heat("agreement", "Agreement", alt, "share alike", *sides, values))
+    loose = sorted(classes, key=lambda row: -row["f1_sd"])
+    lines = [(row["class"], row["f1_mean"], row["f1_min"], row["f1_max"]) for row in loose[:MOST]]
+    alt = f"Mean, lowest and highest F1 over the seeds of the {len(lines)} least stable classes."
+    drawings.append(charts.intervals("spread", "Spread by class", alt, "F1", lines))
+    rows = [[name(row["class"]), row["pictures"], *(number(row[key]) for key in NUMBERS)] for row in loose]
+    header = ["class", "#pictures", "#mean F1", "#sd", "#lowest", "#highest"]
+    page.section("Seeds", *drawings, table("Classes over the seeds", header, rows, "Find classes"))

@@ -1,0 +1,186 @@
+"""The page of a study: its points ranked, what moves the score, what it cost, and the answers of its winner."""
+
+import contextlib
+import math
+from pathlib import Path
+
+import numpy as np
+
+from config import spelled
+from engine.album import Album
+from engine.folder import read_folder
+from errors import LongtailError
+from posterior import evidence
+from reporting import answers, charts
+from reporting.page import Html, Page, heading, items, note, paragraph, table
+from reporting.seeds_panel import seeds
+from reporting.tables import number
+from study import effects, findings, ranking, repeats, stats
+from study.metric import METRICS
+from study.table import Study
+
+HEATS = 6  # pairs of settings
+MOST = 60  # lines of a chart
+LEVELS = 12  # of a setting in a heat map
+COMPARE = (
+    '<div data-compare="points" class="table"><div class="compare"><label>One <select></select></label><label>Other '
+    '<select></select></label></div><div class="scroll"><table><tbody></tbody></table></div></div>'
+)
+
+
+def build(path: Path, refresh: int = 0) -> Page:
+    """The page of the study at `path`. Raises LongtailError where there is none."""
+    study = Study(path)
+    page = Page(path, f"Study {path.name}", refresh if study.jobs() else 0)
+    groups = ranking.points(study)
+    choice = ranking.choose(groups)
+    points = groups[choice.scheme] if choice else next(iter(groups.values()))
+    ranked = ranking.ranked(points)
+    first, *others = findings.headline(study, choice)
+    of_seeds = (path / "summary.json").exists()
+    if of_seeds:
+        with contextlib.suppress(LongtailError):
+            first = repeats.headline(path)
+    page.section("What came out", paragraph(first, kind="lead"), items(others))
+    if of_seeds:
+        seeds(page, study)
+    _points(page, study, choice, points)
+    if len(ranked) > 1:
+        _effects(page, study, points, ranked)
+        _sensitivity(page, study, choice, ranked)
+    if study.spec["halving"]:
+        _rungs(page, study)
+    _cost(page, study)
+    if choice:
+        _winner(page, study, choice.point)
+    return page
+
+
+def _points(page, study, choice, points):
+    """Every point, and two of them side by side."""
+    knobs = ranking.varied(study)
+    heads = []
+    for knob in knobs:
+        kinds = {type(point.settings[knob]) for point in points}
+        heads.append("#" * (kinds <= {int, float}) + knob)
+    place = {point.trials[0]: rank for rank, point in enumerate(ranking.ranked(points), 1)}
+    lines = []
+    for point in sorted(points, key=lambda point: place.get(point.trials[0], math.inf)):
+        first = point.trials[0]
+        won = choice and choice.point.trials[0] == first
+        values = [spelled(point.settings[knob]) for knob in knobs]
+        scores = [number(each, 4) for each in (*map(point.average, ("macro_f1", "acc", "nll", "ece")), point.error)]
+        times = [row["seconds"] for row in point.rows if "seconds" in row]
+        cost = [len(point.rows), number(float(np.mean(times)) if times else math.nan, 0)]
+        state = point.wanting or ("winner" if won else "ranked")
+        lines.append([f"{first:04d}", place.get(first, ""), *values, *scores, *cost, state])
+    scored = ["#macro F1", "#accuracy", "#NLL", "#ECE", "#± se", "#trials", "#seconds", "state"]
+    said = f"A point has the number of its first trial; se is the standard error of {METRICS[points[0].metric]}."
+    search = "Find points (failed, or macro_f1>0.3 ls=0.1)"
+    whole = table(said, ["point", "#rank", *heads, *scored], lines, search, "points")
+    page.section("Points", whole, heading("Two points side by side"), Html(COMPARE))
+
+
+def _effects(page, study, points, ranked):
+    """Main effects and single changes beside what noise makes of them; pairs of settings."""
+    scores, blocks, levels = effects.factors(study, points)
+    if not levels:
+        return
+    model = stats.additive(scores, blocks, levels)
+    lines = []
+    for knob, table_of in model.effects.items():
+        for level in effects.in_order(table_of):
+            value, error = table_of[level]
+            lines.append((f"{knob} {level}", value, value - 2 * error, value + 2 * error))
+    metric = METRICS[ranked[0].metric]
+    noise = 2 * ranking.yardstick(ranked)
+    alt = f"Against the setting's mean value, ± 2 standard errors. Band: what noise makes of a point, ± {noise:.4f}."
+    drawings = [charts.intervals("effects", "Main effects", alt, metric, lines[:MOST], 0, noise)]
+    changes = []
+    for found in sorted(effects.against_base(study, points), key=lambda found: -abs(found.mean))[:MOST]:
+        low, high = found.mean - found.half_width, found.mean + found.half_width
+        changes.append((found.point.label(), found.mean, low, high))
+    if changes:
+        alt = "Difference from the base settings, paired picture by picture, 95% intervals."
+        drawings.append(charts.intervals("against_base", "Against the base", alt, metric, changes, 0))
+    for pair in stats.interactions(model.residuals, model.sd, levels)[:HEATS]:
+        rows, columns, cells = effects.pair_means(scores, levels, pair.first, pair.second)
+        if max(len(rows), len(columns)) <= LEVELS:
+            sides = (pair.first, rows), (pair.second, columns)
+            title = f"{pair.first} and {pair.second}"
+            alt = f"Mean {metric}, from {np.nanmin(cells):.4f} to {np.nanmax(cells):.4f}."
+            file = f"pair_{pair.first}_{pair.second}"
+            drawings.append(charts.heat(file, title, alt, metric, *sides, cells))
+    page.section("What moves the score", *drawings)
+
+
+def _sensitivity(page, study, choice, ranked):
+    """The metric of every point by each setting."""
+    drawings = []
+    metric = METRICS[ranked[0].metric]
+    score = np.array([point.score for point in ranked])
+    said = [f"{point.trials[0]:04d}: {point.label()}: {point.score:.4f}" for point in ranked]
+    won = [i for i, point in enumerate(ranked) if point.trials == choice.point.trials]
+    rest = [i for i in range(len(ranked)) if i not in won]
+    for knob in ranking.varied(study):
+        values = [point.settings[knob] for point in ranked]
+        title, alt = f"Sensitivity to {knob}", f"A dot is a point; the winner has {spelled(values[won[0]])}."
+        if {type(value) for value in values} <= {int, float} and len(set(values)) > 4:
+            x = np.array(values, float)
+            log = x.min() > 0 and x.max() / x.min() > 20
+            groups = {"points": (rest, charts.BLUE, "o", [said[i] for i in rest])}
+            groups["winner"] = won, charts.ORANGE, "s", [said[i] for i in won]
+            sides = (knob, x), (metric, score)
+            drawings.append(charts.points(f"by_{knob}", title, alt, *sides, groups, log_x=log))
+        else:
+            words = [spelled(value) for value in values]
+            groups = {level: score[[word == level for word in words]] for level in effects.in_order(words)}
+            drawings.append(charts.strips(f"by_{knob}", title, alt, metric, groups))
+    page.section("Sensitivity", *drawings)
+
+
+def _rungs(page, study):
+    """Halving: every trial at each of the epochs after which it was looked at."""
+    by_rung, metric = {}, study.metric
+    for (_, until), row in sorted(study.rows().items()):
+        if metric in row:
+            by_rung.setdefault(until, []).append(row[metric])
+    if not by_rung:
+        return
+    shown = {f"epoch {until}": values for until, values in sorted(by_rung.items())}
+    counts = ", ".join(f"{len(values)} at {rung}" for rung, values in shown.items())
+    alt = f"A dot is a trial; the best, and the base, go on: {counts}."
+    page.section("Halving", charts.strips("rungs", "Rungs of halving", alt, METRICS[metric], shown))
+
+
+def _cost(page, study):
+    """Time of every trial, and why some failed."""
+    rows = [row for row in study.latest().values() if "seconds" in row]
+    parts = []
+    if rows:
+        x, y = np.array([row["trial"] for row in rows]), np.array([row["seconds"] for row in rows])
+        groups = {}
+        for status, colour, marker in (("ok", charts.BLUE, "o"), ("failed", charts.RED, "s")):
+            at = [i for i, row in enumerate(rows) if row["status"] == status]
+            said = [f"trial {rows[i]['trial']}: {rows[i]['seconds']:.0f} s, {status}" for i in at]
+            groups |= {status: (at, colour, marker, said)} if at else {}
+        alt = f"{y.sum() / 3600:.2f} hours of training in all, {np.median(y):.0f} s a trial (median)."
+        parts.append(charts.points("seconds", "Time of each trial", alt, ("trial", x), ("seconds", y), groups))
+    failed = findings.failures(study).items()
+    lines = [[len(trials), " ".join(map(str, trials[:20])), reason] for reason, trials in failed]
+    parts.append(table("Failures", ["#trials", "which", "reason"], lines) if lines else note("No trial failed."))
+    page.section("Time and failures", *parts)
+
+
+def _winner(page, study, point):
+    """The answers of the winner's runs, each picture judged by networks that had not seen it."""
+    runs = [study.run(trial) for trial in point.trials]
+    try:
+        found = evidence.pooled(evidence.runs_by_fold(runs))
+        settings, album = evidence.read_settings(runs[0]), Album(read_folder(runs[0]))
+    except (LongtailError, OSError, ValueError, KeyError) as error:
+        page.section("The winner's answers", note(f"They cannot be shown: {error}"))
+        return
+    answers.classes(page, found)
+    answers.confusions(page, found, album)
+    answers.calibration(page, study.folder, settings, found)
