@@ -7,11 +7,13 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
 from errors import LongtailError, Parser, counted, first_ten, run_command
 from pictures.class_counts import plot_counts, print_counts, print_findings
+from pictures.dealing import deal, deal_groups
 from pictures.duplicates import duplicates
 from pictures.layout import own_test
 from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
@@ -149,10 +151,10 @@ def split(
     shares = np.full(folds, 1 / folds) if folds else np.array([val_split, 1 - val_split])
     rng = np.random.Generator(np.random.PCG64(split_seed))
     if pictures.groups is None:
-        bins = _deal(labels, shares, rng)
+        bins = deal(labels, shares, rng)
     else:
         groups = [pictures.groups[row] for row in rows]
-        bins = _deal_groups(groups, labels, shares, rng)
+        bins = deal_groups(groups, labels, shares, rng)
     held_out = bins == (fold if folds else 0)
     if not held_out.any() and (folds or val_split):  # a share of 0 asks for none
         raise LongtailError(f"{root}: too few pictures to hold some out; add some, or give --val-split 0")
@@ -181,13 +183,18 @@ def check(
     """
     columns = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
     found = listing(root, labels or None, image_col, label_col, group_col or None)
-    parts, refusals = [found], []
+    refusals = []  # (who would refuse it, why)
     problems = {"class names": doubts(found.classes)}  # a kind -> what is of it, in words
     try:
-        parts += [test_listing(root)] if own_test(root) else []
+        tests = [test_listing(root, taught=found.classes)] if own_test(root) else []
     except LongtailError as error:
+        tests = []
         problems["test pictures"] = [str(error)]
-        refusals.append(f"predict.py would refuse this: {error}")
+        refusals.append(("predict.py", error))
+    labelled = any((part.labels >= 0).any() for part in tests)
+    taught = {normalize("NFC", name) for name in found.classes}
+    strange = [name for part in tests for name in part.classes if normalize("NFC", name) not in taught]
+    problems["classes of test pictures alone"] = strange
     try:
         check_own_sample(root, found.classes)
     except LongtailError as error:
@@ -196,6 +203,7 @@ def check(
         _, side = sizes(found)
     except LongtailError:
         side = 64  # any side will do: no file can be read, and each is about to be named
+    parts = [found, *tests]
     stored = [load_store(part.files, side) for part in parts]
     bad = [f"{part.paths[row]}: {why}" for part, store in zip(parts, stored) for row, why in store.bad.items()]
     problems["unreadable"] = bad
@@ -206,16 +214,21 @@ def check(
     try:
         prepare(root, Source(**columns), Split())
     except LongtailError as error:
-        refusals.insert(0, f"training would refuse this: {error}")
-    verdict = refusals[0] if refusals else "training would take this"
+        refusals.insert(0, ("training", error))
+    verdict = why = "training would take this"
+    if refusals:
+        who, error = refusals[0]
+        verdict = why = f"{who} would refuse this: {error}"
+        if any(str(error) in what for what in problems.values()):  # which are printed too
+            verdict = f"{who} would refuse this"
 
     counts = {}
     for name in ("train", "val"):
         rows = found.parts == name
         if rows.any():
             counts[name] = np.bincount(found.labels[rows], minlength=len(found.classes))
-    tests = sum(len(part.paths) for part in parts[1:])
-    print_findings(counts, tests, {kind: what for kind, what in problems.items() if what}, verdict, everything)
+    testing = f"{sum(len(part.paths) for part in tests) or 'none'} for testing{', with labels' * labelled}"
+    print_findings(counts, testing, {kind: what for kind, what in problems.items() if what}, verdict, everything)
     print_counts(found.classes, counts, everything)
     for note in found.notes:
         if note not in problems["class names"]:
@@ -227,55 +240,10 @@ def check(
     for name, value in columns.items():
         if value not in ("", "auto"):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    print(verdict if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)
+    if labelled:
+        print("the test pictures have labels: python evaluate.py scores a trained run on them", file=sys.stderr)
+    print(why if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)
     return not refusals
-
-
-def _deal(labels, shares, rng):
-    """Bin of each row, -1 for the only picture of a class.
-
-    The shuffled classes lie end to end, and bins are dealt at even steps: each class and the whole get their share.
-    """
-    order = rng.permutation(np.unique(labels))
-    members = [rng.permutation(np.flatnonzero(labels == label)) for label in order]
-    deck = np.concatenate([rows if len(rows) > 1 else rows[:0] for rows in members])
-    bins = np.full(len(labels), -1)
-    if len(shares) > 2 or shares[0] == shares[1]:
-        bins[deck] = np.arange(len(deck)) % len(shares)  # equal shares: one row to each bin in turn
-        return bins
-    due = np.floor(np.arange(len(deck) + 1) * shares[0] + 0.5)  # rows of bin 0 after so many of the deck
-    bins[deck] = np.where(np.diff(due) > 0, 0, 1)
-    for rows in members:
-        if (bins[rows] == 0).all():  # a large share took a small class whole: its last picture stays
-            bins[rows[-1]] = 1
-    return bins
-
-
-def _deal_groups(groups, labels, shares, rng):
-    """Bin of each row, -1 where its group has a class to itself.
-
-    The largest group comes first. Each goes to the bin whose classes it leaves nearest to their share, by chi-squared.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    ends = np.cumsum(np.bincount(group))
-    members = np.split(np.argsort(group, kind="stable"), ends[:-1])
-    # int64 [groups, C]
-    counts = np.array([np.bincount(labels[rows], minlength=labels.max() + 1) for rows in members])
-    total = counts.sum(0)
-    has_whole_class = ((counts == total) & (total > 0)).any(1)
-    free = np.flatnonzero(~has_whole_class)  # the others stay in training
-    target = np.maximum(np.outer(shares, counts[free].sum(0)), 1e-9)  # float64 [bins, C], never 0: it divides
-    dealt = np.zeros_like(target)
-    bins = np.full(len(labels), -1)
-    # Shuffled before it is sorted: the sort is stable, so equal groups stay in random order.
-    for number in sorted(rng.permutation(free), key=lambda number: -len(members[number])):
-        count = counts[number]
-        # By how much each bin's sum of (dealt - target)^2 / target would rise, but for a term that all bins share.
-        rise = (count * (2 * dealt + count) / target).sum(1)
-        best = np.argmin(rise)
-        dealt[best] += count
-        bins[members[number]] = best
-    return bins
 
 
 def main(args: list[str] | None = None) -> int:
