@@ -1,6 +1,6 @@
 """Probabilities that mean what they say: fits a scaling to held-out pictures, shows what it does, and keeps it.
 
-    python calibrate.py                    of what `make study` chose, of the newest study's winner, or the newest run
+    python calibrate.py                    of the newest winner, a study's or that of `make study`, or the newest run
     python calibrate.py runs/photos        of a run, on its validation pictures
     python calibrate.py runs/sweep         of a study's winner; with --folds on all pictures, each judged out of fold
 
@@ -9,7 +9,6 @@ had not seen. Written to calibration.json there; predict.py and evaluate.py then
 at.
 """
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-from engine.run import replacing
 from errors import LongtailError, Parser, counted, run_command
-from pictures.listing import listing
+from pictures.names import natural_key, shown
 from posterior import evidence, priors, reliability, scaling, scores
-from posterior.classifier import CALIBRATION, recipe
+from posterior.calibration import fitting_parts, save
 from reporting.tables import interval, number, table
 from study.chosen import chosen_last, runs_of
 
@@ -38,12 +36,11 @@ def calibrate(args: Namespace) -> None:
     n = len(found.targets)
     if n < 2 * scaling.PARTS:
         raise LongtailError(f"{path}: {n} held-out pictures are too few to fit a scaling to")
-    by = _column(runs[0], found, args.by) if args.by else None
-    group_of = _group_numbers(found.counts)
-    parts = scaling.parts_of(found.targets) if found.parts is None else found.parts
-    trials, failed = scaling.compare(found.log_posterior, found.targets, group_of, parts)
+    by = evidence.column_of(runs[0], found, args.by) if args.by else None
+    parts = fitting_parts(found)
+    trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
     chosen = scaling.simplest(trials)
-    fitted = scaling.fit(chosen.kind, found.log_posterior, found.targets, group_of)
+    fitted = scaling.fit(chosen.kind, found.log_posterior, found.targets, found.counts)
 
     raw = metrics.softmax(found.log_posterior)
     scaled = metrics.softmax(chosen.held_out)
@@ -51,32 +48,16 @@ def calibrate(args: Namespace) -> None:
     after = scores.of(chosen.held_out, found.targets, found.counts)
     chance = reliability.chance(scaled)
     tau = _tau(chosen.held_out, found, parts)
+    judged = {name: scores.as_json(each) for name, each in dict(before=before, after=after, chance=chance).items()}
+    # The file first: who reads the tables may leave before their end.
+    written = save(path, runs, found, fitted, dict(tau=tau, **judged))
+
     print(_what_was_judged(path, found) + "\n")
     print(*_kinds(trials, failed, fitted, args.markdown), sep="\n")
     print(*_before_and_after(before, after, chance, n, args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
     print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n", flush=True)
-
-    record = dict(before=before, after=after, chance=chance)
-    saved = dict(
-        recipe=recipe(evidence.read_settings(runs[0])),
-        classes=found.classes,
-        runs=[str(run.relative_to(path)) for run in runs],
-        members=found.members,
-        pictures=n,
-        out_of_fold=found.parts is not None,
-        scaling=dict(
-            kind=fitted.kind,
-            by_top=fitted.by_top.tolist(),
-            slope=fitted.slope.tolist(),
-            bias=fitted.bias.tolist(),
-        ),
-        tau=tau,
-        **{when: {name: value._asdict() for name, value in each.items()} for when, each in record.items()},
-    )
-    with replacing(path / CALIBRATION) as draft:
-        draft.write_text(json.dumps(saved, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"written to {path / CALIBRATION}: predict.py and evaluate.py use it", file=sys.stderr)
+    print(f"written to {written}: predict.py and evaluate.py use it", file=sys.stderr)
 
 
 def _what_was_judged(path, found):
@@ -85,24 +66,6 @@ def _what_was_judged(path, found):
         held_out = f"each held out in one of {found.parts.max() + 1} folds"
     together = f", {found.members} networks averaged" if found.members > 1 else ""
     return f"{path}: {len(found.targets)} pictures, {len(found.classes)} classes, {held_out}{together}"
-
-
-def _group_numbers(counts):
-    """The count group of each class as a number, int [C]."""
-    return np.unique(metrics.count_groups(counts), return_inverse=True)[1]
-
-
-def _column(run, found, column):
-    """The value of each picture of `found` in a column of the run's CSV of labels, [N]."""
-    settings = evidence.read_settings(run)
-    if not settings["labels"]:
-        raise LongtailError(f"--by {column}: {run} was trained on class folders; a column needs a CSV of labels")
-    listed = listing(settings["data"], settings["labels"], settings["image_col"], settings["label_col"], column)
-    value_of = dict(zip(listed.paths, listed.groups))
-    missing = [path for path in found.paths if path not in value_of]
-    if missing:
-        raise LongtailError(f"{settings['labels']} no longer lists {missing[0]}, which {run} validated on")
-    return np.array([value_of[path] for path in found.paths])
 
 
 def _kinds(trials, failed, fitted, markdown) -> Iterator[str]:
@@ -114,8 +77,9 @@ def _kinds(trials, failed, fitted, markdown) -> Iterator[str]:
         rows.append([trial.kind, str(trial.parameters), nll, behind, error, kept])
     yield from table(["scaling", "numbers", "NLL", "behind the best", "std. error", ""], rows, markdown)
     yield (
-        f"\nKept: {fitted.in_words()}, the simplest within one standard error of the best.\n"
-        "Each was judged on pictures that its fit had not seen."
+        f"\nKept: {fitted.in_words()}.\n"
+        "It is the simplest within one standard error of the best; each was judged on\n"
+        "pictures that its fit had not seen."
     )
     if failed:
         yield f"Left out, for the fit did not converge: {', '.join(failed)}."
@@ -133,8 +97,8 @@ def _before_and_after(before, after, chance, n, markdown) -> Iterator[str]:
     yield ""
     yield from table(["score", "before", "95%", "after", "95%", "if right"], rows, markdown)
     yield (
-        f'\n"If right" is what {n} pictures would show if the probabilities after scaling were right (95% of draws).\n'
-        "An error in that range says nothing against them."
+        f"\nIf right: what {counted(n, 'picture')} would show if the probabilities after scaling were\n"
+        "right, in 95% of draws. An error in that range says nothing against them."
     )
 
 
@@ -143,9 +107,9 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
     # By the class that is named, which is what a user sees. The true class would give the answer away.
     named = scaled.argmax(1)
     group = metrics.count_groups(found.counts)
-    parts = [(f"{name} ({(group == name).sum()} classes)", group[named] == name) for name in ("many", "medium", "few")]
+    parts = [(f"{name} ({(group == name).sum()})", group[named] == name) for name in ("many", "medium", "few")]
     if by is not None:
-        parts += [(str(value), by == value) for value in np.unique(by)]
+        parts += [(shown(value) or "(empty)", by == value) for value in sorted(set(by.tolist()), key=natural_key)]
     rows = []
     for name, here in parts:
         if here.any():
@@ -163,9 +127,9 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
         gap = gaps[c]
         rows.append([found.classes[c], f"{found.counts[c]:.0f}", str(gap.n), number(gap.accuracy), *_sure(gap)])
     yield (
-        f"\nRight more or less often than they claim, by more than chance (p < 0.05, two-sided): the answers of\n"
-        f"{len(beyond)} of {counted(len(gaps), 'class')}, where chance alone makes about {0.05 * len(gaps):.1f}.\n"
-        "± is what chance alone makes of a difference in 95% of sets."
+        f"\nRight more or less often than they claim, by more than chance (p < 0.05,\n"
+        f"two-sided): the answers of {len(beyond)} of {counted(len(gaps), 'class')}, where chance alone makes about\n"
+        f"{0.05 * len(gaps):.1f}. ± is what chance alone makes of a difference in 95% of sets."
     )
     if rows:
         yield from table(["answer", "trained on", "n", "accuracy", "sure", "too sure by"], rows, markdown)
@@ -199,11 +163,11 @@ def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
         accuracy = metrics.accuracy(found.targets, predicted)
         f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
         rows.append([f"{power:g}", number(accuracy), number(f1)])
-    yield "\nFavouring rare classes by log p - tau log prior (predict.py --prior uniform is tau 1):\n"
+    yield "\nFavouring rare classes by log p - tau log prior (tau 1: --prior uniform):\n"
     yield from table(["tau", "accuracy", "macro F1"], rows, markdown)
     yield (
-        f"\nBest for macro F1: tau {tau['value']:g} (predict.py --prior tau). Chosen for each picture on others, tau\n"
-        f"gives {tau['after']:.3f}; at 0 it is {tau['before']:.3f}."
+        f"\nBest for macro F1: tau {tau['value']:g} (predict.py --prior tau). Chosen for each picture\n"
+        f"on others, tau gives {tau['after']:.3f}; at 0 it is {tau['before']:.3f}."
     )
 
 

@@ -7,6 +7,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -196,13 +197,18 @@ def check(
     """
     columns = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
     found = listing(root, labels or None, image_col, label_col, group_col or None)
-    parts, refusals = [found], []
+    refusals = []  # (who would refuse it, why)
     problems = {"class names": doubts(found.classes)}  # a kind -> what is of it, in words
     try:
-        parts += [test_listing(root)] if own_test(root) else []
+        tests = [test_listing(root, taught=found.classes)] if own_test(root) else []
     except LongtailError as error:
+        tests = []
         problems["test pictures"] = [str(error)]
-        refusals.append(f"predict.py would refuse this: {error}")
+        refusals.append(("predict.py", error))
+    labelled = any((part.labels >= 0).any() for part in tests)
+    taught = {normalize("NFC", name) for name in found.classes}
+    strange = [name for part in tests for name in part.classes if normalize("NFC", name) not in taught]
+    problems["classes of test pictures alone"] = strange
     try:
         check_own_sample(root, found.classes)
     except LongtailError as error:
@@ -211,6 +217,7 @@ def check(
         _, side = sizes(found)
     except LongtailError:
         side = 64  # any side will do: no file can be read, and each is about to be named
+    parts = [found, *tests]
     stored = [load_store(part.files, side) for part in parts]
     bad = [f"{part.paths[row]}: {why}" for part, store in zip(parts, stored) for row, why in store.bad.items()]
     problems["unreadable"] = bad
@@ -221,16 +228,21 @@ def check(
     try:
         prepare(root, Source(**columns), Split())
     except LongtailError as error:
-        refusals.insert(0, f"training would refuse this: {error}")
-    verdict = refusals[0] if refusals else "training would take this"
+        refusals.insert(0, ("training", error))
+    verdict = why = "training would take this"
+    if refusals:
+        who, error = refusals[0]
+        verdict = why = f"{who} would refuse this: {error}"
+        if any(str(error) in what for what in problems.values()):  # which are printed too
+            verdict = f"{who} would refuse this"
 
     counts = {}
     for name in ("train", "val"):
         rows = found.parts == name
         if rows.any():
             counts[name] = np.bincount(found.labels[rows], minlength=len(found.classes))
-    tests = sum(len(part.paths) for part in parts[1:])
-    print_findings(counts, tests, {kind: what for kind, what in problems.items() if what}, verdict, everything)
+    testing = f"{sum(len(part.paths) for part in tests) or 'none'} for testing{', with labels' * labelled}"
+    print_findings(counts, testing, {kind: what for kind, what in problems.items() if what}, verdict, everything)
     print_counts(found.classes, counts, everything)
     for note in found.notes:
         if note not in problems["class names"]:
@@ -242,7 +254,9 @@ def check(
     for name, value in columns.items():
         if value not in ("", "auto"):
             words += [f"--{name.replace('_', '-')}", str(value)]
-    print(verdict if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)
+    if labelled:
+        print("the test pictures have labels: python evaluate.py scores a trained run on them", file=sys.stderr)
+    print(why if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)
     return not refusals
 
 

@@ -24,7 +24,7 @@ import metrics
 from engine.numerics import pick_device
 from engine.run import replacing
 from errors import LongtailError, Parser, counted, first_ten, run_command
-from pictures.names import some
+from pictures.names import natural_key, shown, some
 from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table
 from study.chosen import choose
@@ -41,6 +41,7 @@ class Judged:
     targets: np.ndarray  # int [N]
     log_posterior: np.ndarray  # [N,C]
     groups: list[str] | None  # the value of each in the column --by
+    held_out: bool = False  # whether they are those that the runs held out
 
 
 def evaluate(args: Namespace) -> None:
@@ -51,35 +52,37 @@ def evaluate(args: Namespace) -> None:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
     finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior)
+    folder = _output_folder(args, folders)  # which may be refused: before the work, not after it
     classes = checkpoints[0]["classes"]
     counts = np.mean([checkpoint["counts"] for checkpoint in checkpoints], 0)
     judged = _test_pictures(args, folders, checkpoints) or _held_out(args, folders, checkpoints)
-    log_posterior, said = finish(judged.log_posterior)
+    log_posterior, said = finish(judged.log_posterior, held_out=judged.paths if judged.held_out else None)
     for line in said:
         print(line, file=sys.stderr)
 
     found = scores.of(log_posterior, judged.targets, counts)
     chance = reliability.chance(metrics.softmax(log_posterior))
     guesses = scores.guesses(judged.targets, counts)
-    print(f"{which} on {judged.what}: {counted(len(judged.targets), 'picture')}\n")
-    print(*_score_lines(found, chance, guesses, args.markdown), sep="\n")
-    if judged.groups is not None:
-        print(*_group_lines(args.by, judged.groups, log_posterior, judged.targets, args.markdown), sep="\n")
-    print(*_class_lines(classes, counts, log_posterior, judged.targets, args.markdown), sep="\n")
-
-    folder = _output_folder(args, folders)
     record = dict(
         runs=[str(path) for path in folders],
         pictures=judged.what,
         n=len(judged.targets),
         said=said,
-        scores={name: dict(value=s.value, low=s.low, high=s.high) for name, s in found.items()},
-        chance={name: list(value) for name, value in chance.items()},
+        scores=scores.as_json(found),
+        chance=scores.as_json(chance),
         guesses=guesses,
     )
+    # Files first: who reads the tables may leave before their end.
     with replacing(folder / "evaluation.json") as draft:
-        draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
     _write_predictions(folder / "predictions.csv", classes, judged, log_posterior)
+
+    print(f"{which} on {judged.what}: {counted(len(judged.targets), 'picture')}\n")
+    print(*_score_lines(found, chance, guesses, counts, args.markdown), sep="\n")
+    if judged.groups is not None:
+        print(*_group_lines(args.by, judged.groups, log_posterior, judged.targets, args.markdown), sep="\n")
+    print(*_class_lines(classes, counts, log_posterior, judged.targets, args.markdown), sep="\n", flush=True)
     print(f"written to {folder}: evaluation.json, predictions.csv", file=sys.stderr)
 
 
@@ -87,21 +90,23 @@ def _test_pictures(args, folders, checkpoints):
     """The labelled test pictures that are asked for, or the data's own; None where there are none and none were asked
     for."""
     root = Path(args.data or checkpoints[0]["data"])
+    classes = checkpoints[0]["classes"]
     asked = args.test or args.data
-    try:
-        listed = data.test_listing(root, args.test, group_col=args.by or None)
-    except LongtailError:
-        if asked:
-            raise
-        return None
     what = str(args.test or f"the test pictures of {root}")
-    if (listed.labels < 0).all():
-        if asked:
+    try:
+        listed = data.test_listing(root, args.test, taught=classes)
+        if (listed.labels < 0).all():
             raise LongtailError(
                 f"{what}: no picture has a label: sort them into class folders, or name a CSV with a column of labels"
             )
+        if args.by:
+            listed = data.test_listing(root, args.test, args.by, classes)
+    except LongtailError as error:
+        if asked:
+            raise
+        print(f"scoring the pictures that were held out from training, for {error}", file=sys.stderr)
         return None
-    number_of = {normalize("NFC", name): i for i, name in enumerate(checkpoints[0]["classes"])}
+    number_of = {normalize("NFC", name): i for i, name in enumerate(classes)}
     targets = np.array(
         [-1 if label < 0 else number_of.get(normalize("NFC", listed.classes[label]), -2) for label in listed.labels]
     )
@@ -117,7 +122,7 @@ def _test_pictures(args, folders, checkpoints):
     if not len(good):
         raise LongtailError(f"{what}: no picture can be read")
     rows = rows[good]
-    groups = [listed.groups[row] for row in rows] if listed.groups is not None else None
+    groups = [listed.groups[row] for row in rows] if args.by else None
     return Judged(what, [listed.paths[row] for row in rows], targets[rows], log_posterior[good], groups)
 
 
@@ -136,24 +141,34 @@ def _say_left_out(what, listed, targets):
 
 
 def _held_out(args, folders, checkpoints):
-    """The pictures that were held out from training."""
+    """The pictures that were held out from training, as the runs' folders have them."""
+    if args.tta != "none":
+        raise LongtailError(f"--tta {args.tta}: held-out pictures are not looked at again: name others by --test")
     found = evidence.pooled(evidence.runs_by_fold(folders))
     chosen = {checkpoint["config"]["monitor"] for checkpoint in checkpoints} != {"last"}
     flatters = " (their epochs were chosen on them, so the scores flatter)" if chosen else ""
     what = f"the pictures held out from training{flatters}"
-    print("no labelled test pictures: scoring those that were held out; others by --test", file=sys.stderr)
-    return Judged(what, found.paths, found.targets, found.log_posterior, None)
+    groups = list(evidence.column_of(folders[0], found, args.by)) if args.by else None
+    return Judged(what, found.paths, found.targets, found.log_posterior, groups, held_out=True)
 
 
-def _score_lines(found, chance, guesses, markdown) -> Iterator[str]:
+def _score_lines(found, chance, guesses, counts, markdown) -> Iterator[str]:
     rows = []
+    group = metrics.count_groups(counts)
     for name, title in scores.TITLES.items():
+        if name in group:
+            title += f" ({(group == name).sum()})"
         by_guessing = [number(guess.get(name, np.nan)) for guess in guesses.values()]
         if_right = interval(chance[name].low, chance[name].high) if name in chance else "-"
         score = found[name]
         rows.append([title, number(score.value), interval(score.low, score.high), *by_guessing, if_right])
-    yield from table(["score", "value", "95%", *guesses, "if right"], rows, markdown)
-    yield '\n"If right": what as many pictures would show if the probabilities were right (95% of draws).'
+    yield from table(["score", "value", "95%", "majority", "prior", "if right"], rows, markdown)
+    yield (
+        "\nMany, medium, few: accuracy of the classes with so many training pictures, their\n"
+        "mean; in brackets the number of classes. Guessing: always the class most trained\n"
+        "on (majority), or each as often as it was trained on (prior). If right: what as\n"
+        "many pictures would show if the probabilities were right, in 95% of draws."
+    )
 
 
 def _group_lines(column, groups, log_posterior, targets, markdown) -> Iterator[str]:
@@ -161,14 +176,14 @@ def _group_lines(column, groups, log_posterior, targets, markdown) -> Iterator[s
     predicted = log_posterior.argmax(1)
     probs = metrics.softmax(log_posterior)
     rows = []
-    for value in np.unique(group):
+    for value in sorted(set(groups), key=natural_key):
         here = group == value
         accuracy = scores.share((predicted[here] == targets[here]).sum(), here.sum())
         gap = reliability.gap(probs[here], targets[here])
         f1 = metrics.macro_f1(targets[here], predicted[here], probs.shape[1])
         rows.append(
             [
-                str(value),
+                shown(value) or "(empty)",
                 str(here.sum()),
                 number(accuracy.value),
                 interval(accuracy.low, accuracy.high),
@@ -184,6 +199,7 @@ def _class_lines(classes, counts, log_posterior, targets, markdown) -> Iterator[
     predicted = log_posterior.argmax(1)
     columns = metrics.per_class(targets, predicted, len(classes))
     rows = []
+    named = np.bincount(predicted, minlength=len(classes))
     for c in np.argsort(-counts, kind="stable"):
         n = int(columns["support"][c])
         recall = scores.share(round(columns["recall"][c] * n), n) if n else scores.Score(np.nan)
@@ -192,7 +208,7 @@ def _class_lines(classes, counts, log_posterior, targets, markdown) -> Iterator[
                 classes[c],
                 f"{counts[c]:.0f}",
                 str(n),
-                number(columns["precision"][c]),
+                number(columns["precision"][c] if named[c] else np.nan),
                 number(recall.value),
                 interval(recall.low, recall.high, 2),
                 number(columns["f1"][c] if n else np.nan),

@@ -10,6 +10,7 @@ read.
 import csv
 import io
 import os
+import shlex
 import stat
 import sys
 from argparse import Namespace
@@ -40,10 +41,10 @@ def predict(args: Namespace) -> None:
     root = Path(args.data or checkpoints[0]["data"])
     averaged = ", a plain average" if len(folders) > 1 else ""
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
-    tests = data.test_listing(root, args.test)
-    if (tests.labels >= 0).any():
-        print("these pictures have labels: python evaluate.py scores the answers", file=sys.stderr)
     classes = checkpoints[0]["classes"]
+    tests = data.test_listing(root, args.test, taught=classes)
+    if (tests.labels >= 0).any():
+        print(f"these pictures have labels, and {_scoring(args)} scores the answers", file=sys.stderr)
     file = args.sample_submission
     if file is None and args.test is None:  # the data's own sample is of its own test pictures
         file = own_sample(root)
@@ -76,6 +77,17 @@ def predict(args: Namespace) -> None:
         answers = [classes[p.argmax()]] if columns is None else [f"{p[column]:.6g}" for column in columns]
         lines.append([name, *answers])
     _write(args.output, lines)
+
+
+def _scoring(args):
+    """The command line that scores what this one answers."""
+    words = ["python", "evaluate.py"]
+    defaults = dict(project="runs", tta="none", device="auto")
+    for flag in ("run", "project", "data", "test", "tta", "prior", "device"):
+        value = getattr(args, flag)
+        if value and value != defaults.get(flag):
+            words += [f"--{flag}", *(value if flag == "run" else [value])]
+    return shlex.join(words + ["--no-calibration"] * (not args.calibration))
 
 
 def main(args: list[str] | None = None) -> int:

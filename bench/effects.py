@@ -89,8 +89,7 @@ def judged(study: Study, trials: list[int]) -> Judged:
         best = int(np.argmax(scores))  # of equals the smallest
         moved[~others] = at_tau[best][~others]
         taus.append(TAUS[best])
-    group_of = np.unique(metrics.count_groups(found.counts), return_inverse=True)[1]
-    kinds, _ = scaling.compare(found.log_posterior, found.targets, group_of, parts)
+    kinds, _ = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
     return Judged(
         targets=found.targets,
         predicted=found.log_posterior.argmax(1),

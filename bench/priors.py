@@ -44,11 +44,10 @@ def measure(name: str, log_posterior, targets, prior, size: int, batches: int, s
     known[generator.permutation(len(targets))[: len(targets) // 2]] = True
     known_log, known_targets = log_posterior[known], targets[known]
     if scaled:
-        one_group = np.zeros(len(prior), int)
-        fitted = scaling.fit(KIND, known_log, known_targets, one_group)
+        fitted = scaling.fit(KIND, known_log, known_targets, prior)
         parts = scaling.parts_of(known_targets)
         known_log, log_posterior = (
-            scaling.cross_fit(KIND, known_log, known_targets, one_group, parts),
+            scaling.cross_fit(KIND, known_log, known_targets, prior, parts),
             fitted(log_posterior),
         )
     others = np.flatnonzero(~known)

@@ -9,18 +9,18 @@ MOST_LETTERS = 300  # of a finding, which may be a set of thousands of pictures
 
 
 def print_findings(
-    columns: dict[str, np.ndarray], tests: int, problems: dict[str, list[str]], verdict: str, everything: bool
+    columns: dict[str, np.ndarray], tests: str, problems: dict[str, list[str]], verdict: str, everything: bool
 ) -> None:
     """Print five lines, pictures, classes, imbalance, problems and verdict; then each kind of problem, the most first.
 
-    columns: part -> int64 [C], its pictures of each class; "train" is one of the parts. tests: number of test pictures.
+    columns: part -> int64 [C], its pictures of each class; "train" is one of the parts. tests: test pictures, in words.
     problems: a kind -> what is of it, in words, one or more. everything: print all of it, not the first alone.
     """
     train = columns["train"]
     kinds = sorted(problems, key=lambda kind: -len(problems[kind]))
     said = {"train": "for training", "val": "for validation"}
     pictures = [f"{counts.sum()} {said[part]}" for part, counts in columns.items()]
-    print("pictures  ", ", ".join([*pictures, f"{tests or 'none'} for testing"]))
+    print("pictures  ", ", ".join([*pictures, tests]))
     print("classes   ", len(train))
     print(
         "imbalance ", f"{train.max() / train.min():.1f} ({train.max()} to {counted(train.min(), 'training picture')})"

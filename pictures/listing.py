@@ -6,6 +6,7 @@ settle is a LongtailError of one line, with the folder and the mend. labels.py r
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
@@ -108,13 +109,16 @@ def listing(
     )
 
 
-def test_listing(root: str | Path, test: str | Path | None = None, group_col: str | None = None) -> Listing:
+def test_listing(
+    root: str | Path, test: str | Path | None = None, group_col: str | None = None, taught: Iterable[str] = ()
+) -> Listing:
     """The test pictures and their ids, from `test`: a folder, a picture, or a CSV; by default those of `own_test`.
 
     A picture's id is the one in the CSV. Elsewhere it is the file's stem; if two stems are equal, all ids are file
     names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row.
     A label is known in a class folder, or in a CSV with a column of labels, and is -1 elsewhere. It indexes this
-    listing's own `classes`. group_col: a column of the CSV, for `groups`.
+    listing's own `classes`. A lone folder is a class only where it has the name of one in `taught`: test/images is
+    none. group_col: a column of the CSV, for `groups`.
     Raises LongtailError where there is no test picture, and for faults of the CSV, see `id_rows`.
     """
     root = Path(root)  # where `test` is given, the data itself need not be there
@@ -132,7 +136,7 @@ def test_listing(root: str | Path, test: str | Path | None = None, group_col: st
         inside = root in test.parents
         base = f"{test.relative_to(root).as_posix()}/" if inside else ""
         root = root if inside else test
-        rows = _test_rows(root, base, skipped)
+        rows = _test_rows(root, base, skipped, {normalize("NFC", name) for name in taught})
     elif test.is_file() and is_picture_name(test.name):
         root = test.parent
         rows = [Row(test.name, None, "test")]
@@ -255,12 +259,13 @@ def _refuse_unwritable(place, names):
         raise LongtailError(f"{place}: names that are not UTF-8 or hold a line break: {some(bad)}: rename them")
 
 
-def _test_rows(root: Path, base, skipped) -> list[Row]:
-    """The test pictures in root/base: those without a class, then those in class folders; one folder alone is none."""
+def _test_rows(root: Path, base, skipped, taught) -> list[Row]:
+    """The test pictures in root/base: those without a class, then those in class folders; one folder alone is none,
+    unless it has the name of one in `taught`."""
     folders, others = entries(root / base, base, skipped)
     rows = [Row(base + name, None, "test") for name in others]
     for name in folders:
-        label = name if len(folders) > 1 else None  # test/images, test/unknown
+        label = name if len(folders) > 1 or normalize("NFC", name) in taught else None  # test/images, test/unknown
         rows += [Row(path, label, "test") for path in _pictures(root, f"{base}{name}/", skipped)]
     return rows
 

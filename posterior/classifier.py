@@ -1,19 +1,15 @@
 """Pictures in, posteriors out: one trained network or several as one, scaled as calibration.json says.
 
-Knows where a calibration belongs; fits none and writes nothing.
+Writes nothing. calibration.py knows which calibration belongs to which runs.
 """
 
 import argparse
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import metrics
-from config import Config
 from engine import resident
 from engine.checkpoint import load_best
 from engine.evaluate import logits, view
@@ -25,34 +21,9 @@ from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
 from posterior import evidence
+from posterior.calibration import CALIBRATION, calibration_of, fitting_parts
 from posterior.priors import TAUS, estimate, from_file, move, shares, tilted
-from posterior.scaling import Scaling, cross_fit, fit, identity, parts_of
-
-CALIBRATION = "calibration.json"
-LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
-# What may differ between the runs that a calibration came from and those that it is used with.
-SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A scaling that was fitted on pictures held out from training."""
-
-    scaling: Scaling
-    path: Path
-    members: int  # networks averaged for each of these pictures
-    pictures: int
-    runs: list[Path]  # these networks' runs
-    own: bool  # whether they are the very runs that it is used with
-    tau: float | None  # of the prior `tau`; an older calibration has none
-
-    def in_words(self, members: int) -> str:
-        """Which scaling it is, used with so many networks."""
-        said = f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
-        if not self.own or members != self.members:
-            said += f", carried over from {_networks(self.members)} to {_networks(members)}: that it fits is assumed"
-        return said
+from posterior.scaling import cross_fit, fit, identity
 
 
 def members(folders: list[Path]) -> list[dict]:
@@ -118,87 +89,6 @@ def _posterior(checkpoint, files, device, tta):
     return posterior, store.bad
 
 
-def recipe(settings: dict) -> str:
-    """What a calibration belongs to, as one string: settings without split, seed and threads."""
-    known = Config().settings()  # a run of an older version lacks the settings that came later
-    return json.dumps({name: settings.get(name, known[name]) for name in known if name not in NOT_THE_RECIPE})
-
-
-def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path | str | None) -> Calibration | None:
-    """The calibration for these runs: the run's own, else the newest of a study that tried the same settings; or None.
-
-    project: where studies are looked for, None to look for none. Raises LongtailError where one is damaged.
-    """
-    wanted = recipe(checkpoints[0]["config"])
-    found = [folders[0] / CALIBRATION] if len(folders) == 1 else []
-    if project is not None:
-        by_age = sorted(Path(project).glob(f"*/{CALIBRATION}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        found += by_age
-    for path in found:
-        if not path.is_file():
-            continue
-        saved = _read(path)
-        if saved["recipe"] == wanted and saved["classes"] == checkpoints[0]["classes"]:
-            runs = [path.parent / name for name in saved["runs"]]
-            own = {run.resolve() for run in runs} == {folder.resolve() for folder in folders}
-            return Calibration(_scaling(saved), path, saved["members"], saved["pictures"], runs, own, _tau(saved))
-    return None
-
-
-def scaled_held_out(folder: Path, settings: dict, found: evidence.Evidence) -> tuple[np.ndarray | None, str]:
-    """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
-
-    The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
-    where that would take minutes, and where the fit did not converge.
-    """
-    kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
-    if kept is None:
-        kind, said = "temperature", "No calibration.json yet: python calibrate.py fits one"
-    else:
-        kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
-    if found.log_posterior.size > LARGE:
-        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
-    group_of = np.unique(metrics.count_groups(found.counts), return_inverse=True)[1]
-    parts = parts_of(found.targets) if found.parts is None else found.parts
-    after = cross_fit(kind, found.log_posterior, found.targets, group_of, parts)
-    return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
-
-
-def _networks(count):
-    return f"{count} network{'s' * (count != 1)}" + " averaged" * (count > 1)
-
-
-def _read(path):
-    """The content of a calibration.json, complete."""
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        classes = len(saved["classes"])
-        for name in ("by_top", "slope", "bias"):
-            values = np.array(saved["scaling"][name], np.float64)
-            if values.shape != (classes,) or not np.isfinite(values).all():
-                raise ValueError(name)
-        saved["recipe"], saved["runs"], saved["members"], saved["pictures"], saved["scaling"]["kind"]
-        _tau(saved)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LongtailError(f"{path} is damaged ({error}): make it again with calibrate.py, or remove it") from None
-    return saved
-
-
-def _scaling(saved):
-    numbers = {name: np.array(saved["scaling"][name], np.float64) for name in ("by_top", "slope", "bias")}
-    return Scaling(saved["scaling"]["kind"], **numbers)
-
-
-def _tau(saved):
-    """The tau of a calibration.json; None where it was made before there were any."""
-    if "tau" not in saved:
-        return None
-    tau = float(saved["tau"]["value"])
-    if not 0 <= tau <= TAUS[-1]:
-        raise ValueError("tau")
-    return tau
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that decide how pictures become probabilities, for the commands that judge pictures."""
     parser.add_argument(
@@ -231,7 +121,8 @@ class Finish:
     prior: '' (what the runs were trained to assume), 'train', 'uniform', 'estimate', 'tau' (the calibration's),
     'tau:0.5', or the path of a CSV of shares. The prior of a tau is training's to the power of 1 - tau, so that the
     arg-max is that of log p - tau log prior (Menon et al. 2021, post hoc).
-    Raises LongtailError, before any picture is looked at, where a calibration or that CSV cannot be used.
+    Raises LongtailError, before any picture is looked at, where a calibration, that CSV or the pictures that an
+    estimate needs cannot be used.
     """
 
     def __init__(self, folders: list[Path], checkpoints: list[dict], project: Path | str, calibrated: bool, prior: str):
@@ -242,31 +133,39 @@ class Finish:
         self.wanted = self.trained
         if self.asked == "uniform":
             self.wanted = np.full(len(self.trained), 1 / len(self.trained))
+        elif self.asked == "estimate":
+            self.known = self._known()
         elif self.asked == "tau" or self.asked.startswith("tau:"):
             self.wanted = tilted(self.trained, 1 - self._tau())
-        elif self.asked not in ("train", "estimate"):
+        elif self.asked != "train":
             self.wanted = from_file(Path(self.asked), checkpoints[0]["classes"])
 
-    def __call__(self, log_posterior: np.ndarray, unread: Iterable[int] = ()) -> tuple[np.ndarray, list[str]]:
+    def __call__(
+        self, log_posterior: np.ndarray, unread: Iterable[int] = (), held_out: list[str] | None = None
+    ) -> tuple[np.ndarray, list[str]]:
         """(log posteriors [N,C] of log posteriors [N,C], what was done in sentences).
 
-        unread: rows of pictures that could not be read. They get the prior's answer.
+        unread: rows of pictures that could not be read. They get the prior's answer. held_out: the pictures' paths,
+        where they are those that the runs held out: a scaling that was fitted to one of them is fitted without it.
         """
-        said, scale, wanted = [], None, self.wanted
-        if self.calibration is not None:
-            scale = self.calibration.scaling
-            if scale.kind != "none":
-                said.append(self.calibration.in_words(len(self.folders)))
+        said, wanted = [], self.wanted
+        given = log_posterior
+        if self.calibration is not None and self.calibration.scaling.kind != "none":
+            words = self.calibration.in_words(self.folders)
+            if held_out is None:
+                log_posterior = self.calibration.scaling(given)
+            else:
+                words += "; for each picture fitted again without it and others"
+                log_posterior = self.calibration.held_out(held_out, given)
+            said.append(words)
         if self.asked == "estimate":
-            scale, found = self._estimate(log_posterior, scale)
+            log_posterior, found = self._estimate(given, log_posterior)
             used = "as in training" if found.candidate == "none" else f"estimated by {found.candidate}"
             said.append(f"class prior: {used}: {found.reason}")
             wanted = found.prior
         elif self.asked != "train":
             said.append(f"class prior: {self.asked}")
-        if scale is not None:
-            log_posterior = scale(log_posterior)
-            log_posterior[list(unread)] = np.log(self.trained)
+        log_posterior[list(unread)] = np.log(self.trained)
         return move(log_posterior, self.trained, wanted), said
 
     def _tau(self):
@@ -286,19 +185,27 @@ class Finish:
             raise LongtailError(f"--prior {self.asked}: give tau as a number from 0 to {TAUS[-1]:g}, as in tau:0.5")
         return tau
 
-    def _estimate(self, log_posterior, scale):
-        """(the scaling to use, priors.estimate). Known are the pictures that these runs held out, or those of the
-        calibration; without one, bias and temperature are fitted to them."""
-        folders = self.folders if self.calibration is None else self.calibration.runs
-        known = evidence.pooled(evidence.runs_by_fold(folders))
-        one_group = np.zeros(len(self.trained), np.int64)
-        kind = scale.kind if scale is not None else "bias and temperature"
+    def _known(self):
+        """The Evidence that an estimate is judged by: the pictures that the calibration was fitted to; without one,
+        those that the runs held out."""
+        if self.calibration is not None:
+            return self.calibration.known()
+        try:
+            return evidence.pooled(evidence.runs_by_fold(self.folders))
+        except LongtailError as error:
+            raise LongtailError(f"--prior estimate needs pictures that were held out from training: {error}") from None
+
+    def _estimate(self, given, scaled):
+        """(log posteriors [N,C] to use, priors.estimate). Without a calibration, bias and temperature are fitted to
+        what is known, for an estimate needs scaled posteriors."""
+        known = self.known
+        scale = None if self.calibration is None else self.calibration.scaling
+        kind = "bias and temperature" if scale is None else scale.kind
         if scale is None:
-            scale = fit(kind, known.log_posterior, known.targets, one_group) or identity(len(self.trained))
+            scale = fit(kind, known.log_posterior, known.targets, known.counts) or identity(len(self.trained))
+            scaled = scale(given)
         # What is known is scaled by fits that had not seen it, as the pictures that are asked about are.
-        parts = parts_of(known.targets) if known.parts is None else known.parts
-        group_of = np.unique(metrics.count_groups(known.counts), return_inverse=True)[1]
-        held_out = cross_fit(kind, known.log_posterior, known.targets, group_of, parts)
+        held_out = cross_fit(kind, known.log_posterior, known.targets, known.counts, fitting_parts(known))
         if held_out is None:
             held_out = scale(known.log_posterior)
-        return scale, estimate(scale(log_posterior), self.trained, held_out, known.targets, known.prior)
+        return scaled, estimate(scaled, self.trained, held_out, known.targets, known.prior)

@@ -4,15 +4,16 @@ Reads the folders of runs and no checkpoint. Chooses nothing.
 """
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from config import read_object
 from engine.outcome import validation_labels
 from errors import LongtailError
 from metrics import log_softmax
+from pictures.listing import listing
 from posterior.priors import move, shares
 
 
@@ -42,14 +43,20 @@ def of_run(folder: Path) -> Evidence:
             raise LongtailError(
                 f"{folder}: no {name} there: name a finished run that held validation pictures out, or a study of such"
             )
-    paths, targets, _, classes = validation_labels(folder)
-    with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
-        counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
     settings = read_settings(folder)
-    logits = np.load(folder / "val_logits.npy")
-    if logits.shape != (len(targets), len(counts)) or len(counts) != len(classes) or not logits.size:
-        raise LongtailError(f"{folder}: its tables do not fit each other: train.py --resume writes them again")
-    log_posterior = log_softmax(logits)
+    try:
+        paths, targets, _, classes = validation_labels(folder)
+        with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
+            counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
+        scores = np.load(folder / "val_logits.npy")
+        shape = (len(paths), len(classes))
+        if scores.shape != shape or counts.shape != shape[1:] or not shape[0]:
+            raise ValueError(f"logits {scores.shape} and counts {counts.shape} of {shape} pictures and classes")
+        if not (np.isfinite(scores).all() and np.isfinite(counts).all()):
+            raise ValueError("numbers that are not finite")
+    except (ValueError, KeyError, TypeError, EOFError, csv.Error) as error:
+        raise LongtailError(f"{folder}: its validation tables are damaged ({error}): train it again") from None
+    log_posterior = log_softmax(scores)
     if settings.get("prior") == "uniform":  # what the run's own scores assumed
         uniform = np.full(len(classes), 1 / len(classes))
         log_posterior = move(log_posterior, uniform, shares(counts))
@@ -68,11 +75,26 @@ def runs_by_fold(folders: list[Path]) -> list[list[Path]]:
 
 def read_settings(folder: Path) -> dict:
     """The settings of a run's args.json. Raises LongtailError where there is none."""
-    path = folder / "args.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise LongtailError(f"{path} cannot be read: name the folder of a run") from None
+        return read_object(folder / "args.json")
+    except LongtailError as error:
+        raise LongtailError(f"{error}: name the folder of a run") from None
+
+
+def column_of(run: Path, found: Evidence, column: str) -> np.ndarray:
+    """The text of each picture of `found` in a column of the CSV of labels that `run` was trained on, str [N].
+
+    Raises LongtailError where there is no such CSV or column, and where it no longer lists one of the pictures.
+    """
+    settings = read_settings(run)
+    if not settings.get("labels"):
+        raise LongtailError(f"--by {column}: {run} was trained on class folders; a column needs a CSV of labels")
+    listed = listing(settings["data"], settings["labels"], settings["image_col"], settings["label_col"], column)
+    value_of = dict(zip(listed.paths, listed.groups))
+    missing = [path for path in found.paths if path not in value_of]
+    if missing:
+        raise LongtailError(f"{settings['labels']} no longer lists {missing[0]}, which {run} validated on")
+    return np.array([value_of[path] for path in found.paths])
 
 
 def pooled(folds: list[list[Path]]) -> Evidence:

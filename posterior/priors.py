@@ -7,6 +7,7 @@ in training ("label shift"). NumPy in float64. Reads no run and prints nothing.
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -54,17 +55,17 @@ def from_file(path: Path, classes: list[str]) -> np.ndarray:
 
     Raises LongtailError where it does not name each of the classes once, with a number that is not negative.
     """
-    table = read_csv(path)
+    # The first line may be data already.
+    table = read_csv(path, lambda cells: _share(cells[-1]) is not None, lambda cells: ["class", "share"][: len(cells)])
     if len(table.header) != 2:
         raise LongtailError(f"{path}: two columns are needed, the class and its share; it has {len(table.header)}")
+    spelled = {normalize("NFC", name): name for name in classes}  # systems store the same accents in two ways
     share_of = {}
     for line, cells in table.lines:
         name, text = (cells[column] for column in table.header)
-        try:
-            share = float(text)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share < np.inf:
+        name = spelled.get(normalize("NFC", name), name)
+        share = _share(text)
+        if share is None:
             raise LongtailError(f"{path} line {line}: {text!r} is no share: give a number that is not negative")
         if name not in classes or name in share_of:
             why = "stands twice" if name in share_of else "is no class of the model"
@@ -79,6 +80,15 @@ def from_file(path: Path, classes: list[str]) -> np.ndarray:
     if not prior.sum():
         raise LongtailError(f"{path}: every share is 0")
     return prior / prior.sum()
+
+
+def _share(text):
+    """A share or count as a number; None where it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 <= number < np.inf else None
 
 
 def tilted(prior: np.ndarray, power: float) -> np.ndarray:

@@ -10,34 +10,51 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metrics import log_softmax
+from metrics import count_groups, log_softmax
+from posterior.priors import shares
 
 # Each kind and its parameters for C classes in G groups, the simplest first.
-KINDS = ("none", "temperature", "group temperature", "bias", "bias and temperature", "vector")
+KINDS = (
+    "none",
+    "temperature",
+    "temperature, prior and noise",
+    "group temperature",
+    "bias",
+    "bias and temperature",
+    "vector",
+)
 LARGEST = 20.0  # temperatures lie between 1 / LARGEST and LARGEST: where every row is right, none is small enough
+MOST_NOISE = 0.5  # share of pictures
 PARTS = 5  # parts of cross-fitting, where there are no folds
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """z -> by_top[arg-max of z] * slope * z + bias, for log posteriors z."""
+    """p = (1 - sum of floor) * softmax(by_top[arg-max of z] * slope * z + bias) + floor, for log posteriors z."""
 
     kind: str
     by_top: np.ndarray  # float64 [C]: one over the temperature, by the class that a row names
     slope: np.ndarray  # float64 [C]
     bias: np.ndarray  # float64 [C]
+    floor: np.ndarray  # float64 [C]: the probability that each class keeps, whatever the picture
 
     def __call__(self, log_posterior: np.ndarray) -> np.ndarray:
         """Log posteriors float64 [N,C] of log posteriors [N,C]."""
         z = np.asarray(log_posterior, np.float64)
         row = self.by_top[z.argmax(1)][:, None]
-        return log_softmax(row * self.slope * z + self.bias)
+        scaled = log_softmax(row * self.slope * z + self.bias)
+        share = self.floor.sum()
+        if not share:
+            return scaled
+        return np.log((1 - share) * np.exp(scaled) + self.floor)
 
     def in_words(self) -> str:
         """What it does, for people."""
         temperatures = 1 / self.by_top
         if self.kind == "temperature":
             return f"temperature {temperatures[0]:.3f}"
+        if self.kind == "temperature, prior and noise":
+            return f"temperature {temperatures[0]:.3f}, noise {self.floor.sum():.3f}, the prior weighted anew"
         if self.kind == "group temperature":
             return f"temperatures {temperatures.min():.3f} to {temperatures.max():.3f} by count group"
         return self.kind
@@ -56,48 +73,63 @@ class Trial(NamedTuple):
 
 def identity(classes: int) -> Scaling:
     """The scaling that changes nothing."""
-    return Scaling("none", np.ones(classes), np.ones(classes), np.zeros(classes))
+    return Scaling("none", np.ones(classes), np.ones(classes), np.zeros(classes), np.zeros(classes))
 
 
 def parameters(kind: str, classes: int, groups: int) -> int:
     """How many numbers a kind of scaling fits."""
-    counts = (0, 1, groups, classes, classes + 1, 2 * classes)
-    return dict(zip(KINDS, counts))[kind]
+    numbers = (0, 1, 3, groups, classes, classes + 1, 2 * classes)
+    return dict(zip(KINDS, numbers))[kind]
 
 
-def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, group_of: np.ndarray) -> Scaling | None:
+def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray) -> Scaling | None:
     """The scaling of a kind that makes `targets` most likely; None where the search did not converge.
 
-    log_posterior [N,C], targets int [N], group_of int [C]: the count group of each class. Maximum likelihood by L-BFGS
-    in float64 from the identity on (temperature: Guo et al. 2017; vector: the same; bias and temperature: Alexandari et
+    log_posterior [N,C], targets int [N], train_counts [C]: of the training pictures. Maximum likelihood by L-BFGS in
+    float64 from the identity on (temperature: Guo et al. 2017; vector: the same; bias and temperature: Alexandari et
     al. 2020). Class by class there may be few rows or none, so that biases, logarithms of slopes and of group
-    temperatures have a standard normal prior; one temperature for all has none. In its own measure the result is never
+    temperatures have a standard normal prior; numbers for all classes have none. In its own measure the result is never
     worse than the identity.
+
+    "Temperature, prior and noise" has three numbers: the temperature, how much the training prior counts, and the share
+    of pictures that tell nothing of their label, which is then drawn from the training prior: wrong labels, pictures
+    that look like another class. Without that share a few sure mistakes keep all other answers unsure.
     """
     n, classes = log_posterior.shape
     if kind == "none":
         return identity(classes)
     z = torch.as_tensor(np.asarray(log_posterior, np.float64))
     y = torch.as_tensor(np.asarray(targets, np.int64))
-    group = torch.as_tensor(np.asarray(group_of, np.int64))
+    log_prior = torch.as_tensor(np.log(shares(train_counts)))
     top = z.argmax(1)
-    groups = int(group.max()) + 1 if kind == "group temperature" else 1
-    if groups == 1:
-        group = torch.zeros_like(group)
+    groups, group = 1, torch.zeros(classes, dtype=torch.int64)
+    if kind == "group temperature":
+        names, numbers = np.unique(count_groups(train_counts), return_inverse=True)
+        groups, group = len(names), torch.as_tensor(numbers)
     log_by_top = torch.zeros(groups, dtype=torch.float64, requires_grad="temperature" in kind)
+    noisy = kind == "temperature, prior and noise"
+    strength = torch.zeros((), dtype=torch.float64, requires_grad=noisy)
+    # The share of noise is its square: as a search wants it, of any sign, and 0 where there is none. At 0 itself its
+    # gradient is 0, so that a search begins beside it.
+    root = torch.tensor(0.2 if noisy else 0.0, dtype=torch.float64, requires_grad=noisy)
     log_slope = torch.zeros(classes, dtype=torch.float64, requires_grad=kind == "vector")
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=kind in ("bias", "bias and temperature", "vector"))
-    free = [value for value in (log_by_top, log_slope, bias) if value.requires_grad]
+    free = [value for value in (log_by_top, strength, root, log_slope, bias) if value.requires_grad]
     limit = float(np.log(LARGEST))
+
+    def share():
+        return (root**2).clamp(max=MOST_NOISE)
 
     def objective():
         row = log_by_top.clamp(-limit, limit).exp()[group][top, None]
-        scaled = row * log_slope.exp() * z + bias
-        likelihood = torch.nn.functional.cross_entropy(scaled, y)
+        scaled = row * log_slope.exp() * z + bias + strength * log_prior
+        own = scaled.log_softmax(1).gather(1, y[:, None])[:, 0]
+        if noisy:
+            own = ((1 - share()) * own.exp() + share() * log_prior.exp()[y]).log()
         squares = (log_slope**2).sum() + (bias**2).sum()
         if groups > 1:
             squares = squares + (log_by_top**2).sum()
-        return likelihood + squares / (2 * n)
+        return -own.mean() + squares / (2 * n)
 
     search = torch.optim.LBFGS(
         free, max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
@@ -109,18 +141,20 @@ def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, group_of: np.
         value.backward()
         return value
 
-    start = float(objective().detach())
+    start = float(torch.nn.functional.cross_entropy(z, y))  # of the identity
     search.step(closure)
     end = float(closure().detach())
     slowest = max(float(value.grad.abs().max()) for value in free)
-    if not end <= start or slowest > 1e-5:
+    if not end <= start + 1e-9 or slowest > 1e-5:
         return None
     by_top = log_by_top.detach().clamp(-limit, limit).exp()[group]
-    return Scaling(kind, by_top.numpy(), log_slope.detach().exp().numpy(), bias.detach().numpy())
+    shift = (bias + strength * log_prior).detach()
+    floor = (share() * log_prior.exp()).detach()
+    return Scaling(kind, by_top.numpy(), log_slope.detach().exp().numpy(), shift.numpy(), floor.numpy())
 
 
 def cross_fit(
-    kind: str, log_posterior: np.ndarray, targets: np.ndarray, group_of: np.ndarray, parts: np.ndarray
+    kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
 ) -> np.ndarray | None:
     """Log posteriors [N,C], each row scaled by a fit to the other parts' rows; None where a fit did not converge.
 
@@ -129,7 +163,7 @@ def cross_fit(
     held_out = np.empty(log_posterior.shape)
     for part in np.unique(parts):
         here = parts == part
-        scaling = fit(kind, log_posterior[~here], targets[~here], group_of)
+        scaling = fit(kind, log_posterior[~here], targets[~here], train_counts)
         if scaling is None:
             return None
         held_out[here] = scaling(log_posterior[here])
@@ -147,13 +181,14 @@ def parts_of(targets: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def compare(
-    log_posterior: np.ndarray, targets: np.ndarray, group_of: np.ndarray, parts: np.ndarray
+    log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
 ) -> tuple[list[Trial], list[str]]:
     """Every kind's Trial, the simplest first, and the kinds whose fit did not converge."""
     rows = np.arange(len(targets))
+    groups = len(np.unique(count_groups(train_counts)))
     held_out, failed = {}, []
     for kind in KINDS:
-        found = cross_fit(kind, log_posterior, targets, group_of, parts)
+        found = cross_fit(kind, log_posterior, targets, train_counts, parts)
         if found is None:
             failed.append(kind)
         else:
@@ -164,7 +199,7 @@ def compare(
     for kind, own in losses.items():
         behind = own - best
         error = behind.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
-        count = parameters(kind, log_posterior.shape[1], int(group_of.max()) + 1)
+        count = parameters(kind, log_posterior.shape[1], groups)
         trials.append(Trial(kind, count, float(own.mean()), float(behind.mean()), float(error), held_out[kind]))
     return trials, failed
 

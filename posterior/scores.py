@@ -16,11 +16,11 @@ RESAMPLES = 100
 TITLES = {
     "acc": "accuracy",
     "macro_f1": "macro F1",
-    "top5": "right class in the top 5",
+    "top5": "top-5 accuracy",
     "worst": "worst class's accuracy",
-    "many": "accuracy, classes with many",
-    "medium": "accuracy, a medium number",
-    "few": "accuracy, classes with few",
+    "many": "accuracy, many",
+    "medium": "accuracy, medium",
+    "few": "accuracy, few",
     "nll": "NLL",
     "brier": "Brier",
     "ece": "ECE",
@@ -36,6 +36,14 @@ class Score(NamedTuple):
     value: float
     low: float = math.nan
     high: float = math.nan
+
+
+def as_json(found: dict[str, NamedTuple]) -> dict[str, dict[str, float | None]]:
+    """Scores, or a Chance each, by name, as JSON has them: None for what is not known, for it has no nan."""
+    return {
+        name: {part: None if value != value else value for part, value in score._asdict().items()}
+        for name, score in found.items()
+    }
 
 
 def of(
@@ -165,6 +173,8 @@ def confused(targets: np.ndarray, predicted: np.ndarray, classes: int) -> list[t
 
 def _calibration_errors(probs, targets, scores, resamples):
     """The calibration errors of `scores`, each with the interval that resampled pictures give."""
+    if len(targets) < 2:
+        return {}  # every resample is the same
     generator = np.random.default_rng(0)
     found = {name: [] for name in reliability.SCORES}
     for _ in range(resamples):

@@ -15,7 +15,7 @@ from engine.outcome import OVERFIT_GAP
 from errors import counted
 from pictures.names import some
 from posterior import mistakes, reliability, scores
-from posterior.classifier import LARGE
+from posterior.calibration import LARGE
 from posterior.evidence import Evidence
 from posterior.scores import TITLES
 

@@ -10,7 +10,7 @@ from engine.album import Album
 from errors import LongtailError
 from posterior import mistakes, reliability, scores
 from posterior.by_class import by_class, trend
-from posterior.classifier import scaled_held_out
+from posterior.calibration import scaled_held_out
 from posterior.evidence import Evidence
 from posterior.verdict import SURE
 from reporting import charts

@@ -13,8 +13,8 @@ WAY = ("amp", "layout", "products")
 def choose(project: Path | str) -> tuple[list[Path], str]:
     """(run folders, what they are) when none is named. Raises LongtailError where there is no run.
 
-    The seeds of a finished study `final`; else the winner's runs of the study whose best.json is the newest; else the
-    newest run. Studies and runs are never ranked against each other.
+    The seeds of a finished study `final`; else the runs of the newest best.json, that of `make study` included; else
+    the newest run. Studies and runs are never ranked against each other.
     """
     project = Path(project)
     if (project / "final" / "study.json").exists():
@@ -22,18 +22,45 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
             return [study.run(i) for i in good], f"the {counted(len(good), 'run')} of the finished study {study.folder}"
-    recipe = newest(project, "best.json")
+    recipe = newest_recipe(project)
     if recipe is not None:
-        study = Study(recipe.parent)
-        # What was written last, not what would win now: a study that grows has points that are half done.
-        trials = finished_trials(study, recipe)
-        if not trials:
-            raise LongtailError(f"{recipe}: no finished trial of {study.folder} has these settings: name runs by --run")
+        study, trials = study_of_recipe(recipe)
         return [study.run(i) for i in trials], f"the {counted(len(trials), 'run')} of {recipe}"
     weights = newest(project, "best.pt")
     if weights is None:
         raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
     return [weights.parent], f"{weights.parent}, the newest run"
+
+
+def newest_recipe(project: Path) -> Path | None:
+    """The best.json that was written last: a study's, or the one beside the studies in which `make study` keeps the
+    best of their winners. None where there is none."""
+    own = project / "best.json"
+    found = [path for path in (newest(project, "best.json"), own if own.exists() else None) if path is not None]
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def study_of_recipe(recipe: Path) -> tuple[Study, list[int]]:
+    """The study that tried a recipe, and its finished trials of it: the recipe's own study, or of those beside it the
+    one that tried it on the most folds, of such the newest. Raises LongtailError where there is none.
+
+    What the study wrote last counts, not what would win now: a study that grows has points that are half done.
+    """
+    specs = [recipe.parent / "study.json"]
+    if not specs[0].exists():
+        specs = sorted(recipe.parent.glob("*/study.json"), key=lambda path: path.stat().st_mtime_ns)
+    found = []
+    for spec in specs:
+        study = Study(spec.parent)
+        trials = finished_trials(study, recipe)
+        found.append((len({study.config(trial).fold for trial in trials}), study, trials))
+    folds, study, trials = max(reversed(found), key=lambda each: each[0], default=(0, None, []))
+    if not folds:
+        why = f"no finished trial of {recipe.parent} has these settings"
+        if not (recipe.parent / "study.json").exists():
+            why = f"no study in {recipe.parent} has a finished trial of these settings"
+        raise LongtailError(f"{recipe}: {why}: name the runs to take")
+    return study, trials
 
 
 def finished_trials(study: Study, recipe: Path) -> list[int]:
@@ -54,20 +81,11 @@ def finished_trials(study: Study, recipe: Path) -> list[int]:
 def runs_of(path: Path) -> tuple[Path, list[Path]]:
     """(the folder that what is made of them belongs to, the runs) of a run, a study's winner, or a recipe's trials.
 
-    A recipe's are in the study beside it that tried its settings on the most folds, of such in the newest. Raises
-    LongtailError where nothing was trained that could be calibrated.
+    Raises LongtailError where nothing was trained that could be taken.
     """
     if path.is_file():
-        found = []
-        for spec in path.parent.glob("*/study.json"):
-            study = Study(spec.parent)
-            trials = finished_trials(study, path)
-            folds = {study.config(trial).fold for trial in trials}
-            found.append((len(folds), spec.stat().st_mtime_ns, study.folder, [study.run(trial) for trial in trials]))
-        folds, _, folder, runs = max(found, default=(0, 0, path, []))
-        if not folds:
-            raise LongtailError(f"{path}: no study in {path.parent} has a finished trial of these settings")
-        return folder, runs
+        study, trials = study_of_recipe(path)
+        return study.folder, [study.run(trial) for trial in trials]
     if not (path / "study.json").exists():
         return path, [path]
     study = Study(path)
@@ -78,10 +96,11 @@ def runs_of(path: Path) -> tuple[Path, list[Path]]:
 
 
 def chosen_last(project: Path) -> Path:
-    """The recipe that `make study` chose last, else the study whose best.json is the newest, else the newest run."""
-    if (project / "best.json").exists():
-        return project / "best.json"
-    newest_file = newest(project, "best.json") or newest(project, "best.pt")
-    if newest_file is None:
+    """What was chosen last: the recipe of `make study`, or a study's folder; without any the newest run's."""
+    recipe = newest_recipe(project)
+    if recipe is not None:
+        return recipe if recipe.parent == project else recipe.parent
+    weights = newest(project, "best.pt")
+    if weights is None:
         raise LongtailError(f"{project}: no study and no run there; name one")
-    return newest_file.parent
+    return weights.parent

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import metrics
 import oracles
 from config import Config
 from conftest import PLAIN
-from posterior import classifier, priors
+from errors import LongtailError
+from posterior import calibration, priors
 from samples import judged_run
 from study import ranking
 from study.begin import begin_study
 from study.best import write_best
+from study.chosen import choose
 from study.table import Study
 
 COUNTS = (10000 * 0.7 ** np.arange(oracles.CLASSES) / 3).round()
@@ -38,7 +41,8 @@ def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
     folder, logits, targets = sure
     code, out, err = run(capsys, folder)
     assert code == 0 and "Kept: temperature 2." in out and str(folder / "calibration.json") in err
-    saved = json.loads((folder / "calibration.json").read_text())
+    no_nan = dict(parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    saved = json.loads((folder / "calibration.json").read_text(), **no_nan)
     before, after = saved["before"], saved["after"]
     assert before["nll"]["value"] == pytest.approx(metrics.nll(logits, targets), abs=1e-5)
     right = metrics.nll(logits / 2, targets)  # the true posterior
@@ -57,6 +61,14 @@ def test_what_is_right_already_stays_as_it_is(tmp_path, capsys):
     saved = json.loads((folder / "calibration.json").read_text())
     assert code == 0 and saved["scaling"]["kind"] == "none" and saved["after"]["nll"] == saved["before"]["nll"]
     assert "| scaling | numbers | NLL |" in out
+
+
+def test_the_file_is_there_though_nobody_reads_the_tables_to_their_end(sure, monkeypatch):
+    def leave(*_):
+        raise LongtailError("who read it has left")
+
+    monkeypatch.setattr(calibrate, "_kinds", leave)
+    assert calibrate.main([str(sure[0])]) == 1 and (sure[0] / "calibration.json").exists()
 
 
 def test_groups_of_a_column(tmp_path, capsys):
@@ -87,7 +99,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, sure):
     logits, targets, _ = oracles.judged(n=6)
     few = judged_run(tmp_path / "few", logits, targets, COUNTS)
     for args, said in (
-        ([tmp_path / "nowhere"], "args.json cannot be read: name the folder of a run"),
+        ([tmp_path / "nowhere"], "args.json: No such file or directory: name the folder of a run"),
         ([few], "too few to fit"),
         (["--project", tmp_path / "none"], "name one"),
         ([sure[0], "--by", "camera"], "class folders"),
@@ -121,11 +133,16 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     saved = json.loads((tmp_path / "grid" / "calibration.json").read_text())
     assert saved["runs"] == [f"trials/{i:04d}" for i in range(3)] and saved["out_of_fold"]
     checkpoint = dict(config=dataclasses.replace(base, val_split=0.0).settings(), classes=saved["classes"])
-    carried = classifier.calibration_of([tmp_path / "final"], [checkpoint], tmp_path)
-    assert carried.path == tmp_path / "grid" / "calibration.json" and not carried.own
-    assert "carried over" in carried.in_words(5)
+    carried = calibration.calibration_of([tmp_path / "final"], [checkpoint], tmp_path)
+    assert carried.path == tmp_path / "grid" / "calibration.json"
+    assert "carried over from 1 network to 5" in carried.in_words([tmp_path / "final"] * 5)
+    runs = [grid.run(i) for i in range(3)]
+    assert choose(tmp_path) == (runs, f"the 3 runs of {tmp_path / 'best.json'}")  # which predict.py takes
+    write_best(grid, ranking.choose(ranking.points(grid)).point, tmp_path / "seeds" / "best.json")
+    os.utime(tmp_path / "seeds" / "best.json", (1, 1))
+    assert choose(tmp_path)[0] == runs  # the newest one
     other = dict(checkpoint, config=dataclasses.replace(base, lr=0.5).settings())
-    assert classifier.calibration_of([tmp_path / "final"], [other], tmp_path) is None
+    assert calibration.calibration_of([tmp_path / "final"], [other], tmp_path) is None
     (tmp_path / "none.json").write_text(json.dumps(dict(lr=0.7)))
     code, _, err = run(capsys, tmp_path / "none.json")
     assert code == 1 and "no study" in err

@@ -294,7 +294,9 @@ def test_a_sample_that_cannot_be_filled_is_found_before_anything_trains(tmp_path
             data.prepare(root, data.Source(), data.Split())
         code, out, err = check(root)
         assert code == 1 and out[3] == "problems   sample submission: 1" and said in out[5]
-        assert err[-1] == out[4].removeprefix("verdict    ") and said in err[-1] and "move" in err[-1]
+        assert out[4] == "verdict    training would refuse this"  # why, the next line says, and stderr
+        assert err[-1].startswith("training would refuse this: ") and said in err[-1] and "move" in err[-1]
+        assert "\n".join(out).count(said) == "\n".join(err).count(said) == 1
 
 
 def test_check_of_test_pictures_that_cannot_be_listed(tmp_path):
@@ -302,7 +304,20 @@ def test_check_of_test_pictures_that_cannot_be_listed(tmp_path):
     (root / "test.csv").write_text("id\n0\n0\n")
     code, out, err = check(root)
     assert code == 1 and out[0] == "pictures   6 for training, none for testing" and "line 3" in out[5]
-    assert out[4].startswith("verdict    predict.py would refuse this: ") and len(err) == 1
+    assert out[4] == "verdict    predict.py would refuse this" and len(err) == 1 and "line 3" in err[0]
+
+
+def test_check_says_that_test_pictures_have_labels(tmp_path):
+    root = pictures_in(tmp_path / "set", {"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2, "test/c": 1})
+    code, out, err = check(root)
+    assert code == 0 and out[0] == "pictures   8 for training, 5 for testing, with labels"
+    assert out[3] == "problems   classes of test pictures alone: 1" and out[5].endswith("alone: c")
+    assert any("have labels" in line and "python evaluate.py" in line for line in err)
+    (root / "test.csv").write_text("file,label\ntest/a/0.png,a\ntest/b/0.png,\n")
+    assert check(root)[1][0] == "pictures   8 for training, 2 for testing, with labels"
+    (root / "test.csv").write_text("file,label\ntest/a/0.png,\ntest/b/0.png,\n")
+    code, out, err = check(root)
+    assert out[0] == "pictures   8 for training, 2 for testing" and not any("evaluate.py" in line for line in err)
 
 
 def test_check_of_unusable_data_is_one_line_on_stderr(tmp_path):

@@ -2,18 +2,20 @@
 
 import csv
 import json
+import shlex
 import shutil
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
-import calibrate
 import evaluate
 import predict
 import train
 from config import Config
 from conftest import PLAIN
+from errors import LongtailError
+from posterior import calibration
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,8 @@ def test_labels_of_a_csv_and_groups_of_its_column(project, pictures, capsys, tmp
 
 def test_without_labelled_pictures_the_held_out_ones_are_scored(project, capsys):
     code, out, err = run(capsys, "--project", project)
-    assert code == 0 and "held out from training" in out and "by --test" in err
+    assert code == 0 and "held out from training" in out
+    assert "scoring the pictures that were held out from training, for " in err and "no picture has a label" in err
     record = json.loads((project / "run" / "evaluation.json").read_text())
     rows = list(csv.DictReader(open(project / "run" / "results.csv")))
     kept = max(rows, key=lambda row: float(row["macro_f1"]))
@@ -113,7 +116,7 @@ def test_a_calibration_is_applied_and_can_be_left_aside(project, labelled, capsy
     settings = json.loads((tmp_path / "run" / "args.json").read_text())
     scaling = dict(kind="temperature", by_top=[0.25] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
     saved = dict(
-        recipe=calibrate.recipe(settings),
+        recipe=calibration.recipe(settings),
         classes=["blue", "green", "red"],
         runs=["."],
         members=1,
@@ -133,7 +136,10 @@ def test_a_calibration_is_applied_and_can_be_left_aside(project, labelled, capsy
     np.testing.assert_allclose(scaled, expected, atol=2e-3)  # from six decimals
     assert predict.main(["--run", str(tmp_path / "run"), "--test", str(labelled), "--probs"]) == 0
     out, err = capsys.readouterr()
-    assert "temperature 4.000" in err and "python evaluate.py scores" in err
+    assert "temperature 4.000" in err
+    said = next(line for line in err.splitlines() if "have labels" in line)
+    scoring = shlex.split(said.partition("and ")[2].partition(" scores")[0])
+    assert scoring == ["python", "evaluate.py", "--run", str(tmp_path / "run"), "--test", str(labelled)]
     by_predict = {row["id"]: float(row["blue"]) for row in csv.DictReader(out.splitlines())}
     names = [row["path"] for row in csv.DictReader(open(tmp_path / "scaled" / "predictions.csv"))]
     assert by_predict["0"] == pytest.approx(scaled[names.index("red/0.png"), 0], abs=1e-5)
@@ -155,7 +161,7 @@ def test_tau_goes_part_of_the_way_to_a_uniform_prior(project, labelled, capsys, 
     shutil.copytree(project / "run", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "args.json").read_text())
     unscaled = dict(kind="none", by_top=[1.0] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
-    saved = dict(recipe=calibrate.recipe(settings), classes=["blue", "green", "red"], runs=["."], members=1)
+    saved = dict(recipe=calibration.recipe(settings), classes=["blue", "green", "red"], runs=["."], members=1)
     saved |= dict(pictures=5, scaling=unscaled, tau=dict(value=0.25))
     path = tmp_path / "run" / "calibration.json"
     path.write_text(json.dumps(saved))
@@ -179,6 +185,9 @@ def test_bad_input_is_one_line(project, pictures, labelled, capsys, tmp_path):
     for args, said in (
         (("--test", pictures / "test"), "no picture has a label"),
         (("--test", labelled / "violet"), "no picture has a label"),
+        (("--tta", "flip"), "--tta flip: held-out pictures are not looked at again: name others by --test"),
+        (("--by", "camera"), "was trained on class folders"),
+        (("--test", labelled, "-o", labelled / "red" / "bad.png"), "File exists"),
         (("--test", labelled, "--by", "camera"), "is no CSV"),
         (("--run", tmp_path), "no best.pt"),
         (("--test", labelled, "--prior", "nothing.csv"), "nothing.csv"),
@@ -187,3 +196,75 @@ def test_bad_input_is_one_line(project, pictures, labelled, capsys, tmp_path):
     ):
         code, out, err = run(capsys, "--run", project / "run", *args) if "--run" not in args else run(capsys, *args)
         assert code == 1 and said in err and not out, (args, err)
+
+
+def strict(path):
+    """The JSON of a file, as programs read it that know no NaN."""
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_one_picture_in_one_class_folder(project, labelled, capsys, tmp_path):
+    """A lone folder is a class where the model knows it. What one picture cannot tell is unknown, not 0."""
+    shutil.copytree(labelled / "green", tmp_path / "one" / "green")
+    first, *others = sorted((tmp_path / "one" / "green").iterdir())
+    for other in others:
+        other.unlink()
+    code, out, _ = run(capsys, "--run", project / "run", "--test", tmp_path / "one", "-o", tmp_path)
+    record = strict(tmp_path / "evaluation.json")
+    assert code == 0 and record["n"] == 1 and record["scores"]["many"]["value"] is None
+    assert record["scores"]["ece"]["low"] is None and record["scores"]["ece"]["value"] > 0
+    named = next(csv.DictReader(open(tmp_path / "predictions.csv")))["predicted"]
+    by_class = {line.split()[0]: line.split() for line in out.split("By class:")[1].splitlines() if line}
+    assert by_class["red" if named != "red" else "blue"][2:] == ["0", "-", "-", "-", "-"]
+
+
+def test_groups_are_in_natural_order_and_an_empty_one_has_a_name(project, pictures, capsys, tmp_path):
+    truth = (pictures / "truth.txt").read_text().split()
+    sizes = ["10", "", "9", "2.5", "10", "\u00fc", ""]
+    lines = [f"{pictures / 'test'}/{i:03d}.png,{name},{size}" for i, (name, size) in enumerate(zip(truth, sizes))]
+    (tmp_path / "l.csv").write_text("\n".join(["file,label,size", *lines]) + "\n", encoding="utf-8")
+    args = ("--run", project / "run", "--test", tmp_path / "l.csv", "--by", "size", "-o", tmp_path)
+    code, out, err = run(capsys, *args)
+    assert code == 0, err
+    table = out.split("By size:")[1].split("By class:")[0].splitlines()[3:]
+    assert [line.split()[:2] for line in table if line] == [
+        ["(empty)", "2"],
+        ["2.5", "1"],
+        ["9", "1"],
+        ["10", "2"],
+        ["\u00fc", "1"],
+    ]
+
+
+def test_held_out_pictures_by_a_column_of_the_labels(pictures, capsys, tmp_path):
+    rows = []
+    for i, path in enumerate(sorted((pictures / "train").rglob("*.png"))):
+        rows.append(f"{path.relative_to(pictures)},{path.parent.name},{'ab'[i % 2]}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(["file,label,camera", *rows]) + "\n")
+    train.train(
+        Config(**dict(PLAIN, epochs=1, data=str(pictures), labels=str(labels), project=str(tmp_path), name="run"))
+    )
+    code, out, _ = run(capsys, "--run", tmp_path / "run", "--by", "camera")
+    camera = dict(row.split(",")[::2] for row in rows)
+    held_out = [row["path"] for row in csv.DictReader(open(tmp_path / "run" / "val_predictions.csv"))]
+    expected = [[c, str(sum(camera[path] == c for path in held_out))] for c in "ab"]
+    table = out.split("By camera:")[1].split("By class:")[0].splitlines()[3:]
+    assert code == 0 and [line.split()[:2] for line in table if line] == expected
+
+
+def test_files_are_there_though_nobody_reads_the_tables_to_their_end(project, labelled, monkeypatch, tmp_path):
+    def leave(*_):
+        raise LongtailError("who read it has left")
+
+    monkeypatch.setattr(evaluate, "_class_lines", leave)
+    assert evaluate.main(["--run", str(project / "run"), "--test", str(labelled), "-o", str(tmp_path)]) == 1
+    assert (tmp_path / "evaluation.json").exists() and (tmp_path / "predictions.csv").exists()
+
+
+def test_an_estimate_without_held_out_pictures_is_refused_before_the_work(pictures, capsys, tmp_path):
+    train.train(Config(**dict(PLAIN, epochs=1, val_split=0.0, data=str(pictures), project=str(tmp_path), name="run")))
+    assert predict.main(["--run", str(tmp_path / "run"), "--prior", "estimate"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("predict.py: --prior estimate needs pictures that were held out from training: ")
+    assert not any(line.startswith("predicting with") for line in lines)

@@ -71,3 +71,24 @@ def test_what_cannot_be_pooled_is_named(tmp_path):
     fewer = judged_run(tmp_path / "fewer", logits[:, :4], targets % 4, COUNTS[:4])
     with pytest.raises(LongtailError, match="other classes"):
         evidence.pooled([[run], [fewer]])
+
+
+@pytest.mark.parametrize("name", ["args.json", "val_predictions.csv", "per_class.csv", "classes.txt", "val_logits.npy"])
+@pytest.mark.parametrize("damage", ["empty", "half", "junk"])
+def test_damaged_tables_are_named(tmp_path, name, damage):
+    logits, targets, _ = oracles.judged(n=40)
+    run = judged_run(tmp_path / "run", logits, targets, COUNTS)
+    raw = (run / name).read_bytes()
+    (run / name).write_bytes({"empty": b"", "half": raw[: len(raw) // 2], "junk": b"\xff\x00junk"}[damage])
+    with pytest.raises(LongtailError, match=str(run)):
+        evidence.of_run(run)
+
+
+def test_logits_that_are_not_finite_or_too_few_are_named(tmp_path):
+    logits, targets, _ = oracles.judged(n=40)
+    run = judged_run(tmp_path / "run", logits, targets, COUNTS)
+    logits = logits.astype(np.float32)
+    for wrong in (np.where(np.arange(40)[:, None] == 7, np.nan, logits), logits[:30], logits[:, :5]):
+        np.save(run / "val_logits.npy", wrong)
+        with pytest.raises(LongtailError, match="damaged"):
+            evidence.of_run(run)

@@ -125,6 +125,9 @@ def test_the_frontier_begins_as_is_and_ends_at_the_uniform_prior():
     "text, said",
     [
         ("class,share\nb,3\na,1\n", None),
+        ("b,3\na,1\n", None),  # no line that names the columns
+        ("class;share\nb;0.75\na;0.25\n", None),
+        ("class,share\na,25%\nb,75%\n", "line 2: '25%' is no share"),
         ("class,share\na,1\n", "no share of 'b'"),
         ("class,share\na,1\nb,x\n", "line 3: 'x' is no share"),
         ("class,share\na,1\nb,-1\n", "line 3"),
@@ -142,3 +145,8 @@ def test_a_prior_is_read_from_a_file(tmp_path, text, said):
         return
     with pytest.raises(LongtailError, match=said):
         priors.from_file(tmp_path / "prior.csv", ["a", "b"])
+
+
+def test_a_class_is_found_in_either_spelling_of_its_accents(tmp_path):
+    (tmp_path / "prior.csv").write_text("class,share\nE\u0301mile,3\nGru\u0308n,1\n", encoding="utf-8")
+    np.testing.assert_allclose(priors.from_file(tmp_path / "prior.csv", ["Gr\u00fcn", "\u00c9mile"]), [0.25, 0.75])

@@ -1,0 +1,196 @@
+"""calibration.json: a scaling of probabilities, with the runs and the settings that it belongs to. Written by
+calibrate.py, found and read here for whoever predicts.
+
+Fits nothing but, for pictures that a scaling was fitted to, what it would be without them.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config import Config, read_object
+from engine.run import replacing
+from errors import LongtailError, counted
+from posterior import evidence
+from posterior.evidence import Evidence
+from posterior.priors import TAUS
+from posterior.scaling import KINDS, LARGEST, MOST_NOISE, Scaling, cross_fit, fit, parts_of
+
+CALIBRATION = "calibration.json"
+LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
+# What may differ between the runs that a calibration came from and those that it is used with.
+SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
+NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
+# The numbers of a scaling, and bounds that no fit comes near. Within them no probability overflows.
+BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": (-1e6, 1e6), "floor": (-1e-9, 1)}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A scaling that was fitted on pictures held out from training."""
+
+    scaling: Scaling
+    path: Path
+    members: int  # networks averaged for each of these pictures
+    pictures: int
+    runs: list[Path]  # these networks' runs
+    tau: float | None  # of the prior `tau`; an older calibration has none
+
+    def in_words(self, folders: list[Path]) -> str:
+        """Which scaling it is, used with the runs `folders`."""
+        said = f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
+        if len(folders) != self.members:
+            return f"{said}, carried over from {_networks(self.members)} to {len(folders)}: that it fits is assumed"
+        if not {folder.resolve() for folder in folders} <= {run.resolve() for run in self.runs}:
+            return f"{said}, carried over from other runs of the same settings: that it fits is assumed"
+        return said
+
+    def known(self) -> Evidence:
+        """The pictures that it was fitted to. Raises LongtailError where their runs are gone or damaged."""
+        try:
+            return evidence.pooled(evidence.runs_by_fold(self.runs))
+        except LongtailError as error:
+            raise LongtailError(
+                f"{self.path} needs what it was fitted to, but {error}; or go without it by --no-calibration"
+            ) from None
+
+    def held_out(self, paths: list[str], log_posterior: np.ndarray) -> np.ndarray:
+        """Log posteriors [N,C], scaled, of log posteriors [N,C] of the pictures `paths`.
+
+        Pictures that the scaling was fitted to are scaled by a fit to the other parts of them, as calibrate.py judges
+        it. Raises LongtailError where what it was fitted to is gone.
+        """
+        known = self.known()
+        parts = fitting_parts(known)
+        part_of = dict(zip(known.paths, parts))
+        own = np.array([part_of.get(path, -1) for path in paths])
+        scaled = self.scaling(log_posterior)
+        for part in np.unique(own[own >= 0]):
+            others = parts != part
+            log_known, targets = known.log_posterior[others], known.targets[others]
+            fitted = fit(self.scaling.kind, log_known, targets, known.counts)
+            if fitted is None:
+                raise LongtailError(f"{self.path} is older than the runs that it was fitted to: make it again")
+            here = own == part
+            scaled[here] = fitted(log_posterior[here])
+        return scaled
+
+
+def fitting_parts(known: Evidence) -> np.ndarray:
+    """The part of each picture, int [N], without which a scaling of it is fitted: its fold where there are folds."""
+    return parts_of(known.targets) if known.parts is None else known.parts
+
+
+def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.ndarray | None, str]:
+    """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
+
+    The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
+    where that would take minutes, and where the fit did not converge.
+    """
+    kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
+    if kept is None:
+        kind, said = "temperature", "No calibration.json yet: python calibrate.py fits one"
+    else:
+        kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
+    if found.log_posterior.size > LARGE:
+        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
+    after = cross_fit(kind, found.log_posterior, found.targets, found.counts, fitting_parts(found))
+    return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
+
+
+def recipe(settings: dict) -> str:
+    """What a calibration belongs to, as one string: settings without split, seed and threads."""
+    known = Config().settings()  # a run of an older version lacks the settings that came later
+    return json.dumps({name: settings.get(name, known[name]) for name in known if name not in NOT_THE_RECIPE})
+
+
+def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judged: dict) -> Path:
+    """Writes calibration.json into `folder`, all or nothing, and returns its path.
+
+    found: the pictures of `runs`, which lie in `folder`. judged: scores by name, to be read by people.
+    """
+    saved = dict(
+        recipe=recipe(evidence.read_settings(runs[0])),
+        classes=found.classes,
+        runs=[str(run.relative_to(folder)) for run in runs],
+        members=found.members,
+        pictures=len(found.targets),
+        out_of_fold=found.parts is not None,
+        scaling=dict(kind=fitted.kind, **{name: getattr(fitted, name).tolist() for name in BOUNDS}),
+        **judged,
+    )
+    path = folder / CALIBRATION
+    with replacing(path) as draft:
+        text = json.dumps(saved, indent=1, ensure_ascii=False, allow_nan=False)
+        draft.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path | str | None) -> Calibration | None:
+    """The calibration for these runs: the run's own, else the newest of a study that tried the same settings; or None.
+
+    project: where studies are looked for, None to look for none. Raises LongtailError where one is damaged.
+    """
+    wanted = recipe(checkpoints[0]["config"])
+    found = [folders[0] / CALIBRATION] if len(folders) == 1 else []
+    if project is not None:
+        by_age = sorted(Path(project).glob(f"*/{CALIBRATION}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        found += by_age
+    for path in found:
+        if not path.is_file():
+            continue
+        belongs_to, classes, calibration = _read(path)
+        if belongs_to == wanted and classes == checkpoints[0]["classes"]:
+            return calibration
+    return None
+
+
+def _read(path):
+    """(recipe, classes, Calibration) of a calibration.json, every number of it checked."""
+    try:
+        saved = read_object(path)
+        classes = saved["classes"]
+        saved["scaling"].setdefault("floor", [0] * len(classes))  # one that was made before there were any
+        numbers = {name: np.array(saved["scaling"][name], np.float64) for name in BOUNDS}
+        for name, values in numbers.items():
+            least, most = BOUNDS[name]
+            if values.shape != (len(classes),) or not ((values > least) & (values < most)).all():
+                raise ValueError(f"scaling.{name}")
+        if numbers["floor"].sum() > 1.1 * MOST_NOISE:
+            raise ValueError("scaling.floor")
+        scaling = Scaling(saved["scaling"]["kind"], **numbers)
+        if scaling.kind not in KINDS:
+            raise ValueError("scaling.kind")
+        runs = [path.parent / name for name in saved["runs"]]
+        members, pictures = (_whole(saved, name) for name in ("members", "pictures"))
+        return saved["recipe"], classes, Calibration(scaling, path, members, pictures, runs, _tau(saved))
+    except KeyError as error:
+        what = f"it has no {error}"
+    except (LongtailError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        what = str(error).removeprefix(f"{path}: ")
+    raise LongtailError(
+        f"{path} is damaged ({what}): make it again with calibrate.py, or remove it, or add --no-calibration"
+    )
+
+
+def _whole(saved, name):
+    value = saved[name]
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(name)
+    return value
+
+
+def _tau(saved):
+    """The tau of a calibration.json; None where it was made before there were any."""
+    if "tau" not in saved:
+        return None
+    tau = float(saved["tau"]["value"])
+    if not 0 <= tau <= TAUS[-1]:
+        raise ValueError("tau")
+    return tau
+
+
+def _networks(count):
+    return f"{counted(count, 'network')}{' averaged' * (count > 1)}"

@@ -1,0 +1,104 @@
+"""calibration.json: what it says is checked, and pictures that it was fitted to are scaled without themselves."""
+
+import json
+
+import numpy as np
+import pytest
+
+import calibrate
+import metrics
+import oracles
+from errors import LongtailError
+from posterior import calibration, evidence, scaling
+from samples import judged_run
+
+COUNTS = np.array([90, 60, 40, 30, 20, 10, 5, 3])
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A run whose logits are too sure, and whose classes are off by a bias each: (folder, checkpoint)."""
+    logits, targets, _ = oracles.judged(n=300, temperature=2.0)
+    folder = judged_run(tmp_path_factory.mktemp("runs") / "run", logits + np.arange(oracles.CLASSES), targets, COUNTS)
+    assert calibrate.main([str(folder)]) == 0
+    return folder, dict(config=evidence.read_settings(folder), classes=[f"painter {c}" for c in range(oracles.CLASSES)])
+
+
+def found(folder, checkpoint):
+    return calibration.calibration_of([folder], [checkpoint], None)
+
+
+def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
+    folder, checkpoint = calibrated
+    known = evidence.of_run(folder)
+    own = found(folder, checkpoint)
+    assert own.scaling.kind == "bias and temperature" and "carried over" not in own.in_words([folder])
+    judged = own.held_out(known.paths, known.log_posterior)
+    after = json.loads((folder / "calibration.json").read_text())["after"]["nll"]["value"]
+    assert metrics.nll(judged, known.targets) == pytest.approx(after, abs=1e-9)
+    # With the fit that has seen them it would be lower.
+    assert metrics.nll(own.scaling(known.log_posterior), known.targets) < after - 1e-4
+    # In another order, and with a picture that nothing was fitted to: that one gets the scaling itself.
+    paths = [*reversed(known.paths), "new.jpg"]
+    mixed = own.held_out(paths, np.concatenate([known.log_posterior[::-1], known.log_posterior[:1]]))
+    np.testing.assert_allclose(mixed[:-1], judged[::-1], atol=1e-12)
+    np.testing.assert_allclose(mixed[-1:], own.scaling(known.log_posterior[:1]), atol=1e-12)
+
+
+def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
+    folder, checkpoint = calibrated
+    own = found(folder, checkpoint)
+    assert "carried over from other runs" in own.in_words([tmp_path])
+    assert "carried over from 1 network to 3" in own.in_words([folder] * 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(runs=5),
+        dict(runs=[5]),
+        dict(members="x"),
+        dict(members=None),
+        dict(members=0),
+        dict(pictures="many"),
+        dict(classes=5),
+        dict(classes=["a"]),
+        dict(kind="magic"),
+        dict(kind=5),
+        dict(slope=[float("nan")] * 8),
+        dict(slope=[10**400] * 8),
+        dict(by_top=[1e308] * 8),
+        dict(by_top=[-1] * 8),
+        dict(bias=[0] * 7),
+        dict(floor=[0.1] * 8),
+        dict(floor=[-0.01] * 8),
+        dict(bias="x"),
+        dict(scaling=[]),
+    ],
+    ids=str,
+)
+def test_what_is_damaged_is_named(calibrated, tmp_path, change):
+    folder, checkpoint = calibrated
+    saved = json.loads((folder / "calibration.json").read_text())
+    for name, value in change.items():
+        (saved["scaling"] if name in saved["scaling"] else saved)[name] = value
+    (tmp_path / "calibration.json").write_text(json.dumps(saved))
+    with pytest.raises(LongtailError, match="calibration.json is damaged .*--no-calibration"):
+        found(tmp_path, checkpoint)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", "[" * 100_000, "\udcff"], ids=range(6))
+def test_what_is_no_calibration_is_named(calibrated, tmp_path, text):
+    (tmp_path / "calibration.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(LongtailError, match="calibration.json is damaged"):
+        found(tmp_path, calibrated[1])
+
+
+def test_what_it_was_fitted_to_may_be_gone(calibrated, tmp_path):
+    folder, checkpoint = calibrated
+    saved = json.loads((folder / "calibration.json").read_text()) | dict(runs=["gone"])
+    (tmp_path / "calibration.json").write_text(json.dumps(saved))
+    alone = found(tmp_path, checkpoint)
+    assert alone.scaling.kind in scaling.KINDS  # it predicts without them
+    with pytest.raises(LongtailError, match="what it was fitted to, but .*gone.*--no-calibration"):
+        alone.known()
