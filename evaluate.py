@@ -157,7 +157,7 @@ def _score_lines(found, chance, guesses, counts, markdown) -> Iterator[str]:
     group = metrics.count_groups(counts)
     for name, title in scores.TITLES.items():
         if name in group:
-            title = f"accuracy, {name} ({(group == name).sum()})"
+            title += f" ({(group == name).sum()})"
         by_guessing = [number(guess.get(name, np.nan)) for guess in guesses.values()]
         if_right = interval(chance[name].low, chance[name].high) if name in chance else "-"
         score = found[name]

@@ -6,8 +6,8 @@ Knows labels, groups and sets of rows; never opens a picture.
 import numpy as np
 
 
-def deal(labels, shares, rng):
-    """Bin of each row, -1 for the only picture of a class.
+def deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bin of each row, int [N], -1 for the only picture of a class.
 
     The shuffled classes lie end to end, and bins are dealt at even steps: each class and the whole get their share.
     """
@@ -26,8 +26,8 @@ def deal(labels, shares, rng):
     return bins
 
 
-def deal_groups(groups, labels, shares, rng):
-    """Bin of each row, -1 where its group has a class to itself.
+def deal_groups(groups: list[str], labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Bin of each row, int [N], -1 where its group has a class to itself.
 
     The largest group comes first. Each goes to the bin whose classes it leaves nearest to their share, by chi-squared.
     """

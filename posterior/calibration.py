@@ -83,6 +83,23 @@ def fitting_parts(known: Evidence) -> np.ndarray:
     return parts_of(known.targets) if known.parts is None else known.parts
 
 
+def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.ndarray | None, str]:
+    """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
+
+    The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
+    where that would take minutes, and where the fit did not converge.
+    """
+    kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
+    if kept is None:
+        kind, said = "temperature", "No calibration.json yet: python calibrate.py fits one"
+    else:
+        kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
+    if found.log_posterior.size > LARGE:
+        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
+    after = cross_fit(kind, found.log_posterior, found.targets, found.counts, fitting_parts(found))
+    return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
+
+
 def recipe(settings: dict) -> str:
     """What a calibration belongs to, as one string: settings without split, seed and threads."""
     known = Config().settings()  # a run of an older version lacks the settings that came later
@@ -128,23 +145,6 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
         if belongs_to == wanted and classes == checkpoints[0]["classes"]:
             return calibration
     return None
-
-
-def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.ndarray | None, str]:
-    """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
-
-    The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
-    where that would take minutes, and where the fit did not converge.
-    """
-    kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
-    if kept is None:
-        kind, said = "temperature", "No calibration.json yet: python calibrate.py fits one"
-    else:
-        kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
-    if found.log_posterior.size > LARGE:
-        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
-    after = cross_fit(kind, found.log_posterior, found.targets, found.counts, fitting_parts(found))
-    return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
 
 
 def _read(path):

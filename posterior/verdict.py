@@ -17,7 +17,6 @@ from pictures.names import some
 from posterior import mistakes, reliability, scores
 from posterior.calibration import LARGE
 from posterior.evidence import Evidence
-from posterior.scores import TITLES
 
 SURE = 0.7  # accuracy from which a doubted label is more than a mistake of the network
 WAITS = 0.2  # share of an epoch spent waiting for data from which it is worth a word
@@ -120,7 +119,7 @@ def _of_pictures(run, found):
     group = scores.group_scores(predicted, targets, found.counts)
     many, few = group["many"], group["few"]
     if many.low > few.high:
-        seen = f"{TITLES['many'].capitalize()}: {many.value:.2f}; classes with few: {few.value:.2f}"
+        seen = f"Accuracy of classes with many training pictures: {many.value:.2f}; with few: {few.value:.2f}"
         yield Finding(0.65, seen, todo)
     if found.log_posterior.size <= LARGE:
         probs = metrics.softmax(found.log_posterior)
