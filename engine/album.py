@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from config import config_from
+from config import Config, config_from
 from engine.folder import Folder
 from engine.redraw import Seen, first_batch
 from errors import LongtailError
@@ -19,9 +19,12 @@ class Album:
         self.run, self.why = run, ""
         self.files, self._looks = {}, {}
         try:
-            self.config = config = config_from(run.settings)
-            told = config.data or (synthetic.folder() if synthetic.is_there() else "")
-            places = [Path(place) for place in (told, run.env.get("data")) if place]
+            # Of an older version's settings those that tell where the pictures are.
+            data = Config().settings("data").keys() | {"data"}
+            told = {name: value for name, value in run.settings.items() if name in data}
+            config = config_from(told)
+            named = config.data or (synthetic.folder() if synthetic.is_there() else "")
+            places = [Path(place) for place in (named, run.env.get("data")) if place]
             root = next((place for place in places if place.is_dir()), None)
             if root is None:
                 raise LongtailError(f"the folder {config.data or 'of the built-in set'} is not there")
@@ -51,4 +54,4 @@ class Album:
         """The first pictures of training as the network saw them. LongtailError where they cannot be drawn again."""
         if self.why:
             raise LongtailError(self.why)
-        return first_batch(self.run, self.config, self.listing)
+        return first_batch(self.run, config_from(self.run.settings), self.listing)

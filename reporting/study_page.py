@@ -30,7 +30,7 @@ COMPARE = (
 
 def build(path: Path, refresh: int = 0) -> Page:
     """The page of the study at `path`. Raises LongtailError where there is none."""
-    study = Study(path)
+    study = Study(path, old=True)
     page = Page(path, f"Study {path.name}", refresh if study.jobs() else 0)
     groups = ranking.points(study)
     choice = ranking.choose(groups)

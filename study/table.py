@@ -28,9 +28,12 @@ NOT_SCORES = ("trial", "until", "fold", "seed", "status", "reason", "seconds")  
 class Study:
     """The folder: study.json, trials/0007/ (a run), rows/0007-30.json (trial 7 to epoch 30), leases/, results.csv."""
 
-    def __init__(self, folder: Path | str):
-        """Reads the study in `folder`; LongtailError if there is none."""
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, old: bool = False):
+        """Reads the study in `folder`; LongtailError if there is none.
+
+        old: to be looked at alone; settings of its base that this version does not know are passed over.
+        """
+        self.folder, self.old = Path(folder), old
         self._text = None  # of study.json when it was last read
         self._rows = {}  # by file name: a published row never changes, so it is read once
         self.refresh()
@@ -47,7 +50,10 @@ class Study:
             raise LongtailError(f"{self.folder}: no study there (no study.json)") from None
         except ValueError as e:
             raise LongtailError(f"{path}: damaged ({e}): mend it, or begin another --name") from None
-        base, trials = config_from(spec["base"], str(path)), spec["trials"]
+        settings, trials = spec["base"], spec["trials"]
+        if self.old:
+            settings = {name: value for name, value in settings.items() if hasattr(Config(), name)}
+        base = config_from(settings, str(path))
         configs = [config_from(trial, f"{path}, trial {i}", base) for i, trial in enumerate(trials)]
         self._text, self.spec, self.trials = text, spec, trials
         self.base, self._configs = base, configs
