@@ -37,11 +37,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """No test reads or fills the user's cache, nor sees the user's data."""
-    monkeypatch.setenv("LONGTAIL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.delenv("DATA", raising=False)
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """No test reads or fills the user's cache, nor sees the user's data. Of the session: what a module's fixture trains
+    computes the way that was timed for all."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("LONGTAIL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        monkeypatch.delenv("DATA", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
