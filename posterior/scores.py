@@ -102,6 +102,12 @@ def share(hits: int, n: int, z: float = 1.96) -> Score:
     return Score(float(hits / n), float(middle - half), float(middle + half))
 
 
+def bins(probs: np.ndarray, targets: np.ndarray) -> list[tuple]:
+    """(confidence, accuracy, its lower and its upper 95% limit, rows) of the bins of `reliability.bins`."""
+    found = reliability.bins(probs, targets)
+    return [(gap.confidence, *share(round(gap.accuracy * gap.n), gap.n), gap.n) for gap in found]
+
+
 def mean(values: np.ndarray) -> Score:
     """The mean of values [N], with its normal interval."""
     middle = float(values.mean())

@@ -96,7 +96,7 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
     drawings = []
     for title, here in parts.items():
         if here.any():
-            both = [_bins(probs[here], targets[here]) if probs is not None else [] for probs in (before, after)]
+            both = [scores.bins(p[here], targets[here]) if p is not None else [] for p in (before, after)]
             gap = reliability.gap(before[here], targets[here])
             alt = f"{gap.n} answers, {gap.confidence:.2f} sure, {gap.accuracy:.2f} right. Grey bars: how many."
             file = "reliability_" + title.split()[-1]
@@ -119,12 +119,6 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
     for key in ("nll", "brier", "ece", "adaptive_ece"):
         rows.append([scores.TITLES[key], *(number(each[key].value) if each else "-" for each in both)])
     page.section("Probabilities", note(f"{said}."), *drawings, table("", ["score", "#as trained", "#scaled"], rows))
-
-
-def _bins(probs, targets):
-    """(confidence, accuracy, low, high, n) of the bins that hold a row."""
-    found = reliability.bins(probs, targets)
-    return [(gap.confidence, *scores.share(round(gap.accuracy * gap.n), gap.n), gap.n) for gap in found]
 
 
 def all_scores(page: Page, folder: Path, found: Evidence) -> None:

@@ -256,7 +256,6 @@ def strips(name: str, title: str, alt: str, unit: str, groups: dict[str, Sequenc
 
 def _labels(axes, ends):
     """Names of lines at their right ends, moved apart where they would touch."""
-    axes.autoscale_view()
     to_fraction = axes.transData - axes.transAxes
     before = -1.0
     for value, label, colour in sorted(ends):

@@ -2,7 +2,6 @@
 "use strict";
 const tip = document.getElementById("tip");
 const all = (selector, where = document) => [...where.querySelectorAll(selector)];
-
 function say(text, x, y) {
   tip.hidden = !text;
   tip.textContent = text;
@@ -136,6 +135,6 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   document.querySelector("input")?.focus();
 });
-const seconds = Number(document.documentElement.dataset.refresh);
-// A run that goes on: the page is read again, but not while somebody types or points.
+const seconds = Number(document.documentElement.dataset.refresh); // a page of what goes on
+// It is read again, but not while somebody types or points.
 if (seconds) setInterval(() => document.activeElement === document.body && tip.hidden && location.reload(), 1000 * seconds);

@@ -134,9 +134,22 @@ class Page:
         self.sections.append((ident, title, "".join(body)))
 
     def figure(self, chart: Chart) -> Html:
-        """A chart as markup, for where a section folds it away."""
+        """A chart as markup: its caption, what its points say, links to its files."""
         self.charts.append(chart)
-        return Html(_figure(chart))
+        said = ""
+        if chart.tips or chart.grid:
+            tips = {gid: [visible(line) for line in lines] for gid, lines in chart.tips.items()}
+            grid = chart.grid and chart.grid | dict(names=[*map(visible, chart.grid["names"])])
+            words = json.dumps(dict(tips=tips, grid=grid), separators=(",", ":")).replace("<", "\\u003c")
+            said = f'<script type="application/json">{words}</script>'
+        files = " ".join(f'<a href="report/{chart.name}.{kind}">{kind.upper()}</a>' for kind in ("png", "csv"))
+        focus = ' tabindex="0"' if said else ""
+        wide = "chart wide" if chart.wide else "chart"
+        return Html(
+            f'<figure class="{wide}"><figcaption>{escaped(chart.title)}</figcaption>'
+            f'<div class="scroll"{focus} role="group" aria-label="{escaped(chart.alt)}">{chart.svg()}</div>'
+            f'<p class="files">{escaped(chart.alt)} {files}</p>{said}</figure>'
+        )
 
     def write(self) -> Path:
         """Writes the page and its charts, and returns the page's path."""
@@ -166,21 +179,3 @@ class Page:
         with replacing(path) as draft:
             draft.write_text(whole, encoding="utf-8", errors="replace")
         return path
-
-
-def _figure(chart):
-    """A chart with its caption, what its points say, and links to its files."""
-    said = ""
-    if chart.tips or chart.grid:
-        tips = {gid: [visible(line) for line in lines] for gid, lines in chart.tips.items()}
-        grid = chart.grid and chart.grid | dict(names=[*map(visible, chart.grid["names"])])
-        said = json.dumps(dict(tips=tips, grid=grid), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-        said = f'<script type="application/json">{said}</script>'
-    files = " ".join(f'<a href="report/{chart.name}.{kind}">{kind.upper()}</a>' for kind in ("png", "csv"))
-    focus = ' tabindex="0"' if said else ""
-    wide = "chart wide" if chart.wide else "chart"
-    return (
-        f'<figure class="{wide}"><figcaption>{escaped(chart.title)}</figcaption>'
-        f'<div class="scroll"{focus} role="group" aria-label="{escaped(chart.alt)}">{chart.svg()}</div>'
-        f'<p class="files">{escaped(chart.alt)} {files}</p>{said}</figure>'
-    )

@@ -75,17 +75,17 @@ def _learning(page, run):
         page.section("Learning", note("No epoch is done yet."))
         return
     column = run.column
-    training, validation = dict(training=column("train_acc")), dict(validation=column("acc"))
-    smoothing = [run.settings.get("ls", 0)] * len(run.epochs)
+    accuracy = dict(training=column("train_acc"), validation=column("acc"))
+    level = run.settings.get("ls", 0)
+    level = level if isinstance(level, (int, float)) else np.nan
     drawn = [
         ("loss", "Loss", "nats a picture", dict(training=column("train_loss"), validation=column("nll"))),
-        ("accuracy", "Accuracy", "share right", training | validation),
+        ("accuracy", "Accuracy", "share right", accuracy),
         ("groups", "Accuracy by training pictures", "validation", {g: column(g) for g in charts.GROUPS}),
-        ("gap", "Gap", "training less validation", dict(gap=np.subtract(column("train_acc"), column("acc")))),
-        ("smoothing", "Label smoothing", "ε", dict(smoothing=smoothing)),
+        ("gap", "Gap", "training less validation", dict(gap=np.subtract(*accuracy.values()))),
+        ("smoothing", "Label smoothing", "ε", dict(smoothing=[level] * len(run.epochs))),
     ]
-    own = [*TITLES, *(key for key in run.epochs[-1] if key not in TITLES)]
-    own = [key for key in own if key not in TOGETHER | LEFT_OUT]
+    own = [key for key in dict.fromkeys([*TITLES, *run.epochs[-1]]) if key not in TOGETHER | LEFT_OUT]
     drawn = [each for each in drawn if each[0] not in own]
     drawn[2:2] = [(key, TITLES.get(key, key), UNITS.get(key, ""), {key: column(key)}) for key in own]
     known = [each for each in drawn if np.isfinite(list(each[3].values())).any()]

@@ -24,10 +24,7 @@ def seeds(page: Page, study: Study) -> None:
     drawings = []
     for key, title in SCORES.items():
         of_recipe = {in_short(result["recipe"]): result["scores"][key] for result in results}
-        said = []
-        for recipe, score in of_recipe.items():
-            low, high = score["mean"] - score["half"], score["mean"] + score["half"]
-            said.append(f"{recipe}: mean {score['mean']:.4f}, 95% t interval {low:.4f} to {high:.4f}.")
+        said = [f"{recipe}: mean {s['mean']:.4f} ± {s['half']:.4f} (95% t)." for recipe, s in of_recipe.items()]
         values = {recipe: score["values"] for recipe, score in of_recipe.items()}
         limits = [(score["mean"], score["half"]) for score in of_recipe.values()]
         alt = f"A dot is a seed. {' '.join(said)}"

@@ -141,13 +141,12 @@ def _sensitivity(page, study, choice, ranked):
 
 def _rungs(page, study):
     """Halving: every trial at each of the epochs after which it was looked at."""
-    by_rung, metric = {}, study.metric
-    for (_, until), row in sorted(study.rows().items()):
+    shown, metric = {}, study.metric
+    for (_, until), row in sorted(study.rows().items(), key=lambda item: item[0][1]):
         if metric in row:
-            by_rung.setdefault(until, []).append(row[metric])
-    if not by_rung:
+            shown.setdefault(f"epoch {until}", []).append(row[metric])
+    if not shown:
         return
-    shown = {f"epoch {until}": values for until, values in sorted(by_rung.items())}
     counts = ", ".join(f"{len(values)} at {rung}" for rung, values in shown.items())
     alt = f"A dot is a trial; the best, and the base, go on: {counts}."
     page.section("Halving", charts.strips("rungs", "Rungs of halving", alt, METRICS[metric], shown))
@@ -158,12 +157,13 @@ def _cost(page, study):
     rows = [row for row in study.latest().values() if "seconds" in row]
     parts = []
     if rows:
-        x, y = np.array([row["trial"] for row in rows]), np.array([row["seconds"] for row in rows])
+        x, y = (np.array([row[name] for row in rows]) for name in ("trial", "seconds"))
         groups = {}
         for status, colour, marker in (("ok", charts.BLUE, "o"), ("failed", charts.RED, "s")):
             at = [i for i, row in enumerate(rows) if row["status"] == status]
-            said = [f"trial {rows[i]['trial']}: {rows[i]['seconds']:.0f} s, {status}" for i in at]
-            groups |= {status: (at, colour, marker, said)} if at else {}
+            groups |= (
+                {status: (at, colour, marker, [f"trial {x[i]}: {y[i]:.0f} s, {status}" for i in at])} if at else {}
+            )
         alt = f"{y.sum() / 3600:.2f} hours of training in all, {np.median(y):.0f} s a trial (median)."
         parts.append(charts.points("seconds", "Time of each trial", alt, ("trial", x), ("seconds", y), groups))
     failed = findings.failures(study).items()
