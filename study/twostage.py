@@ -10,6 +10,7 @@ folds every picture is judged by networks that had not seen it. What is done is 
 import dataclasses
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from engine.stop import StopRequest
 from errors import Parser, run_command
 from pictures import synthetic
 from posterior import evidence, priors, scaling
-from reporting.tables import number, table
 from study.chosen import chosen_last, runs_of
 
 RECIPES = [Path("recipes/crt.json"), Path("recipes/los.json")]
@@ -84,27 +84,26 @@ def as_predicted(stage: Stage) -> np.ndarray:
     return priors.move(stage.found.log_posterior, stage.found.prior, np.full(classes, 1 / classes))
 
 
-def lines(stages: list[Stage], markdown: bool):
-    """The stages side by side; the first is stage one."""
-    rows = []
+def lines(stages: list[Stage]) -> Iterator[str]:
+    """The stages side by side, as Markdown; the first is stage one."""
+    header = ["stage", "macro F1", "accuracy", "NLL", "tau", "macro F1 at tau", "accuracy", "against stage one"]
+    yield f"| {' | '.join(header)} |"
+    yield "| --- " * len(header) + "|"
     for stage in stages:
         targets, classes = stage.found.targets, len(stage.found.classes)
         log_posterior = as_predicted(stage)
         change, error = stage.against(stages[0])
-        rows.append(
-            [
-                stage.name,
-                number(metrics.macro_f1(targets, log_posterior.argmax(1), classes)),
-                number(metrics.accuracy(targets, log_posterior.argmax(1))),
-                number(metrics.nll(log_posterior, targets)),
-                f"{stage.tau:g}",
-                number(stage.macro_f1()),
-                number(metrics.accuracy(targets, stage.at_tau)),
-                "" if stage is stages[0] else f"{change:+.3f} ± {1.96 * error:.3f}",
-            ]
-        )
-    header = ["stage", "macro F1", "accuracy", "NLL", "tau", "macro F1 at tau", "accuracy", "against stage one"]
-    yield from table(header, rows, markdown)
+        cells = [
+            stage.name,
+            f"{metrics.macro_f1(targets, log_posterior.argmax(1), classes):.3f}",
+            f"{metrics.accuracy(targets, log_posterior.argmax(1)):.3f}",
+            f"{metrics.nll(log_posterior, targets):.3f}",
+            f"{stage.tau:g}",
+            f"{stage.macro_f1():.3f}",
+            f"{metrics.accuracy(targets, stage.at_tau):.3f}",
+            "" if stage is stages[0] else f"{change:+.3f} ± {1.96 * error:.3f}",
+        ]
+        yield f"| {' | '.join(cells)} |"
     yield (
         f"\n{len(stages[0].found.targets)} pictures held out. Tau favours rare classes, as in calibrate.py; each is "
         "judged at the tau that others\nchose. The difference is of macro F1 at tau, paired by picture (95%)."
@@ -119,7 +118,7 @@ def twostage(args, stop: StopRequest) -> None:
     configs = {recipe: [second_stage(run, recipe, project / "twostage") for run in runs] for recipe in args.recipes}
     for recipe, of_recipe in configs.items():
         stages.append(judged(f"two: {recipe.stem}", [trained(config, stop) for config in of_recipe]))
-    print(*lines(stages, args.markdown), sep="\n", flush=True)
+    print(*lines(stages), sep="\n", flush=True)
     best = max(stages, key=Stage.macro_f1)  # of equals the first
     settings = read_recipe(best.runs[0] / "args.json")
     words = ["--run", *map(str, best.runs), "--prior", f"tau:{best.tau:g}"]
@@ -132,7 +131,6 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("what", nargs="?", metavar="RUN|STUDY", help="its folder, or a recipe (default: see above)")
     parser.add_argument("--recipes", nargs="+", type=Path, default=RECIPES, help="of stage two (default: crt and los)")
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
-    parser.add_argument("--markdown", action="store_true", help="the table in Markdown")
     space = parser.parse_args(args)
     stop = StopRequest().listen()
     return run_command("study.twostage", lambda: twostage(space, stop), continue_with="the same command")

@@ -29,7 +29,7 @@ def test_each_fold_gets_a_stage_two_of_its_own_once(settings, tmp_path, monkeypa
     recipe.write_text(json.dumps(dict(note="a test's", freeze="body", fresh_head=True, balance="sampler", epochs=1)))
     runs = [project / "one-0", project / "one-1"]
     monkeypatch.setattr(twostage, "runs_of", lambda path: (path, runs))
-    args = Namespace(what="study", recipes=[recipe], project=str(project), markdown=True)
+    args = Namespace(what="study", recipes=[recipe], project=str(project))
     twostage.twostage(args, StopRequest())
     out, err = capsys.readouterr()
     made = sorted((project / "twostage").iterdir(), key=lambda run: evidence.read_settings(run)["fold"])
