@@ -219,14 +219,12 @@ def status(args, root):
 
 def write_answers(folder, seed, pictures=500, classes=50):
     """What a finished trial says of its validation pictures: noise."""
-    rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
-    logits = rng.normal(size=(pictures, classes)).astype(np.float32)
+    logits = np.random.default_rng(seed).normal(size=(pictures, classes)).astype(np.float32)
     np.save(folder / "val_logits.npy", logits)
-    lines = ["path,true,predicted,p"]
-    lines += [f"{k}.jpg,{k % classes},{predicted},0.5" for k, predicted in enumerate(logits.argmax(1))]
-    (folder / "val_predictions.csv").write_text("\n".join(lines) + "\n")
-    (folder / "classes.txt").write_text("\n".join(map(str, range(classes))) + "\n")
+    lines = [f"{k}.jpg,{k % classes},{predicted},0.5\n" for k, predicted in enumerate(logits.argmax(1))]
+    (folder / "val_predictions.csv").write_text("path,true,predicted,p\n" + "".join(lines))
+    (folder / "classes.txt").write_text("".join(f"{c}\n" for c in range(classes)))
 
 
 # kills ----------------------------------------------------------------------------------------------------------------
