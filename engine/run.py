@@ -55,6 +55,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a disk that is full does not say of which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -317,3 +317,9 @@ def test_a_file_system_without_locks_is_named(settings, monkeypatch):
 def test_resume_in_an_empty_folder_begins(settings):
     (Path(settings["project"]) / "run").mkdir(parents=True)
     assert len(train.train(Config(**settings | dict(epochs=1), resume=True))) == 1
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path):
+    with pytest.raises(OSError) as caught, run.replacing(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
