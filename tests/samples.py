@@ -102,7 +102,8 @@ def judged_run(folder, logits, targets, counts, first=0, **settings):
     folder.mkdir(parents=True)
     classes = held_out_files(folder, logits, targets, first)
     table(folder / "per_class.csv", "class,train,f1", *(f"{name},{n},0" for name, n in zip(classes, counts)))
-    (folder / "args.json").write_text(json.dumps(Config(**settings).settings()))
+    config = Config(**settings)
+    (folder / "args.json").write_text(json.dumps({name: getattr(config, name) for name in Config.__dataclass_fields__}))
     return folder
 
 

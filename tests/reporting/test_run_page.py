@@ -183,7 +183,7 @@ def test_an_older_versions_names_are_read(tmp_path, undrawn):
     (folder / "args.json").write_text(json.dumps(settings | dict(a_setting_that_is_gone=1)))
     shape = Shape(page(folder))
     assert "validation ends at 1.2" in shape.text and "macro F1 0." in shape.text
-    assert "is not there" in shape.text  # why there are no pictures: the folder, not the setting that is gone
+    assert f"{tmp_path / 'gone'} is not there" in shape.text  # the folder, not the setting, hides the pictures
 
 
 @pytest.mark.parametrize("name", ["args.json", "env.json", "results.csv", "val_logits.npy", "val_predictions.csv",
