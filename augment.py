@@ -20,13 +20,12 @@ TRIES = 10  # as torchvision's RandomResizedCrop: the first crop that fits, else
 ERASED = (0.02, 0.33)  # share of the area that random erasing takes
 ERASED_RATIO = (0.3, 3.3)  # and its height by its width
 
-# What --tail-crops gives the rare classes at the least: share of the area, degrees, share of the colour.
+# What --tail-crops gives rare classes at the least: share of the area, degrees, share of the colour.
 STRONG_SCALE, STRONG_ROTATE, STRONG_JITTER = 0.6, 15.0, 0.2
-# What --one-op draws from, each as often, and the largest strengths, either way: TrivialAugment's wide space, of which
-# a map and a colour matrix can express these. Its 32 pixels are taken of a side of 224.
-SHAPES_AND_PLACES = ("identity", "shear x", "shear y", "translate x", "translate y", "rotate")
+# What --one-op draws from, with the largest strength either way: what a map and a colour matrix can express of
+# TrivialAugment's wide space, whose 32 pixels are taken of a side of 224.
 COLOURS = ("brightness", "contrast", "saturation")
-OPERATIONS = (*SHAPES_AND_PLACES, *COLOURS)
+OPERATIONS = ("identity", "shear x", "shear y", "translate x", "translate y", "rotate", *COLOURS)
 SHEAR, TRANSLATE, ROTATE, ENHANCE = 0.99, 32 / 224, 135.0, 0.99
 
 
@@ -81,8 +80,10 @@ def draw_operation(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[np
     by_name = {name: np.where(chosen == number, strength, 0.0) for number, name in enumerate(OPERATIONS)}
     angle = np.deg2rad(ROTATE * by_name["rotate"])
     cos, sin = np.cos(angle), np.sin(angle)
-    across = np.stack([cos, SHEAR * by_name["shear x"] - sin, TRANSLATE * by_name["translate x"]], -1)
-    down = np.stack([SHEAR * by_name["shear y"] + sin, cos, TRANSLATE * by_name["translate y"]], -1)
+    shear_x, shear_y = SHEAR * by_name["shear x"], SHEAR * by_name["shear y"]
+    move_x, move_y = TRANSLATE * by_name["translate x"], TRANSLATE * by_name["translate y"]
+    across = np.stack([cos, shear_x - sin, move_x], -1)
+    down = np.stack([shear_y + sin, cos, move_y], -1)
     factors = [1 + ENHANCE * by_name[name] for name in COLOURS]
     return np.stack([across, down], -2), np.stack(factors)
 
@@ -92,8 +93,9 @@ def warped(geo: np.ndarray, warp: np.ndarray, size: int) -> np.ndarray:
     linear = warp[..., :2]
     shift = (warp[..., 2] + 0.5 - linear.sum(-1) / 2) * size  # the centre stays but for the translation
     to_store = geo[..., :2].astype(float)
-    moved = geo[..., 2] + (to_store @ shift[..., None])[..., 0]
-    return np.concatenate([to_store @ linear, moved[..., None]], -1).astype(np.float32)
+    moved = geo[..., 2:] + to_store @ shift[..., None]
+    both = np.concatenate([to_store @ linear, moved], -1)
+    return both.astype(np.float32)
 
 
 def draw_geometry(
@@ -170,7 +172,6 @@ def draw_colour(
     grey = (1 - saturate)[..., None] * GREY
     saturated = grey + saturate[..., None] * np.eye(3)
     matrix = (contrast * bright)[..., None] * saturated
-    # Contrast leaves the picture's mean grey where it is.
     mean_grey = (means @ GREY)[..., None]
     offset = (1 - contrast) * bright * mean_grey
     offset = np.broadcast_to(offset[..., None], (*shape, 3, 1))
@@ -243,8 +244,8 @@ def plain(
     x = sampled(pixels, row.index, row.geo, row.col, size, border)
     mixing = ((row.blend < 1) | filled(row.box)).nonzero()[:, 0]  # only these rows need their partner's view
     if len(mixing):
-        # A partner's view costs as much as a row's own: it is made for those rows alone.
-        other = sampled(pixels, row.partner[mixing], row.geo_b[mixing], row.col_b[mixing], size, border)
+        partner = row.partner[mixing]
+        other = sampled(pixels, partner, row.geo_b[mixing], row.col_b[mixing], size, border)
         share = 1 - row.blend[mixing, None, None, None]
         box = row.box[mixing]
         if bool(box.any()):
@@ -255,7 +256,8 @@ def plain(
     x.div_(std.view(1, 3, 1, 1))
     erasing = filled(row.erase).nonzero()[:, 0]
     if len(erasing):
-        x[erasing] = x[erasing].masked_fill_(inside(row.erase[erasing], size), 0)  # the mean, once normalised
+        erased = inside(row.erase[erasing], size)
+        x[erasing] = x[erasing].masked_fill_(erased, 0)  # the mean, once normalised
     return x
 
 
@@ -294,4 +296,5 @@ def inside(box: torch.Tensor, size: int) -> torch.Tensor:
     y0, x0, y1, x1 = box[:, :, None].unbind(1)
     rows = (at >= y0) & (at < y1)
     columns = (at >= x0) & (at < x1)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    mask = rows[:, :, None] & columns[:, None, :]
+    return mask[:, None]

@@ -25,12 +25,16 @@ class Convolution(nn.Conv2d):
     products = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.products and x.device.type == "cpu" and self.may_be_product():
-            _, rows, columns = self.output_shape(x)
-            if max(rows, columns) <= self.products:
-                out = _Product.apply(_as_autocast(x), self.weight, self.stride, self.padding)
-                return out if self.bias is None else out + self.bias[:, None, None].to(out.dtype)
-        return super().forward(x)
+        if not self.products or x.device.type != "cpu" or not self.may_be_product():
+            return super().forward(x)
+        _, rows, columns = self.output_shape(x)
+        if max(rows, columns) > self.products:
+            return super().forward(x)
+        out = _Product.apply(_as_autocast(x), self.weight, self.stride, self.padding)
+        if self.bias is None:
+            return out
+        bias = self.bias.to(out.dtype)
+        return out + bias[:, None, None]
 
     def may_be_product(self) -> bool:
         """Whether its settings are such that the sums are those of one matrix product."""
@@ -81,7 +85,8 @@ class _Product(torch.autograd.Function):
         upstream = upstream.permute(0, 2, 3, 1).reshape(-1, outputs)
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = (upstream.t() @ patches).view(outputs, *kernel, channels).permute(0, 3, 1, 2).to(weight.dtype)
+            d_weight = (upstream.t() @ patches).view(outputs, *kernel, channels)
+            d_weight = d_weight.permute(0, 3, 1, 2).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             d_patches = upstream @ _as_matrix(weight).to(upstream.dtype)
             d_patches = d_patches.view(batch, rows, columns, *kernel, channels)
@@ -108,7 +113,8 @@ def _patches(x, kernel, stride, padding):
     columns = (columns - width) // right + 1
     of_row, of_line, of_pixel, of_channel = x.stride()
     shape = (batch, rows, columns, height, width, channels)
-    return x.as_strided(shape, (of_row, down * of_line, right * of_pixel, of_line, of_pixel, of_channel))
+    strides = (of_row, down * of_line, right * of_pixel, of_line, of_pixel, of_channel)
+    return x.as_strided(shape, strides)
 
 
 def _gathered(patches, shape, stride, padding):
@@ -116,10 +122,12 @@ def _gathered(patches, shape, stride, padding):
     batch, channels, height, width = shape
     (down, right), (top, left) = stride, padding
     rows, columns, kernel_height, kernel_width = patches.shape[1:5]
-    total = patches.new_zeros(batch, height + 2 * top, width + 2 * left, channels)
+    bordered = (height + 2 * top, width + 2 * left)
+    total = patches.new_zeros(batch, *bordered, channels)
     for y in range(kernel_height):
         for x in range(kernel_width):
             # The places of all patches that their cell (y, x) came from, of which no two are the same.
-            places = total[:, y : y + down * (rows - 1) + 1 : down, x : x + right * (columns - 1) + 1 : right]
-            places += patches[:, :, :, y, x]
+            lines = slice(y, y + down * (rows - 1) + 1, down)
+            pixels = slice(x, x + right * (columns - 1) + 1, right)
+            total[:, lines, pixels] += patches[:, :, :, y, x]
     return total[:, top : top + height, left : left + width].permute(0, 3, 1, 2)

@@ -11,8 +11,10 @@ def deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np
 
     The shuffled classes lie end to end, and bins are dealt at even steps: each class and the whole get their share.
     """
-    order = rng.permutation(np.unique(labels))
-    members = [rng.permutation(np.flatnonzero(labels == label)) for label in order]
+    members = []
+    for label in rng.permutation(np.unique(labels)):
+        rows = np.flatnonzero(labels == label)
+        members.append(rng.permutation(rows))
     deck = np.concatenate([rows if len(rows) > 1 else rows[:0] for rows in members])
     bins = np.full(len(labels), -1)
     if len(shares) > 2 or shares[0] == shares[1]:
@@ -33,13 +35,15 @@ def deal_groups(groups: list[str], labels: np.ndarray, shares: np.ndarray, rng: 
     """
     _, group = np.unique(groups, return_inverse=True)
     ends = np.cumsum(np.bincount(group))
-    members = np.split(np.argsort(group, kind="stable"), ends[:-1])
-    # int64 [groups, C]
-    counts = np.array([np.bincount(labels[rows], minlength=labels.max() + 1) for rows in members])
+    in_groups = np.argsort(group, kind="stable")
+    members = np.split(in_groups, ends[:-1])
+    counts = np.zeros((len(members), labels.max() + 1), int)  # of pictures, [groups, C]
+    np.add.at(counts, (group, labels), 1)
     total = counts.sum(0)
     has_whole_class = ((counts == total) & (total > 0)).any(1)
     free = np.flatnonzero(~has_whole_class)  # the others stay in training
-    target = np.maximum(np.outer(shares, counts[free].sum(0)), 1e-9)  # float64 [bins, C], never 0: it divides
+    due = np.outer(shares, counts[free].sum(0))
+    target = np.maximum(due, 1e-9)  # float64 [bins, C], never 0: it divides
     dealt = np.zeros_like(target)
     bins = np.full(len(labels), -1)
     # Shuffled before it is sorted: the sort is stable, so equal groups stay in random order.
@@ -61,13 +65,16 @@ def keep_together(bins: np.ndarray, labels: np.ndarray, sets: list[np.ndarray]) 
     bins = bins.copy()
     for rows in sets:
         own = bins[rows]
-        bins[rows] = own[0] if (own >= 0).all() else -1
+        all_are_dealt = (own >= 0).all()
+        bins[rows] = own[0] if all_are_dealt else -1
     set_of = {row: rows for rows in sets for row in rows.tolist()}
     for label in np.unique(labels[list(set_of)]):
         members = np.flatnonzero(labels == label)
-        where = bins[members]
-        if where[0] >= 0 and (where == where[0]).all():
-            bins[set_of.get(members[0], members[:1])] = -1
+        first = members[0]
+        in_one = (bins[members] == bins[first]).all()
+        if in_one and bins[first] >= 0:
+            kept = set_of.get(first, members[:1])
+            bins[kept] = -1
     return bins
 
 
@@ -75,5 +82,6 @@ def joined(groups: list[str], sets: list[np.ndarray]) -> np.ndarray:
     """The group of each row as a number, int [N], those of the rows of a set made one."""
     group = np.unique(groups, return_inverse=True)[1]
     for rows in sets:
-        group[np.isin(group, group[rows])] = group[rows[0]]
+        touched = np.isin(group, group[rows])
+        group[touched] = group[rows[0]]
     return group

@@ -49,13 +49,23 @@ def cluster_order(table: np.ndarray) -> np.ndarray:
     for _ in range(len(table) - 1):
         a, b = np.unravel_index(between.argmax(), between.shape)
         left, right = clusters[a], clusters[b]
-        ways = [(x, y) for x in (left, left[::-1]) for y in (right, right[::-1])]
-        clusters[a] = max((x + y for x, y in ways), key=lambda joined: alike[joined[len(left) - 1], joined[len(left)]])
-        mean = (len(left) * between[a] + len(right) * between[b]) / (len(left) + len(right))
-        between[a], between[:, a] = mean, mean
+        clusters[a] = _joined(left, right, alike)
+        mean = (len(left) * between[a] + len(right) * between[b]) / len(clusters[a])
+        between[a] = mean
+        between[:, a] = mean
         between[a, a] = -np.inf
-        between[b], between[:, b] = -np.inf, -np.inf
+        between[b] = -np.inf  # its classes are a's now
+        between[:, b] = -np.inf
     return np.array(clusters[a] if len(table) > 1 else [0])
+
+
+def _joined(left, right, alike):
+    """The lists of classes `left` and `right` as one, each turned so that the ends that meet are most alike."""
+    ways = []
+    for first in (left, left[::-1]):
+        for second in (right, right[::-1]):
+            ways.append((alike[first[-1], second[0]], first + second))
+    return max(ways, key=lambda way: way[0])[1]
 
 
 def suspects(log_posterior: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> list[tuple[int, int, float]]:
@@ -76,10 +86,15 @@ def suspects(log_posterior: np.ndarray, targets: np.ndarray, counts: np.ndarray)
     threshold[support == 0] = np.inf  # of such a class nothing is known
     likely = np.where(probs >= threshold, probs, 0)
     seems = likely.argmax(1)
-    doubted = (likely[rows, seems] > 0) & (seems != targets) & (probs.argmax(1) != targets)
+    doubted = likely[rows, seems] > 0
+    doubted &= seems != targets
+    doubted &= probs.argmax(1) != targets
     margin = probs[rows, seems] - own
-    found = [row for row in np.argsort(-margin, kind="stable") if doubted[row]]
-    return [(int(row), int(seems[row]), float(margin[row])) for row in found]
+    found = []
+    for row in np.argsort(-margin, kind="stable"):
+        if doubted[row]:
+            found.append((int(row), int(seems[row]), float(margin[row])))
+    return found
 
 
 def worth_a_look(
@@ -106,20 +121,25 @@ def worth_a_look(
 def segments(values: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> list[Segment]:
     """The pictures in quarters by a property `values` [N], the lowest first; equal values stay together."""
     hits = targets == predicted
+    classes = targets.max() + 1
     edges = np.unique(np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
     quarter = np.clip(np.searchsorted(edges, values, "right") - 1, 0, max(len(edges) - 2, 0))
     found = []
     for number in np.unique(quarter):
         here = quarter == number
-        right, n = int(hits[here].sum()), int(here.sum())
+        n = int(here.sum())
+        right = int(hits[here].sum())
         # Each class counts as it does outside; one more picture of each kind keeps 0 and 1 from being sure.
-        outside = np.bincount(targets[~here], minlength=targets.max() + 1)
-        outside_hits = np.bincount(targets[~here], hits[~here], targets.max() + 1)
+        outside = np.bincount(targets[~here], minlength=classes)
+        outside_hits = np.bincount(targets[~here], hits[~here], classes)
         mean = hits[~here].mean() if n < len(hits) else hits.mean()
-        rate = ((outside_hits + 2 * mean) / (outside + 2))[targets[here]]
-        error = math.sqrt(max((rate * (1 - rate)).sum(), 1e-12))
+        rate_of_class = (outside_hits + 2 * mean) / (outside + 2)
+        rate = rate_of_class[targets[here]]
+        variance = (rate * (1 - rate)).sum()
+        error = math.sqrt(max(variance, 1e-12))
         # Half a hit nearer: the normal distribution stands for one that takes whole numbers.
-        p_value = math.erfc((rate.sum() - right - 0.5) / error / math.sqrt(2)) / 2
-        low, high = values[here].min(), values[here].max()
-        found.append(Segment(float(low), float(high), n, share(right, n), float(rate.mean()), p_value))
+        z = (rate.sum() - right - 0.5) / error
+        p_value = math.erfc(z / math.sqrt(2)) / 2
+        low, high = float(values[here].min()), float(values[here].max())
+        found.append(Segment(low, high, n, share(right, n), float(rate.mean()), p_value))
     return found
