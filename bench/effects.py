@@ -37,7 +37,10 @@ from study.table import Study, identity
 METHODS = {
     "base": {},
     "no smoothing": dict(ls=0.0),
+    "smoothing 0.02": dict(ls=0.02),
+    "smoothing 0.05": dict(ls=0.05),
     "smoothing 0.2": dict(ls=0.2),
+    "smoothing 0.3": dict(ls=0.3),
     "no mixup": dict(mixup_p=0.0),
     "no CutMix": dict(cutmix_p=0.0),
     "no average": dict(ema_epochs=0.0),
@@ -75,6 +78,7 @@ class Judged(NamedTuple):
     moved: np.ndarray  # int [N], at the tau that the other folds chose
     tau: float  # the mean over the folds
     nll: np.ndarray  # [N], in nats, as they are
+    confidence: float  # the mean probability of the answer, as they are
     scaled: np.ndarray  # [N, C], the log posterior, by the scaling that the other folds chose
     seconds: float  # of training, the mean over the folds
 
@@ -99,6 +103,7 @@ def judged(study: Study, trials: list[int]) -> Judged:
         moved=moved,
         tau=float(np.mean(taus)),
         nll=-found.log_posterior[rows, found.targets],
+        confidence=float(np.exp(found.log_posterior.max(1)).mean()),
         scaled=scaling.simplest(kinds).held_out,
         seconds=float(np.mean([latest[i]["seconds"] for i in trials])),
     )
@@ -154,6 +159,7 @@ def table(study: Study, groups: dict[str, list[list[int]]], device: str, blur: b
         "tau",
         "as it is",
         "accuracy",
+        "how sure, scaled",
         "NLL, scaled",
         "ECE scaled (if right)",
         "many / medium / few",
@@ -184,6 +190,7 @@ def table(study: Study, groups: dict[str, list[list[int]]], device: str, blur: b
             f"{mean(lambda s: s.tau):.2f}",
             f"{mean(lambda s: metrics.macro_f1(s.targets, s.predicted, classes)):.3f}",
             f"{mean(lambda s: metrics.accuracy(s.targets, s.predicted)):.3f}",
+            f"{mean(lambda s: s.confidence):.3f}, {mean(lambda s: metrics.softmax(s.scaled).max(1).mean()):.3f}",
             f"{mean(lambda s: s.nll.mean()):.3f}, {mean(lambda s: metrics.nll(s.scaled, s.targets)):.3f}",
             f"{np.mean(error_of):.3f} ({low:.3f} to {high:.3f})",
             " / ".join(f"{value:.3f}" for value in group.values()),

@@ -20,7 +20,7 @@ def drawn(seed, n=60):
 
 def a_method(rng, targets, right):
     moved = np.where(rng.random(len(targets)) < right, targets, rng.integers(CLASSES, size=len(targets)))
-    return effects.Judged(targets, moved, moved, 0.0, np.ones(len(targets)), np.zeros((len(targets), CLASSES)), 1.0)
+    return effects.Judged(targets, moved, moved, 0.0, np.ones(len(targets)), 0.5, np.zeros((len(targets), CLASSES)), 1.0)
 
 
 def macro_f1(targets, predicted):
