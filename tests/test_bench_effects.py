@@ -18,9 +18,15 @@ def drawn(seed, n=60):
     return rng, targets
 
 
+def judged(targets, moved):
+    logits = np.zeros((len(targets), CLASSES))
+    nll = np.ones(len(targets))
+    return effects.Judged(targets, moved, moved, tau=0.0, nll=nll, confidence=0.5, scaled=logits, seconds=1.0)
+
+
 def a_method(rng, targets, right):
     moved = np.where(rng.random(len(targets)) < right, targets, rng.integers(CLASSES, size=len(targets)))
-    return effects.Judged(targets, moved, moved, 0.0, np.ones(len(targets)), 0.5, np.zeros((len(targets), CLASSES)), 1.0)
+    return judged(targets, moved)
 
 
 def macro_f1(targets, predicted):
@@ -82,13 +88,11 @@ def test_classes_that_gain_and_lose():
     targets = np.repeat(np.arange(CLASSES), 20)
     right, wrong = targets.copy(), (targets + 1) % CLASSES
 
-    def judged(moved):
-        return effects.Judged(targets, moved, moved, 0.0, targets * 0.0, np.zeros((80, CLASSES)), 1.0)
-
     base = np.where(np.arange(80) % 20 < 10, right, wrong)  # half of every class
     own = base.copy()
     own[:20] = right[:20]  # all of the first class
     own[20:40] = wrong[20:40]  # none of the second
     own[40] = wrong[40]  # one less of the third: noise
-    assert effects.moved_classes([judged(own)], [judged(base)], CLASSES) == (1, 1)
-    assert effects.moved_classes([judged(base)], [judged(base)], CLASSES) == (0, 0)
+    own, base = judged(targets, own), judged(targets, base)
+    assert effects.moved_classes([own], [base], CLASSES) == (1, 1)
+    assert effects.moved_classes([base], [base], CLASSES) == (0, 0)
