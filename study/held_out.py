@@ -67,7 +67,7 @@ def judged(study: Study, by_seed: list[list[int]], metric: str) -> HeldOut:
         if pictures and which != pictures:
             raise LongtailError(f"trial {trials[0]} held out other pictures than trial {by_seed[0][0]}")
         pictures = which
-        found, without = _scores(targets, logits, metric)
+        found, without = scored(targets, logits, metric)
         values.append([found[name] for name in SHOWN])
         left_out.append(without)
     scores = {name: np.array(column) for name, column in zip(SHOWN, zip(*values))}
@@ -89,8 +89,8 @@ def difference(first: HeldOut, second: HeldOut) -> tuple[float, float]:
     return float(by_seed.mean()), stats.jackknife(by_seed, left_out[0] - left_out[1])
 
 
-def _scores(targets, logits, metric):
-    """({name of SHOWN: score}, the metric without each picture [N])."""
+def scored(targets: np.ndarray, logits: np.ndarray, metric: str) -> tuple[dict[str, float], np.ndarray]:
+    """({name of SHOWN: score}, the metric without each picture [N]), of logits [N,C]."""
     predicted = logits.argmax(1)
     log_p = metrics.log_softmax(logits)
     own = log_p[np.arange(len(targets)), targets]

@@ -1,0 +1,68 @@
+"""Which two points of a study go together: what their average answers, beside the better one of the two.
+
+Both are judged on the same pictures, which neither had seen. Chooses nothing, and writes nothing.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+from errors import LongtailError
+from posterior import evidence
+from study import stats
+from study.held_out import scored
+from study.metric import merit
+from study.ranking import Point, ranked
+from study.table import Study
+
+BEST = 8  # points that are paired, the best of the ranking
+
+
+class Pair(NamedTuple):
+    """Two points as one classifier: the mean of their posteriors."""
+
+    first: Point  # of the two the one that is ranked higher
+    second: Point
+    alike: float  # share of pictures that both give the same class
+    either: float  # share of pictures that one of them, or both, get right: what a perfect referee would reach
+    score: float  # of the average, by the metric that the points are ranked by
+    gain: float  # by how much the average is better than the better of the two, 0 or more where it is
+    error: float  # the standard error of that, picture by picture
+
+
+def pairs(study: Study, group: list[Point]) -> list[Pair]:
+    """Every two of the BEST points of a scheme, those whose average gains most first.
+
+    The seeds of a point are averaged before, as a prediction averages them. A pair that was picked as the best of many
+    has some luck in its gain. Raises LongtailError where a trial's files are gone or damaged.
+    """
+    able = ranked(group)[:BEST]
+    answers = [evidence.pooled(evidence.runs_by_fold([study.run(i) for i in point.trials])) for point in able]
+    for other in answers:
+        if other.paths != answers[0].paths:
+            raise LongtailError("points that were judged on other pictures cannot be averaged")
+    metric = able[0].metric if able else ""
+    alone = [scored(each.targets, each.log_posterior, metric) for each in answers]
+    found = []
+    for a, b in itertools.combinations(range(len(able)), 2):
+        one, other = answers[a], answers[b]
+        together = np.logaddexp(one.log_posterior, other.log_posterior)
+        scores, left_out = scored(one.targets, together, metric)
+        better = max((a, b), key=lambda k: merit(metric, alone[k][0][metric]))
+        of_better, left_out_of_better = alone[better]
+        change = scores[metric] - of_better[metric]
+        classes_of = [each.log_posterior.argmax(1) for each in (one, other)]
+        right = [each == one.targets for each in classes_of]
+        found.append(
+            Pair(
+                first=able[a],
+                second=able[b],
+                alike=float((classes_of[0] == classes_of[1]).mean()),
+                either=float((right[0] | right[1]).mean()),
+                score=scores[metric],
+                gain=merit(metric, change),
+                error=stats.jackknife([change], (left_out - left_out_of_better)[None]),
+            )
+        )
+    return sorted(found, key=lambda pair: -pair.gain)
