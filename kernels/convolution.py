@@ -28,7 +28,7 @@ class Convolution(nn.Conv2d):
         if not self.products or x.device.type != "cpu" or not self.may_be_product():
             return super().forward(x)
         _, rows, columns = self.output_shape(x)
-        if max(rows, columns) > self.products:
+        if max(rows, columns) > self.products:  # a large map: copying patches would cost more than it gains
             return super().forward(x)
         out = _Product.apply(_as_autocast(x), self.weight, self.stride, self.padding)
         if self.bias is None:
@@ -71,8 +71,9 @@ class _Product(torch.autograd.Function):
         ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
         patches = _patches(x, weight.shape[2:], stride, padding)
         batch, rows, columns = patches.shape[:3]
-        patches = patches.reshape(batch * rows * columns, -1)
+        patches = patches.reshape(batch * rows * columns, -1)  # here they are copied, once for both directions
         ctx.save_for_backward(patches, weight)
+        # The weight is kept in float32 and computes in the dtype of x, which in backward no autocast would see to.
         out = patches @ _as_matrix(weight).to(x.dtype).t()
         return out.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
@@ -82,7 +83,7 @@ class _Product(torch.autograd.Function):
         patches, weight = ctx.saved_tensors
         outputs, channels, *kernel = weight.shape
         batch, _, rows, columns = upstream.shape
-        upstream = upstream.permute(0, 2, 3, 1).reshape(-1, outputs)
+        upstream = upstream.permute(0, 2, 3, 1).reshape(-1, outputs)  # a row an output place, as the patches have
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
             d_weight = (upstream.t() @ patches).view(outputs, *kernel, channels)
@@ -107,10 +108,11 @@ def _as_matrix(weight):
 def _patches(x, kernel, stride, padding):
     """What each place of the output sees, [B,R,S,KH,KW,C]: a view of x with its border."""
     (height, width), (down, right), (top, left) = kernel, stride, padding
-    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))  # pads the last dimension first
     batch, rows, columns, channels = x.shape
     rows = (rows - height) // down + 1
     columns = (columns - width) // right + 1
+    # Neighbouring patches overlap: the same numbers are seen from several places, and none is copied yet.
     of_row, of_line, of_pixel, of_channel = x.stride()
     shape = (batch, rows, columns, height, width, channels)
     strides = (of_row, down * of_line, right * of_pixel, of_line, of_pixel, of_channel)
