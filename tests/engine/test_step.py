@@ -25,6 +25,7 @@ from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.evaluate import compiled, forward
 from engine.step import CHECK_EVERY, NonFinite
 from engine.tables import Tables
+from kernels.convolution import use_products
 from plan import evaluation_plans
 
 pytest.importorskip("triton")
@@ -170,18 +171,19 @@ def test_every_size_of_the_views_has_its_own_recording(device, settings):
     """Views grow from 16 px to 32 px over four epochs, the first from the half-size level."""
     pairs = [made(settings, device, record, img_size=(16, 32), epochs=4) for record in (None, recorder(device))]
     assert sorted(pairs[0][0].levels) == [18, 37]
-    for one, other in zip(run(*pairs[0], 4), run(*pairs[1], 4)):
-        assert_same(one, other)
-    assert list(pairs[1][0].calls) == [16, 24, 32]
     seen = []
     batch = augment.batch
+
+    def noted(pixels, row, **how):
+        seen.append((pixels.shape[1], how["size"]))
+        return batch(pixels, row, **how)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            augment,
-            "batch",
-            lambda pixels, row, **how: (seen.append((pixels.shape[1], how["size"])), batch(pixels, row, **how))[1],
-        )
-        run(*made(settings, device, img_size=(16, 32), epochs=4), 4)
+        patch.setattr(augment, "batch", noted)
+        eager = run(*pairs[0], 4)
+    for one, other in zip(eager, run(*pairs[1], 4)):
+        assert_same(one, other)
+    assert list(pairs[1][0].calls) == [16, 24, 32]
     assert list(dict.fromkeys(seen)) == [(18, 16), (37, 32), (37, 24)]  # evaluation at the last size, from the start
 
 
@@ -238,18 +240,19 @@ def test_float16_scales_the_loss(device, settings, opt, sam):
     pairs = [made(settings, device, record, opt=opt, sam=sam) for record in (None, recorder(device))]
     for stepper, draw, _ in pairs:
         stepper.dtype = torch.float16
-        stepper.scaler = torch.amp.GradScaler(device, init_scale=2.0**40, growth_interval=2)
+        use_products(stepper.model, 32)  # torch's own convolutions in float16 are slow on a CPU
+        stepper.scaler = torch.amp.GradScaler(device, init_scale=2.0**22, growth_interval=2)
         before = everything(stepper)["model conv1.weight"]
         plan = draw(0)
         stepper.begin(plan)
         stepper.train(0)
-        assert torch.equal(everything(stepper)["model conv1.weight"], before) and stepper.scaler.get_scale() == 2.0**39
-        for _ in range(8):
+        assert torch.equal(everything(stepper)["model conv1.weight"], before) and stepper.scaler.get_scale() == 2.0**21
+        for _ in range(3):
             stepper.begin(plan)
             for t in range(len(plan.index)):
                 stepper.train(t)
         assert not torch.equal(everything(stepper)["model conv1.weight"], before)
-        assert 1 < stepper.scaler.get_scale() < 2.0**30
+        assert 1 < stepper.scaler.get_scale() < 2.0**20
     one, other = (p[0] for p in pairs)
     assert_same(everything(one), everything(other))
     assert one.scaler.state_dict() == other.scaler.state_dict()
