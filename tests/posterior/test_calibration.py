@@ -74,6 +74,10 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
         dict(floor=[-0.01] * 8),
         dict(bias="x"),
         dict(scaling=[]),
+        dict(sets=5),
+        dict(sets=dict(log_ratio="x")),
+        dict(sets=dict(log_ratio=float("inf"))),
+        dict(sets={}),
     ],
     ids=str,
 )
