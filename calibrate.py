@@ -35,7 +35,9 @@ def calibrate(args: Namespace) -> None:
     found = evidence.pooled(evidence.runs_by_fold(runs))
     n = len(found.targets)
     if n < 2 * scaling.PARTS:
-        raise LongtailError(f"{path}: {n} held-out pictures are too few to fit a scaling to")
+        raise LongtailError(
+            f"{path}: {counted(n, 'held-out picture')}: too few to fit a scaling to, which takes {2 * scaling.PARTS}"
+        )
     by = evidence.column_of(runs[0], found, args.by) if args.by else None
     parts = fitting_parts(found)
     trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)

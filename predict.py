@@ -24,7 +24,7 @@ from engine.run import replacing
 from errors import ConfigError, LongtailError, Parser, first_ten, run_command
 from pictures.samples import Sample, own_sample, read_sample
 from posterior import classifier, sets
-from study.chosen import choose
+from study.chosen import choose, named
 
 SEPARATOR = "|"  # of the classes of a set
 
@@ -35,7 +35,7 @@ def predict(args: Namespace) -> None:
     if args.output is not None:
         _check_output(args.output)
     if args.run:
-        folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
+        folders, which = named(args.run), ", ".join(args.run)
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)

@@ -121,7 +121,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, sure):
     few = judged_run(tmp_path / "few", logits, targets, COUNTS)
     for args, said in (
         ([tmp_path / "nowhere"], "args.json: No such file or directory: name the folder of a run"),
-        ([few], "too few to fit"),
+        ([few], "few: 6 held-out pictures: too few to fit a scaling to, which takes 10"),
         (["--project", tmp_path / "none"], "name one"),
         ([sure[0], "--by", "camera"], "class folders"),
     ):
@@ -164,6 +164,9 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     assert choose(tmp_path)[0] == runs  # the newest one
     other = dict(checkpoint, config=dataclasses.replace(base, lr=0.5).settings())
     assert calibration.calibration_of([tmp_path / "final"], [other], tmp_path) is None
+    (tmp_path / "grid" / "rows" / "0001-3.json").unlink()
+    code, _, err = run(capsys, tmp_path / "grid")  # says why, and what else there is
+    assert code == 1 and "can be ranked (the first: to do): go on with it" in err
     (tmp_path / "none.json").write_text(json.dumps(dict(lr=0.7)))
     code, _, err = run(capsys, tmp_path / "none.json")
     assert code == 1 and "no study" in err
