@@ -136,6 +136,7 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
         f"{0.05 * len(gaps):.1f}. ± is what chance alone makes of a difference in 95% of sets."
     )
     if rows:
+        yield ""
         yield from table(["answer", "trained on", "n", "accuracy", "sure", "too sure by"], rows, markdown)
 
 

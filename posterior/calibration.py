@@ -40,14 +40,17 @@ class Calibration:
     tau: float | None  # of the prior `tau`; an older calibration has none
     least: float | None  # the threshold of `sets`; an older one, or one of few pictures, has none
 
-    def in_words(self, folders: list[Path]) -> str:
-        """Which scaling it is, used with the runs `folders`."""
+    def in_words(self, folders: list[Path], held_out: bool = False) -> str:
+        """Which scaling it is, used with the runs `folders`, on pictures that they held out or on others."""
         said = f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
-        return said + self.carried_over(folders)
+        return said + self.carried_over(folders, held_out)
 
-    def carried_over(self, folders: list[Path]) -> str:
-        """What to say where it is used with other runs than it was fitted to; '' where it is not."""
-        if len(folders) != self.members:
+    def carried_over(self, folders: list[Path], held_out: bool = False) -> str:
+        """What to say where it is used with other runs than it was fitted to; '' where it is not.
+
+        held_out: each picture is judged by the networks of its fold, not by all of them.
+        """
+        if len(folders) != self.members and not held_out:
             return f", carried over from {_networks(self.members)} to {len(folders)}: that it fits is assumed"
         if not {folder.resolve() for folder in folders} <= {run.resolve() for run in self.runs}:
             return ", carried over from other runs of the same settings: that it fits is assumed"
