@@ -5,8 +5,8 @@
     python calibrate.py runs/sweep         of a study's winner; with --folds on all pictures, each judged out of fold
 
 Of several kinds of scaling the simplest within one standard error of the best is kept, judged on pictures that its fit
-had not seen. Written to calibration.json there; predict.py and evaluate.py then use it. The test set is never looked
-at.
+had not seen. So is how often sets of classes hold the right one (predict.py --sets). Written to calibration.json there;
+predict.py and evaluate.py then use it. The test set is never looked at.
 """
 
 import sys
@@ -19,7 +19,7 @@ import numpy as np
 import metrics
 from errors import LongtailError, Parser, counted, run_command
 from pictures.names import natural_key, shown
-from posterior import evidence, priors, reliability, scaling, scores
+from posterior import evidence, priors, reliability, scaling, scores, sets
 from posterior.calibration import fitting_parts, save
 from reporting.tables import interval, number, table
 from study.chosen import chosen_last, runs_of
@@ -35,7 +35,9 @@ def calibrate(args: Namespace) -> None:
     found = evidence.pooled(evidence.runs_by_fold(runs))
     n = len(found.targets)
     if n < 2 * scaling.PARTS:
-        raise LongtailError(f"{path}: {n} held-out pictures are too few to fit a scaling to")
+        raise LongtailError(
+            f"{path}: {counted(n, 'held-out picture')}: too few to fit a scaling to, which takes {2 * scaling.PARTS}"
+        )
     by = evidence.column_of(runs[0], found, args.by) if args.by else None
     parts = fitting_parts(found)
     trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
@@ -48,15 +50,17 @@ def calibrate(args: Namespace) -> None:
     after = scores.of(chosen.held_out, found.targets, found.counts)
     chance = reliability.chance(scaled)
     tau = _tau(chosen.held_out, found, parts)
+    in_sets = sets.cross_fitted(found.log_posterior, found.targets, found.prior, chosen.held_out.argmax(1), parts)
     judged = {name: scores.as_json(each) for name, each in dict(before=before, after=after, chance=chance).items()}
     # The file first: who reads the tables may leave before their end.
-    written = save(path, runs, found, fitted, dict(tau=tau, **judged))
+    written = save(path, runs, found, fitted, dict(tau=tau, sets=_kept_sets(found, in_sets), **judged))
 
     print(_what_was_judged(path, found) + "\n")
     print(*_kinds(trials, failed, fitted, args.markdown), sep="\n")
     print(*_before_and_after(before, after, chance, n, args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
-    print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n", flush=True)
+    print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n")
+    print(*_sets(found, in_sets, args.markdown), sep="\n", flush=True)
     print(f"written to {written}: predict.py and evaluate.py use it", file=sys.stderr)
 
 
@@ -132,6 +136,7 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
         f"{0.05 * len(gaps):.1f}. ± is what chance alone makes of a difference in 95% of sets."
     )
     if rows:
+        yield ""
         yield from table(["answer", "trained on", "n", "accuracy", "sure", "too sure by"], rows, markdown)
 
 
@@ -169,6 +174,39 @@ def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
         f"\nBest for macro F1: tau {tau['value']:g} (predict.py --prior tau). Chosen for each picture\n"
         f"on others, tau gives {tau['after']:.3f}; at 0 it is {tau['before']:.3f}."
     )
+
+
+def _kept_sets(found, in_sets):
+    """The threshold of sets and what it gives, JSON-ready; None where the pictures are too few."""
+    if in_sets is None:
+        return None
+    least = sets.threshold(found.log_posterior, found.targets, found.prior)
+    right = in_sets[np.arange(len(in_sets)), found.targets]
+    return dict(log_ratio=least, coverage=float(right.mean()), classes=float(in_sets.sum(1).mean()))
+
+
+def _sets(found, in_sets, markdown) -> Iterator[str]:
+    """How often sets of classes hold the right one, by how many pictures it was trained on."""
+    yield ""
+    if in_sets is None:
+        yield f"No sets of classes: {counted(len(found.targets), 'held-out picture')} are too few."
+        return
+    group = metrics.count_groups(found.counts)
+    of_picture = group[found.targets]
+    parts = [("all", np.full(len(in_sets), True))]
+    parts += [(f"{name} ({(group == name).sum()})", of_picture == name) for name in ("many", "medium", "few")]
+    right = in_sets[np.arange(len(in_sets)), found.targets]
+    size = in_sets.sum(1)
+    rows = []
+    for name, here in parts:
+        if here.any():
+            held = scores.share(right[here].sum(), here.sum())
+            cells = [number(held.value), interval(held.low, held.high), number(size[here].mean(), 1)]
+            rows.append([name, str(here.sum()), *cells])
+    yield f"Sets that are to hold the right class for {1 - 1 / sets.ONE_IN:.0%} of pictures (predict.py --sets):\n"
+    yield from table(["right class", "n", "held", "95%", "classes in a set"], rows, markdown)
+    of_class = [right[found.targets == c].mean() for c in np.unique(found.targets)]
+    yield f"\nMean over the classes: {np.mean(of_class):.3f}. Each picture's set is by a threshold from others."
 
 
 def main(args: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from errors import LongtailError, Parser, counted, first_ten, run_command
 from pictures.names import natural_key, shown, some
 from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table
-from study.chosen import choose
+from study.chosen import choose, named
 
 SHOWN = 10  # confused pairs
 
@@ -47,7 +47,7 @@ class Judged:
 def evaluate(args: Namespace) -> None:
     """The command, from its parsed arguments."""
     if args.run:
-        folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
+        folders, which = named(args.run), ", ".join(args.run)
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
@@ -64,10 +64,10 @@ def evaluate(args: Namespace) -> None:
     chance = reliability.chance(metrics.softmax(log_posterior))
     guesses = scores.guesses(judged.targets, counts)
     record = dict(
-        runs=[str(path) for path in folders],
-        pictures=judged.what,
+        runs=[shown(str(path)) for path in folders],  # a path may be no UTF-8, which JSON is
+        pictures=shown(judged.what),
         n=len(judged.targets),
-        said=said,
+        said=[shown(line) for line in said],
         scores=scores.as_json(found),
         chance=scores.as_json(chance),
         guesses=guesses,

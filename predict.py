@@ -21,10 +21,12 @@ import numpy as np
 import data
 from engine.numerics import pick_device
 from engine.run import replacing
-from errors import LongtailError, Parser, first_ten, run_command
+from errors import ConfigError, LongtailError, Parser, first_ten, run_command
 from pictures.samples import Sample, own_sample, read_sample
-from posterior import classifier
-from study.chosen import choose
+from posterior import classifier, sets
+from study.chosen import choose, named
+
+SEPARATOR = "|"  # of the classes of a set
 
 
 def predict(args: Namespace) -> None:
@@ -33,11 +35,13 @@ def predict(args: Namespace) -> None:
     if args.output is not None:
         _check_output(args.output)
     if args.run:
-        folders, which = [Path(folder) for folder in args.run], ", ".join(args.run)
+        folders, which = named(args.run), ", ".join(args.run)
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
     finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior)
+    if args.sets:
+        _check_sets(args, finish, checkpoints[0]["classes"])
     root = Path(args.data or checkpoints[0]["data"])
     averaged = ", a plain average" if len(folders) > 1 else ""
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
@@ -57,14 +61,18 @@ def predict(args: Namespace) -> None:
             f"{sample.ids[0]!r}, is {tests.paths[sample.rows[0]]}",
             file=sys.stderr,
         )
+        if args.sets and sample.columns is not None:
+            raise ConfigError(f"--sets: {file} asks for a number for each class; --test DIR does without it")
 
-    log_posterior, bad = classifier.log_posteriors(checkpoints, tests.files, device=device, tta=args.tta)
-    log_posterior, said = finish(log_posterior, unread=bad)
-    for line in said:
+    as_judged, bad = classifier.log_posteriors(checkpoints, tests.files, device=device, tta=args.tta)
+    log_posterior, said = finish(as_judged, unread=bad)
+    in_sets = _sets(finish, as_judged, log_posterior, bad) if args.sets else None
+    for line in said if in_sets is None else [*said, _about_sets(finish, in_sets)]:
         print(line, file=sys.stderr)
     probs = np.exp(log_posterior)
     asked = sorted(bad.keys() & set(sample.rows))
-    warned = [f"warning: {tests.paths[row]}: {bad[row]}: its row is the class prior's answer" for row in asked]
+    answer = "has every class" if args.sets else "is the class prior's answer"
+    warned = [f"warning: {tests.paths[row]}: {bad[row]}: its row {answer}" for row in asked]
     for line in first_ten(warned):
         print(line, file=sys.stderr)
 
@@ -74,9 +82,48 @@ def predict(args: Namespace) -> None:
     lines = [header]
     for name, row in zip(sample.ids, sample.rows):
         p = probs[row]
-        answers = [classes[p.argmax()]] if columns is None else [f"{p[column]:.6g}" for column in columns]
+        if args.sets:
+            likely_first = np.argsort(-p, kind="stable")
+            answers = [SEPARATOR.join(classes[c] for c in likely_first if in_sets[row, c])]
+        elif columns is None:
+            answers = [classes[p.argmax()]]
+        else:
+            answers = [f"{p[column]:.6g}" for column in columns]
         lines.append([name, *answers])
     _write(args.output, lines)
+
+
+def _check_sets(args, finish, classes):
+    """Raises an error where sets of classes cannot be written: before the work, not after it."""
+    if args.probs:
+        raise ConfigError("--sets and --probs: give one of them, for each fills the columns")
+    unfit = next((name for name in classes if SEPARATOR in name), None)
+    if unfit is not None:
+        raise LongtailError(f"--sets joins classes by {SEPARATOR}, but a class is called {unfit!r}: rename it")
+    if finish.calibration is None or finish.calibration.least is None:
+        raise LongtailError(
+            "--sets: no calibration of these runs has a threshold: calibrate.py makes it, of "
+            f"{sets.LEAST + 1} held-out pictures or more"
+        )
+
+
+def _sets(finish, as_judged, log_posterior, bad):
+    """Whether a class is in a picture's set, bool [N,C]. Of a picture that cannot be read every class may be right."""
+    found = sets.inside(as_judged, finish.trained, finish.calibration.least, log_posterior.argmax(1))
+    found[list(bad)] = True
+    return found
+
+
+def _about_sets(finish, in_sets):
+    """What the sets promise, in a sentence."""
+    kept = finish.calibration
+    said = (
+        f"sets of {in_sets.sum(1).mean():.1f} classes on average, which hold the right one for "
+        f"{1 - 1 / sets.ONE_IN:.0%} of pictures like the {kept.pictures} of {kept.path}"
+    )
+    if finish.asked != "train":
+        said += ", where classes are as frequent as there: no prior moves a set, only the order in it"
+    return said + kept.carried_over(finish.folders)
 
 
 def _scoring(args):
@@ -112,6 +159,12 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--probs", action="store_true", help="a column of probabilities for each class instead of the label"
+    )
+    parser.add_argument(
+        "--sets",
+        action="store_true",
+        help=f"instead of the label all classes that it may be, the likeliest first, joined by {SEPARATOR}: the right "
+        "one is among them for 90%% of pictures (calibrate.py first)",
     )
     classifier.add_flags(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="write here, a file all or nothing, instead of stdout")

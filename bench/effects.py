@@ -31,6 +31,7 @@ from errors import ConfigError, run_command
 from pictures import synthetic
 from posterior import classifier, evidence, priors, reliability, scaling
 from study.begin import begin_study
+from study.held_out import macro_f1_difference
 from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, identity
 
@@ -111,15 +112,10 @@ def judged(study: Study, trials: list[int]) -> Judged:
 
 def difference(own: list[Judged], base: list[Judged], classes: int) -> tuple[float, float]:
     """(macro F1 at tau less that of the base, its standard error), over the splits: delete-one jackknife, paired."""
-    values, variances = [], []
-    for a, b in zip(own, base):
-        values.append(metrics.macro_f1(a.targets, a.moved, classes) - metrics.macro_f1(b.targets, b.moved, classes))
-        left_out = [metrics.macro_f1_left_out(each.targets, each.moved, classes) for each in (a, b)]
-        pseudo = left_out[0] - left_out[1]
-        n = len(pseudo)
-        variances.append((n - 1) / n * ((pseudo - pseudo.mean()) ** 2).sum())
+    by_split = [macro_f1_difference(a.targets, a.moved, b.moved, classes) for a, b in zip(own, base)]
+    values, errors = np.transpose(by_split)
     # The same pictures under every split: their luck does not average out, so the mean variance is kept whole.
-    return float(np.mean(values)), math.sqrt(np.mean(variances))
+    return float(values.mean()), math.sqrt((errors**2).mean())
 
 
 def blurred(study: Study, trials: list[int], root: Path, device: str) -> float:

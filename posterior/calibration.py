@@ -5,6 +5,7 @@ Fits nothing but, for pictures that a scaling was fitted to, what it would be wi
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,23 @@ class Calibration:
     pictures: int
     runs: list[Path]  # these networks' runs
     tau: float | None  # of the prior `tau`; an older calibration has none
+    least: float | None  # the threshold of `sets`; an older one, or one of few pictures, has none
 
-    def in_words(self, folders: list[Path]) -> str:
-        """Which scaling it is, used with the runs `folders`."""
+    def in_words(self, folders: list[Path], held_out: bool = False) -> str:
+        """Which scaling it is, used with the runs `folders`, on pictures that they held out or on others."""
         said = f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
-        if len(folders) != self.members:
-            return f"{said}, carried over from {_networks(self.members)} to {len(folders)}: that it fits is assumed"
+        return said + self.carried_over(folders, held_out)
+
+    def carried_over(self, folders: list[Path], held_out: bool = False) -> str:
+        """What to say where it is used with other runs than it was fitted to; '' where it is not.
+
+        held_out: each picture is judged by the networks of its fold, not by all of them.
+        """
+        if len(folders) != self.members and not held_out:
+            return f", carried over from {_networks(self.members)} to {len(folders)}: that it fits is assumed"
         if not {folder.resolve() for folder in folders} <= {run.resolve() for run in self.runs}:
-            return f"{said}, carried over from other runs of the same settings: that it fits is assumed"
-        return said
+            return ", carried over from other runs of the same settings: that it fits is assumed"
+        return ""
 
     def known(self) -> Evidence:
         """The pictures that it was fitted to. Raises LongtailError where their runs are gone or damaged."""
@@ -165,7 +174,7 @@ def _read(path):
             raise ValueError("scaling.kind")
         runs = [path.parent / name for name in saved["runs"]]
         members, pictures = (_whole(saved, name) for name in ("members", "pictures"))
-        return saved["recipe"], classes, Calibration(scaling, path, members, pictures, runs, _tau(saved))
+        return saved["recipe"], classes, Calibration(scaling, path, members, pictures, runs, _tau(saved), _least(saved))
     except KeyError as error:
         what = f"it has no {error}"
     except (LongtailError, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -190,6 +199,17 @@ def _tau(saved):
     if not 0 <= tau <= TAUS[-1]:
         raise ValueError("tau")
     return tau
+
+
+def _least(saved):
+    """The threshold of sets in a calibration.json; None where it has none."""
+    kept = saved.get("sets")
+    if kept is None:
+        return None
+    least = float(kept["log_ratio"])
+    if not math.isfinite(least):
+        raise ValueError("sets.log_ratio")
+    return least
 
 
 def _networks(count):

@@ -151,7 +151,7 @@ class Finish:
         said, wanted = [], self.wanted
         given = log_posterior
         if self.calibration is not None and self.calibration.scaling.kind != "none":
-            words = self.calibration.in_words(self.folders)
+            words = self.calibration.in_words(self.folders, held_out is not None)
             if held_out is None:
                 log_posterior = self.calibration.scaling(given)
             else:

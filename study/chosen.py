@@ -32,6 +32,12 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
     return [weights.parent], f"{weights.parent}, the newest run"
 
 
+def named(runs: list[str]) -> list[Path]:
+    """The folders of the runs that are named; of a run's best.pt its folder, where its calibration and tables lie."""
+    paths = [Path(run) for run in runs]
+    return [path.parent if path.name == "best.pt" and path.is_file() else path for path in paths]
+
+
 def newest_recipe(project: Path) -> Path | None:
     """The best.json that was written last: a study's, or the one beside the studies in which `make study` keeps the
     best of their winners. None where there is none."""
@@ -89,9 +95,13 @@ def runs_of(path: Path) -> tuple[Path, list[Path]]:
     if not (path / "study.json").exists():
         return path, [path]
     study = Study(path)
-    choice = ranking.choose(ranking.points(study))
+    points = ranking.points(study)
+    choice = ranking.choose(points)
     if choice is None:
-        raise LongtailError(f"{path}: no point of this study can be ranked, so there is no run to take")
+        why = next((point.wanting for group in points.values() for point in group), "it has no trial")
+        raise LongtailError(
+            f"{path}: no point of this study can be ranked (the first: {why}): go on with it, or name one of its runs"
+        )
     return path, [study.run(trial) for trial in choice.point.trials]
 
 

@@ -89,6 +89,16 @@ def difference(first: HeldOut, second: HeldOut) -> tuple[float, float]:
     return float(by_seed.mean()), stats.jackknife(by_seed, left_out[0] - left_out[1])
 
 
+def macro_f1_difference(
+    targets: np.ndarray, first: np.ndarray, second: np.ndarray, classes: int
+) -> tuple[float, float]:
+    """(macro F1 of answers `first` less that of `second`, its standard error), paired by picture; all int [N]."""
+    scores = [metrics.macro_f1(targets, answers, classes) for answers in (first, second)]
+    left_out = [metrics.macro_f1_left_out(targets, answers, classes) for answers in (first, second)]
+    change = scores[0] - scores[1]
+    return change, stats.jackknife([change], [left_out[0] - left_out[1]])
+
+
 def scored(targets: np.ndarray, logits: np.ndarray, metric: str) -> tuple[dict[str, float], np.ndarray]:
     """({name of SHOWN: score}, the metric without each picture [N]), of logits [N,C]."""
     predicted = logits.argmax(1)

@@ -8,7 +8,6 @@ folds every picture is judged by networks that had not seen it. What is done is 
 """
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from errors import Parser, run_command
 from pictures import synthetic
 from posterior import evidence, priors, scaling
 from study.chosen import chosen_last, runs_of
+from study.held_out import macro_f1_difference
 
 RECIPES = [Path("recipes/crt.json"), Path("recipes/los.json")]
 
@@ -61,12 +61,8 @@ class Stage:
         return metrics.macro_f1(self.found.targets, self.at_tau, len(self.found.classes))
 
     def against(self, other: "Stage") -> tuple[float, float]:
-        """(macro F1 at tau less that of `other`, its standard error): delete-one jackknife, paired by picture."""
-        classes, targets = len(self.found.classes), self.found.targets
-        left_out = [metrics.macro_f1_left_out(targets, each.at_tau, classes) for each in (self, other)]
-        change = left_out[0] - left_out[1]
-        n = len(targets)
-        return self.macro_f1() - other.macro_f1(), math.sqrt((n - 1) / n * ((change - change.mean()) ** 2).sum())
+        """(macro F1 at tau less that of `other`, its standard error), paired by picture."""
+        return macro_f1_difference(self.found.targets, self.at_tau, other.at_tau, len(self.found.classes))
 
 
 def judged(name: str, runs: list[Path]) -> Stage:

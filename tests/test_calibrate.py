@@ -13,7 +13,7 @@ import oracles
 from config import Config
 from conftest import PLAIN
 from errors import LongtailError
-from posterior import calibration, priors
+from posterior import calibration, evidence, priors, sets
 from samples import judged_run
 from study import ranking
 from study.begin import begin_study
@@ -52,6 +52,27 @@ def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
     tau = saved["tau"]
     assert tau["value"] in priors.TAUS and tau["before"] == pytest.approx(before["macro_f1"]["value"])
     assert f"tau {tau['value']:g} (predict.py --prior tau)" in out and f"gives {tau['after']:.3f}" in out
+
+
+def test_sets_are_judged_by_others_and_their_threshold_is_kept(sure, capsys):
+    folder, logits, targets = sure
+    _, out, _ = run(capsys, folder)
+    kept = json.loads((folder / "calibration.json").read_text())["sets"]
+    known = evidence.of_run(folder)
+    assert kept["log_ratio"] == sets.threshold(known.log_posterior, targets, known.prior)
+    assert kept["coverage"] == pytest.approx(0.9, abs=0.04)  # 3 standard errors
+    row = next(line.split() for line in out.split("right class")[-1].splitlines() if line.startswith("all "))
+    assert row[1:3] == ["600", f"{kept['coverage']:.3f}"] and row[-1] == f"{kept['classes']:.1f}"
+    checkpoint = dict(config=evidence.read_settings(folder), classes=known.classes)
+    assert calibration.calibration_of([folder], [checkpoint], None).least == kept["log_ratio"]
+
+
+def test_few_pictures_have_no_sets(tmp_path, capsys):
+    logits, targets, _ = oracles.judged(n=10)
+    folder = judged_run(tmp_path / "run", logits, targets, COUNTS)
+    code, out, _ = run(capsys, folder)
+    assert code == 0 and out.endswith("\nNo sets of classes: 10 held-out pictures are too few.\n")
+    assert json.loads((folder / "calibration.json").read_text())["sets"] is None
 
 
 def test_what_is_right_already_stays_as_it_is(tmp_path, capsys):
@@ -100,7 +121,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, sure):
     few = judged_run(tmp_path / "few", logits, targets, COUNTS)
     for args, said in (
         ([tmp_path / "nowhere"], "args.json: No such file or directory: name the folder of a run"),
-        ([few], "too few to fit"),
+        ([few], "few: 6 held-out pictures: too few to fit a scaling to, which takes 10"),
         (["--project", tmp_path / "none"], "name one"),
         ([sure[0], "--by", "camera"], "class folders"),
     ):
@@ -143,6 +164,9 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     assert choose(tmp_path)[0] == runs  # the newest one
     other = dict(checkpoint, config=dataclasses.replace(base, lr=0.5).settings())
     assert calibration.calibration_of([tmp_path / "final"], [other], tmp_path) is None
+    (tmp_path / "grid" / "rows" / "0001-3.json").unlink()
+    code, _, err = run(capsys, tmp_path / "grid")  # says why, and what else there is
+    assert code == 1 and "can be ranked (the first: to do): go on with it" in err
     (tmp_path / "none.json").write_text(json.dumps(dict(lr=0.7)))
     code, _, err = run(capsys, tmp_path / "none.json")
     assert code == 1 and "no study" in err

@@ -2,8 +2,11 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ import evaluate
 import predict
 import train
 from config import Config
-from conftest import PLAIN
+from conftest import PLAIN, ROOT
 from errors import LongtailError
 from posterior import calibration
 
@@ -201,6 +204,25 @@ def test_bad_input_is_one_line(project, pictures, labelled, capsys, tmp_path):
 def strict(path):
     """The JSON of a file, as programs read it that know no NaN."""
     return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_path_that_is_no_text_is_written_as_text(project, labelled, tmp_path):
+    """JSON is UTF-8, a path need not be."""
+    odd = tmp_path / os.fsdecode(b"r\xfcn\n")
+    shutil.copytree(project / "run", odd)
+    shutil.copytree(labelled, tmp_path / os.fsdecode(b"t\xfc"))
+    words = ["--run", odd, "--test", tmp_path / os.fsdecode(b"t\xfc")]
+    done = subprocess.run([sys.executable, ROOT / "evaluate.py", *words], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    record = strict(odd / "evaluation.json")
+    assert record["runs"] == [f"{tmp_path}/r\\xfcn\\n"] and record["pictures"] == f"{tmp_path}/t\\xfc"
+
+
+def test_the_weights_of_a_run_stand_for_their_folder(project, capsys, tmp_path):
+    """There lie its calibration and what it says of held-out pictures."""
+    code, out, err = run(capsys, "--run", project / "run" / "best.pt", "-o", tmp_path)
+    assert code == 0 and "held out from training" in out, err
+    assert strict(tmp_path / "evaluation.json")["runs"] == [str(project / "run")]
 
 
 def test_one_picture_in_one_class_folder(project, labelled, capsys, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ import train
 from config import Config
 from conftest import PLAIN
 from errors import LongtailError
+from posterior import calibration
 from samples import answered
 from study import ranking
 from study.begin import begin_study
@@ -153,6 +155,73 @@ def test_a_sample_with_a_column_a_class_gets_probabilities_in_its_order(project,
     assert code == 0 and rows[0] == ["picture", "red", "blue", "green"]
     assert [row[0] for row in rows[1:]] == ["test/6.png", "2"]
     assert np.array_equal(np.array([row[1:] for row in rows[1:]], float), p[[6, 2]][:, [2, 0, 1]])
+
+
+@pytest.fixture
+def with_sets(project, tmp_path):
+    """The run s0 with a calibration.json by hand: log p - log prior from -3 on; (its folder, what is in the file)."""
+    folder = tmp_path / "s0"
+    shutil.copytree(project / "s0", folder)
+    classes = ["blue", "green", "red"]
+    settings = json.loads((folder / "args.json").read_text())
+    temperature = dict(kind="temperature", by_top=[0.5] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
+    saved = dict(recipe=calibration.recipe(settings), classes=classes, runs=["."], members=1, pictures=5)
+    saved |= dict(scaling=temperature, sets=dict(log_ratio=-3.0))
+    (folder / "calibration.json").write_text(json.dumps(saved))
+    return folder, saved
+
+
+@pytest.mark.parametrize("prior", ["train", "uniform"])
+def test_sets_of_classes(with_sets, capsys, prior):
+    """The classes that reach the threshold before the scaling, and the answer; the likeliest first by the prior."""
+    folder, saved = with_sets
+    plain = probs(capsys, "--run", folder, "--no-calibration")
+    with open(folder / "per_class.csv", newline="") as f:
+        counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
+    ratios = np.log(plain / (counts / counts.sum()))
+    saved["sets"]["log_ratio"] = float(np.sort(ratios.ravel())[9:11].mean())  # 11 of 21 reach it
+    (folder / "calibration.json").write_text(json.dumps(saved))
+    likely_first = np.argsort(-probs(capsys, "--run", folder, "--prior", prior), axis=1)
+    code, rows, err = predicted(capsys, "--run", folder, "--sets", "--prior", prior)
+    assert code == 0 and rows[0] == ["id", "label"] and len(rows) == 8
+    for (_, label), order, ratio in zip(rows[1:], likely_first, ratios):
+        wanted = [c for c in order if ratio[c] >= saved["sets"]["log_ratio"] or c == order[0]]
+        assert label == "|".join(saved["classes"][c] for c in wanted)
+    said = next(line for line in err.splitlines() if line.startswith("sets of"))
+    assert "which hold the right one for 90% of pictures like the 5 of" in said and "carried over" not in said
+    assert ("no prior moves a set" in said) == (prior == "uniform")
+
+
+def test_a_picture_that_cannot_be_read_may_be_of_any_class(with_sets, pictures, capsys, tmp_path):
+    shutil.copytree(pictures / "test", tmp_path / "test")
+    (tmp_path / "test" / "003.png").write_text("no picture")
+    code, rows, err = predicted(capsys, "--run", with_sets[0], "--sets", "--test", tmp_path / "test")
+    assert code == 0 and sorted(rows[4][1].split("|")) == ["blue", "green", "red"]
+    assert "003.png" in err and "its row has every class" in err
+
+
+def test_sets_that_cannot_be_are_refused_before_the_work(with_sets, project, capsys, tmp_path):
+    folder, saved = with_sets
+    sample = tmp_path / "sample.csv"
+    sample.write_text("picture,red,blue,green\n2,0,0,0\n")
+    for args, code, said in (
+        (("--run", folder, "--probs"), 2, "--sets and --probs: give one of them"),
+        (("--run", folder, "--no-calibration"), 1, "calibrate.py makes it, of 10 held-out pictures or more"),
+        (("--run", project / "s0"), 1, "no calibration of these runs has a threshold"),
+        (("--run", folder, "--sample-submission", sample), 2, "asks for a number for each class"),
+    ):
+        got, rows, err = predicted(capsys, "--sets", *args)
+        assert got == code and not rows and said in err.splitlines()[-1]
+    saved["sets"] = None  # of few pictures
+    (folder / "calibration.json").write_text(json.dumps(saved))
+    code, _, err = predicted(capsys, "--sets", "--run", folder)
+    assert code == 1 and "has a threshold" in err
+
+
+def test_no_class_name_may_hold_what_joins_the_classes_of_a_set():
+    finish = SimpleNamespace(calibration=SimpleNamespace(least=0.0))
+    with pytest.raises(LongtailError, match=r"joins classes by \|, but a class is called 'a\|b': rename it"):
+        predict._check_sets(SimpleNamespace(probs=False), finish, ["a", "a|b"])
 
 
 def test_one_picture(project, pictures, tmp_path, capsys):

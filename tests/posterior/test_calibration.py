@@ -50,6 +50,9 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     own = found(folder, checkpoint)
     assert "carried over from other runs" in own.in_words([tmp_path])
     assert "carried over from 1 network to 3" in own.in_words([folder] * 3)
+    # Of pictures that three folds held out each is judged by one network, as those were that it was fitted to.
+    assert "carried over" not in own.in_words([folder] * 3, held_out=True)
+    assert "carried over from other runs" in own.in_words([tmp_path] * 3, held_out=True)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,10 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
         dict(floor=[-0.01] * 8),
         dict(bias="x"),
         dict(scaling=[]),
+        dict(sets=5),
+        dict(sets=dict(log_ratio="x")),
+        dict(sets=dict(log_ratio=float("inf"))),
+        dict(sets={}),
     ],
     ids=str,
 )
