@@ -1,7 +1,7 @@
 # make sweep          a grid of settings, their ranking, what moves the score
 # make study          all of it: sweep, tune, sensitivity, seeds, calibrate, final, submission; each also by its own name; each goes on
 #                     where it stopped, and runs those before it where they are not done
-# make twostage       a new last layer on finished runs (RUN=runs/photos, else what the study chose), in two ways; the best
+# make twostage       a new last layer on finished runs (RUN=runs/photos, else what the study chose), beside the old one
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make report         a page of the newest study or run of PROJECT, or of WHAT=FOLDER
 # make attempts       the painters study's eight attempts and the default settings, side by side

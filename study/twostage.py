@@ -1,4 +1,4 @@
-"""Stage two of a training: the last layer again, on a finished run's features, by several recipes; and the best one.
+"""Stage two of a training: the last layer again, on a finished run's features, beside stage one; and the better one.
 
     python -m study.twostage                     of what `make study` chose, of the newest study's winner, or newest run
     python -m study.twostage runs/sweep --recipes recipes/crt.json recipes/los.json
@@ -26,7 +26,7 @@ from posterior import evidence, priors, scaling
 from study.chosen import chosen_last, runs_of
 from study.held_out import macro_f1_difference
 
-RECIPES = [Path("recipes/crt.json"), Path("recipes/los.json")]
+RECIPES = [Path("recipes/crt.json")]
 
 
 def second_stage(run: Path, recipe: Path, project: Path) -> Config:
@@ -125,7 +125,7 @@ def twostage(args, stop: StopRequest) -> None:
 def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="study.twostage", description=__doc__)
     parser.add_argument("what", nargs="?", metavar="RUN|STUDY", help="its folder, or a recipe (default: see above)")
-    parser.add_argument("--recipes", nargs="+", type=Path, default=RECIPES, help="of stage two (default: crt and los)")
+    parser.add_argument("--recipes", nargs="+", type=Path, default=RECIPES, help="of stage two (default: crt)")
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     space = parser.parse_args(args)
     stop = StopRequest().listen()

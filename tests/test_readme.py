@@ -18,8 +18,18 @@ from PIL import Image
 from conftest import ROOT
 from study.designs import KNOBS
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/methods.md", "docs/measurements.md")
-COMMANDS = ("train.py", "sweep.py", "seeds.py", "predict.py", "evaluate.py", "calibrate.py", "plan.py", "data.py")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/methods.md", "docs/measurements.md")
+COMMANDS = (
+    "train.py",
+    "sweep.py",
+    "seeds.py",
+    "predict.py",
+    "evaluate.py",
+    "calibrate.py",
+    "report.py",
+    "plan.py",
+    "data.py",
+)
 # Flags of other people's programs: ruff's, torchrun's, sbatch's.
 FOREIGN = {"--check", "--fix", "--nproc-per-node", "--max-restarts", "--partition", "--gres", "--time"}
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
@@ -39,7 +49,7 @@ def command_lines(document):
     joined = re.sub(r"\\\n\s*", "", text(document))
     blocks = re.findall(r"^(?:    |\$ )(.*)$", joined, re.MULTILINE)
     spans = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", joined, flags=re.DOTALL))
-    program = r"(?:^|[\s(])(?:python |torchrun .*?)?(\w+\.py|-m bench\.\w+)\b([^>|)#]*)"
+    program = r"(?:^|[\s(])(?:python |torchrun .*?)?(\w+\.py|-m (?:bench|study)\.\w+)\b([^>|)#]*)"
     for code in [*blocks, *spans]:
         found = re.search(program, " ".join(code.split()))
         if found and (found[1] in COMMANDS or found[1].startswith("-m")):
@@ -65,7 +75,7 @@ def flags_of(program):
         patch.setattr(sys, "argv", [program])
         patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
         try:
-            if program.startswith("bench."):
+            if not program.endswith(".py"):
                 runpy.run_module(program, run_name="__main__")
             else:
                 runpy.run_path(str(ROOT / program), run_name="__main__")
