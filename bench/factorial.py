@@ -88,7 +88,7 @@ def main() -> int:
         check_worker_flags(space, base)
         if base.folds < 2:
             raise ConfigError("give --folds 3: combinations are judged out of fold")
-        base = dataclasses.replace(base, fold=0)
+        base = dataclasses.replace(base, fold=0, monitor="last")  # the best epoch would flatter
         wanted = []
         for combination in COMBINATIONS:
             point = {name: values[on] for (name, values), on in zip(FACTORS.items(), combination)}
