@@ -518,7 +518,7 @@ def test_readmes_picture_is_three_charts_of_a_page_side_by_side(bench, tmp_path,
     """In their order and at their widths, whatever their order and size in the page; a page without one is refused."""
     made = bench("readme_picture")
     charts = importlib.import_module("reporting.charts")
-    names = ["coverage", "by_lr", "f1_by_count", "reliability_answers"]
+    names = ["coverage", "by_lr", "f1_by_count", "reliability_all"]
     found = []
     for number, name in enumerate(names):
         values = np.linspace(0, 1, 9)
