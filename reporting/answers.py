@@ -107,7 +107,7 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
     for label, probs, colour, marker in kinds:
         if probs is not None:
             found_at = reliability.coverage(probs, targets, shares)
-            lines = [f"{label}: the surest {share:.0%} are right in {right:.0%}" for share, _, right in found_at]
+            lines = [f"{label}: surest {share:.0%} (p ≥ {p:.2f}): {right:.0%} right" for share, p, right in found_at]
             groups[label] = range(len(x), len(x) + len(shares)), colour, marker, lines
             x += [share for share, *_ in found_at]
             y += [right for *_, right in found_at]
