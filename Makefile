@@ -4,6 +4,7 @@
 # make twostage       a new last layer on finished runs (RUN=runs/photos, else what the study chose), beside the old one
 # make slurm          the sweep as an array of JOBS Slurm tasks that share this folder; SBATCH="--partition=gpu" adds flags
 # make report         a page of the newest study or run of PROJECT, or of WHAT=FOLDER
+# make readme-picture docs/report.png, of the study WHAT=FOLDER
 # make attempts       the painters study's eight attempts and the default settings, side by side
 # make effects        what each method adds to the default settings, out of fold (IMG=64)
 # make benchmark      CIFAR-100-LT beside published figures (DATA=its folder, with train/ and test/)
@@ -79,7 +80,7 @@ GRID = $(PY) sweep.py $(if $(DATA),--data $(DATA)) --img-size $(IMG) --folds $(F
 BEST = $(PROJECT)/best.json
 choose = $(PY) -m study.best $(BEST) $(addprefix $(PROJECT)/,$(1))
 
-.PHONY: report setup sweep tune sensitivity seeds calibrate final submission study twostage slurm attempts effects benchmark lint test test-slurm bench gpu
+.PHONY: report readme-picture setup sweep tune sensitivity seeds calibrate final submission study twostage slurm attempts effects benchmark lint test test-slurm bench gpu
 
 ifeq ($(PY),$(VENV)/bin/python)
 SETUP = $(VENV)/.done
@@ -138,6 +139,9 @@ twostage: $(SETUP)
 
 report: $(SETUP)
 	$(PY) report.py $(if $(WHAT),$(WHAT),--project $(PROJECT))
+
+readme-picture: $(SETUP)
+	$(PY) -m bench.readme_picture $(WHAT)
 
 attempts: $(SETUP)
 	$(PY) -m bench.attempts $(FLAGS) $(if $(DATA),--data $(DATA)) recipes/attempt-*.json default

@@ -19,6 +19,8 @@ from reporting.page import Page
 from study.table import newest
 
 PERIOD = 10  # seconds between two looks at a folder that is watched
+# Of a run, and of a study. A run is done when its last.pt is gone.
+WATCHED = ("results.csv", "val_predictions.csv", "best.pt", "last.pt", "rows", "best.json", "summary.json")
 
 
 def page_of(path: Path, refresh: int) -> Page:
@@ -37,22 +39,23 @@ def report(args: Namespace) -> None:
         if found is None:
             raise LongtailError(f"{args.project}: no study and no run there; name one")
         path = found.parent
-    while True:
+    changed = True
+    while changed:
+        before = _state(path)  # what is written while the page is made belongs to the next one
         page = page_of(path, PERIOD if args.watch else 0)
         print(page.write(), flush=True)
-        if not page.refresh:
+        if not args.watch:
             return
-        before = _state(path)
-        while _state(path) == before:
+        time.sleep(PERIOD)
+        while page.refresh and _state(path) == before:
             time.sleep(PERIOD)
+        changed = _state(path) != before  # what is done may still write its summary
 
 
 def _state(path):
-    """When what a page shows of a folder was last written."""
-    files = [
-        file for name in ("results.csv", "val_predictions.csv", "best.pt", "rows") if (file := path / name).exists()
-    ]
-    return [file.stat().st_mtime_ns for file in files]
+    """When each file that a page shows of a folder was last written."""
+    files = [path / name for name in WATCHED]
+    return {file.name: file.stat().st_mtime_ns for file in files if file.exists()}
 
 
 def main(args: list[str] | None = None) -> int:

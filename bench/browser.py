@@ -30,8 +30,11 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def ask(page: Path, script: str, width: int = 1240, dark: bool = False) -> tuple[str, str]:
-    """(what `script` returned, what the console said): it runs on a loaded page, on a screen that wide, px."""
+def ask(page: Path, script: str, width: int = 1240, dark: bool = False, seconds: int = 0) -> tuple[str, str]:
+    """(what `script` returned, what the console said): it runs on a loaded page, on a screen that wide, px.
+
+    seconds: for how long the page is open, by a clock that does not wait.
+    """
     text = page.read_text(encoding="utf-8")
     # In a frame: Chromium's window has at least 500 px.
     text += f"<script>addEventListener('load', () => {{ parent.document.title = (() => {{{script}}})() }});</script>"
@@ -41,7 +44,8 @@ def ask(page: Path, script: str, width: int = 1240, dark: bool = False) -> tuple
     with tempfile.TemporaryDirectory() as folder:
         frame = Path(folder, "frame.html")
         frame.write_text(whole, encoding="utf-8")
-        done = _run("--dump-dom", "--window-size=1400,900", _scheme(dark), frame.as_uri())
+        clock = [f"--virtual-time-budget={1000 * seconds}"] if seconds else []
+        done = _run("--dump-dom", "--window-size=1400,900", _scheme(dark), *clock, frame.as_uri())
     said = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     return html.unescape(title[1]) if title else "", "\n".join(said)

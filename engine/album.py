@@ -54,4 +54,6 @@ class Album:
         """The first pictures of training as the network saw them. LongtailError where they cannot be drawn again."""
         if self.why:
             raise LongtailError(self.why)
+        if gone := self.run.settings.keys() - vars(Config()).keys():
+            raise LongtailError(f"the run is of another version, with settings unknown here: {', '.join(sorted(gone))}")
         return first_batch(self.run, config_from(self.run.settings), self.listing)

@@ -28,7 +28,7 @@ class Bar:
         if self.bar is None:
             from tqdm import tqdm
 
-            form = "{desc} {percentage:3.0f}%|{bar}| {postfix}{remaining} left"
+            form = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"  # which tqdm begins with a comma
             total = self.epochs * steps
             self.bar = tqdm(total=total, initial=done - 1, bar_format=form, disable=self.off, leave=False)
         self.bar.set_description_str(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
@@ -38,7 +38,7 @@ class Bar:
         """Takes up an epoch's scores, and leaves the line to what is said next."""
         if self.bar is not None:
             f1 = f"  macro F1 {row['macro_f1']:.3f}" if "macro_f1" in row else ""
-            self.bar.set_postfix_str(f"loss {row['train_loss']:.3f}{f1}  ", refresh=False)
+            self.bar.set_postfix_str(f"loss {row['train_loss']:.3f}{f1}", refresh=False)
             self.bar.clear()
 
     def close(self) -> None:

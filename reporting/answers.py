@@ -92,14 +92,14 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
     before, targets = metrics.softmax(found.log_posterior), found.targets
     after = None if scaled is None else metrics.softmax(scaled)
     group = metrics.count_groups(found.counts)[before.argmax(1)]
-    parts = {"all answers": group != ""} | {f"classes with {g}": group == g for g in charts.GROUPS}
+    parts = {"all answers": group != ""} | {f"{g} training pictures": group == g for g in charts.GROUPS}
     drawings = []
     for title, here in parts.items():
         if here.any():
             both = [scores.bins(p[here], targets[here]) if p is not None else [] for p in (before, after)]
             gap = reliability.gap(before[here], targets[here])
             alt = f"{gap.n} answers, {gap.confidence:.2f} sure, {gap.accuracy:.2f} right. Grey bars: how many."
-            file = "reliability_" + title.split()[-1]
+            file = "reliability_" + title.split()[0]
             drawings.append(charts.reliability(file, f"Reliability, {title}", alt, *both))
     shares = np.linspace(0.02, 1, 50)
     x, y, groups = [], [], {}
@@ -107,7 +107,7 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
     for label, probs, colour, marker in kinds:
         if probs is not None:
             found_at = reliability.coverage(probs, targets, shares)
-            lines = [f"{label}: the surest {share:.0%} are right in {right:.0%}" for share, _, right in found_at]
+            lines = [f"{label}: surest {share:.0%} (p ≥ {p:.2f}): {right:.0%} right" for share, p, right in found_at]
             groups[label] = range(len(x), len(x) + len(shares)), colour, marker, lines
             x += [share for share, *_ in found_at]
             y += [right for *_, right in found_at]

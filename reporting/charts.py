@@ -18,7 +18,7 @@ from pictures.names import visible
 
 INK, FAINT, GRID, PAPER = "#1f2329", "#59636e", "#d0d7df", "#fefefe"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#0969da", "#bc4c01", "#1a7f37", "#8250df", "#cf222e"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE)
+SERIES = (BLUE, ORANGE, PURPLE, GREEN)  # the first three are those of GROUPS
 # What a colour is called in page.css, which says how it looks in the dark.
 NAMES = {INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "paper"}
 NAMES |= {BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple", RED: "red"}
@@ -108,8 +108,7 @@ def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: i
     by = "epoch" if kept is None else f"epoch (dotted: the one kept, {kept})"
     axes.set(xlim=(0.5, max(longest, 2) + 0.5), xlabel=by, ylabel=unit)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if len(ends) == 1 and np.ptp(axes.dataLim.intervaly) == 0:  # a constant: its zero tells how large it is
-        axes.set_ylim(0, 2 * ends[0][0] or 1)
+    _grounded(axes)
     if len(ends) > 1:
         _labels(axes, ends)
     header = ["epoch", *lines]
@@ -191,15 +190,17 @@ def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str],
 def heat(name: str, title: str, alt: str, unit: str, rows: tuple, cols: tuple, values: np.ndarray) -> Chart:
     """A table of numbers [R,K] with shades, nan where none is known. rows, cols: (what they are, their names)."""
     width = max(4.2, 1.4 + 0.55 * len(cols[1]))
-    made, axes = figure(width, 1.1 + 0.34 * len(rows[1]))
+    across, down = ([_short(label, 22) for label in labels] for _, labels in (cols, rows))
+    upright = max(map(len, across)) > 8
+    made, axes = figure(width, 1.1 + 0.34 * len(down) + upright * 0.075 * max(map(len, across)))
     low, high = np.nanmin(values), np.nanmax(values)
     shade = (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
     _shaded(axes, np.where(np.isnan(values), 0, 0.05 + 0.5 * np.nan_to_num(shade)), "auto")  # text stays readable
     for (r, c), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(c, r, f"{value:.3f}", ha="center", va="center", fontsize=8)
-    axes.set_yticks(range(len(rows[1])), [_short(label, 16) for label in rows[1]])
-    axes.set_xticks(range(len(cols[1])), [_short(label, 10) for label in cols[1]])
+    axes.set_yticks(range(len(down)), down, fontsize=8)
+    axes.set_xticks(range(len(across)), across, fontsize=8, rotation=90 * upright)
     axes.set(ylabel=rows[0], xlabel=cols[0])
     data = [[r, c, value] for r, line in zip(rows[1], values) for c, value in zip(cols[1], line)]
     return Chart(name, title, alt, made, [rows[0], cols[0], unit], data, wide=width > 5)
@@ -246,12 +247,21 @@ def strips(name: str, title: str, alt: str, unit: str, groups: dict[str, Sequenc
         axes.errorbar(number + 0.3, middle, half, color=ORANGE, capsize=3, fmt="_")
     if line is not None:
         axes.axhline(line, color=FAINT, linewidth=1, linestyle=":")
+    _grounded(axes)
     crowded = len(groups) > 5 or max(map(len, groups)) * len(groups) > 46
     labels = [_short(label, 22) for label in groups]
     axes.set_xticks(range(len(groups)), labels, rotation=90 if crowded else 0, fontsize=8)
     axes.set(xlim=(-0.6, len(groups) - 0.4), ylabel=unit)
     rows = [[label, value] for label, values in groups.items() for value in values]
     return Chart(name, title, alt, made, ["group", unit], rows, tips, wide=len(groups) > 12)
+
+
+def _grounded(axes):
+    """Shows the zero of a constant: it tells how large it is."""
+    low, high = axes.dataLim.intervaly
+    if np.isclose(low, high, 1e-9, 1e-12):
+        top = 2 * low or 1
+        axes.set_ylim(-0.04 * top, top)
 
 
 def _labels(axes, ends):

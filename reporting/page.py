@@ -7,6 +7,7 @@ import base64
 import csv
 import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -33,9 +34,15 @@ def name(value: object) -> Html:
     return Html(f"<bdi>{escaped(value)}</bdi>")
 
 
+def prose(words: object) -> Html:
+    """Text or markup; a flag in text is code, which no line parts at its hyphens."""
+    flag = r"(?<!\S)--[a-z][a-z-]*"
+    return words if isinstance(words, Html) else Html(re.sub(flag, r"<code>\g<0></code>", escaped(words)))
+
+
 def paragraph(*words: object, kind: str = "") -> Html:
     """Words one after another."""
-    return Html(f'<p class="{kind}">{" ".join(map(escaped, words))}</p>')
+    return Html(f'<p class="{kind}">{" ".join(map(prose, words))}</p>')
 
 
 def note(*words: object) -> Html:
@@ -45,7 +52,7 @@ def note(*words: object) -> Html:
 
 def items(lines: Iterable[object]) -> Html:
     """A numbered list."""
-    return Html(f"<ol>{''.join(f'<li>{escaped(line)}</li>' for line in lines)}</ol>")
+    return Html(f"<ol>{''.join(f'<li>{prose(line)}</li>' for line in lines)}</ol>")
 
 
 def code(words: str) -> Html:
@@ -132,6 +139,10 @@ class Page:
                 row = []
             body.append(escaped(part))
         self.sections.append((ident, title, "".join(body)))
+
+    def headline(self, said: Iterable[object], others: Iterable[object]) -> None:
+        """The first panel: what came out and what to do next, then what else there is to know, a line each."""
+        self.section("What came out", paragraph(*said, kind="lead"), items(others))
 
     def figure(self, chart: Chart) -> Html:
         """A chart as markup: its caption, what its points say, links to its files."""

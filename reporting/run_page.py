@@ -14,21 +14,7 @@ from errors import LongtailError
 from pictures.looks import jpeg, sheet
 from posterior import evidence, verdict
 from reporting import answers, charts
-from reporting.page import (
-    Html,
-    Page,
-    code,
-    facts,
-    folded,
-    gallery,
-    heading,
-    items,
-    name,
-    note,
-    paragraph,
-    picture,
-    table,
-)
+from reporting.page import Html, Page, code, facts, folded, gallery, heading, name, note, picture, table
 
 # Columns of results.csv that share a chart or have none; every other one has its own, whatever a setting adds.
 TOGETHER = {"epoch", "train_loss", "nll", "train_acc", "acc", "many", "medium", "few"}
@@ -48,11 +34,8 @@ def build(path: Path, refresh: int = 0) -> Page:
     album = Album(run)
     first, *others = [*verdict.findings(run, found), verdict.Finding(0, "Nothing speaks against this run", "")]
     todo = first.todo or shlex.join(["python", "predict.py", "--run", str(path)]) + " labels pictures with it"
-    page.section(
-        "What came out",
-        paragraph(verdict.outcome(run, found), f"{first.seen}.", f"What to do next: {todo}.", kind="lead"),
-        items(f"{each.seen}{': ' if each.todo else ''}{each.todo}." for each in others if each.weight),
-    )
+    said = verdict.outcome(run, found), f"{first.seen}.", f"What to do next: {todo}."
+    page.headline(said, (f"{each.seen}{': ' if each.todo else ''}{each.todo}." for each in others if each.weight))
     _learning(page, run)
     if found is None:
         page.section("Answers", note(why))
@@ -101,8 +84,8 @@ def _seen(page, run, album):
         for seen in album.batch():
             mixed = [Html(f"+ {name(seen.partner)}")] if seen.lam < 1 else []
             tiles.append(picture(jpeg(seen.pixels), seen.own, Html(f"λ {seen.lam:.2f} {name(seen.own)}"), *mixed))
-        parts += [note("The first pictures of training, λ the weight of their label; erased parts are grey.")]
-        parts += [gallery(tiles)]
+        said = "The first pictures of training, λ the weight of their label; erased parts are grey."
+        parts += [note(said), gallery(tiles)]
     except (LongtailError, OSError, ValueError) as error:
         parts.append(note(f"The first batch cannot be drawn again: {error}"))
     if run.filters is None:

@@ -36,8 +36,9 @@ def seeds(page: Page, study: Study) -> None:
             p = f"exact sign-flip p {stats.sign_flip(differences):.3f}"
         except ValueError as why:
             p = f"no p: {why}"
-        alt = f"Same seed, first less second: {mean:+.4f} ± {half:.4f} (95% t), {p}."
-        pairs = {" less ".join(in_short(result["recipe"]) for result in results): differences}
+        recipes = " less ".join(in_short(result["recipe"]) for result in results)
+        alt = f"Same seed, {recipes}: {mean:+.4f} ± {half:.4f} (95% t), {p}."
+        pairs = {"first less second": differences}
         drawings.append(charts.strips("differences", "Paired differences", alt, "macro F1", pairs, 0, [(mean, half)]))
     names, shares = agreement(study)
     others = shares[~np.eye(len(names), dtype=bool)]

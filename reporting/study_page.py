@@ -12,7 +12,7 @@ from engine.folder import read_folder
 from errors import LongtailError
 from posterior import evidence
 from reporting import answers, charts
-from reporting.page import Html, Page, heading, items, note, paragraph, table
+from reporting.page import Html, Page, heading, note, table
 from reporting.seeds_panel import seeds
 from reporting.tables import number
 from study import effects, findings, ranking, repeats, stats
@@ -41,7 +41,7 @@ def build(path: Path, refresh: int = 0) -> Page:
     if of_seeds:
         with contextlib.suppress(LongtailError):
             first = repeats.headline(path)
-    page.section("What came out", paragraph(first, kind="lead"), items(others))
+    page.headline([first], others)
     if of_seeds:
         seeds(page, study)
     _points(page, study, choice, points)
@@ -78,7 +78,8 @@ def _points(page, study, choice, points):
     said = f"A point has the number of its first trial; se is the standard error of {METRICS[points[0].metric]}."
     search = "Find points (failed, or macro_f1>0.3 ls=0.1)"
     whole = table(said, ["point", "#rank", *heads, *scored], lines, search, "points")
-    page.section("Points", whole, heading("Two points side by side"), Html(COMPARE))
+    compared = [heading("Two points side by side"), Html(COMPARE)] if len(lines) > 1 else []
+    page.section("Points", whole, *compared)
 
 
 def _effects(page, study, points, ranked):
@@ -116,8 +117,8 @@ def _effects(page, study, points, ranked):
 
 def _sensitivity(page, study, choice, ranked):
     """The metric of every point by each setting."""
-    drawings = []
-    metric = METRICS[ranked[0].metric]
+    drawings, metric = [], METRICS[ranked[0].metric]
+    ranked = sorted(ranked, key=lambda point: point.trials[0])  # by score, dots side by side would look like a slope
     score = np.array([point.score for point in ranked])
     said = [f"{point.trials[0]:04d}: {point.label()}: {point.score:.4f}" for point in ranked]
     won = [i for i, point in enumerate(ranked) if point.trials == choice.point.trials]
@@ -161,9 +162,8 @@ def _cost(page, study):
         groups = {}
         for status, colour, marker in (("ok", charts.BLUE, "o"), ("failed", charts.RED, "s")):
             at = [i for i, row in enumerate(rows) if row["status"] == status]
-            groups |= (
-                {status: (at, colour, marker, [f"trial {x[i]}: {y[i]:.0f} s, {status}" for i in at])} if at else {}
-            )
+            said = [f"trial {x[i]}: {y[i]:.0f} s, {status}" for i in at]
+            groups |= {status: (at, colour, marker, said)} if at else {}
         alt = f"{y.sum() / 3600:.2f} hours of training in all, {np.median(y):.0f} s a trial (median)."
         parts.append(charts.points("seconds", "Time of each trial", alt, ("trial", x), ("seconds", y), groups))
     failed = findings.failures(study).items()

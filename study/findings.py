@@ -69,7 +69,8 @@ def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
             f"The winner is {point.label()}, with {METRICS[point.metric]} {point.score:.4f} ± {point.error:.4f} (its "
             f"standard error) at the {study.epoch()} under {choice.scheme}."
         ]
-        more.append(f"{point.label()}: {choice.reason}.")
+        if ranking.varied(study):
+            more.append(f"{point.label()}: {choice.reason}.")
     done = f"{len(rows) - len(failed)} of {counted(len(study.trials), 'trial')} are done"
     said.append(f"{done}, {len(failed)} failed, {left} can run now.")
     recipe = study.folder / "best.json"

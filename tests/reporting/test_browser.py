@@ -8,6 +8,7 @@ import pytest
 import report
 from bench import browser
 from bench.pages import make_run, make_study
+from config import Config
 
 pytestmark = pytest.mark.skipif(not browser.find(), reason="needs chromium")
 HOSTILE = [
@@ -173,3 +174,12 @@ def test_colours_follow_the_readers_choice(run):
         for what in ("ground", "ink"):
             brightness.append(sum(map(int, re.findall(r"\d+", each[what])[:3])))
     assert brightness[0] > 700 and brightness[1] < 350 and brightness[2] < 100 and brightness[3] > 400
+
+
+def test_a_page_of_what_goes_on_reads_itself_again_unless_somebody_types(tmp_path):
+    (tmp_path / "args.json").write_text(json.dumps(Config(data=str(tmp_path)).settings()))
+    count = "parent.times = (parent.times || 0) + 1; found.times = parent.times;"
+    page = report.page_of(tmp_path, 10).write()
+    assert ask(page, count, seconds=25)["times"] == 3
+    assert ask(page, count + "$('details').open = true; $('input').focus();", seconds=25)["times"] == 1
+    assert ask(report.page_of(tmp_path, 0).write(), count, seconds=25)["times"] == 1

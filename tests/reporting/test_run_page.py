@@ -184,6 +184,10 @@ def test_an_older_versions_names_are_read(tmp_path, undrawn):
     shape = Shape(page(folder))
     assert "validation ends at 1.2" in shape.text and "macro F1 0." in shape.text
     assert f"{tmp_path / 'gone'} is not there" in shape.text  # the folder, not the setting, hides the pictures
+    for name in ("a", "b"):
+        (tmp_path / "gone" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "gone" / name / "1.png")
+    assert "of another version, with settings unknown here: a_setting_that_is_gone" in Shape(page(folder)).text
 
 
 @pytest.mark.parametrize("name", ["args.json", "env.json", "results.csv", "val_logits.npy", "val_predictions.csv",

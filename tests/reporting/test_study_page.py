@@ -101,12 +101,22 @@ def test_seeds_have_a_panel_of_their_own(folder):
     seeds(folder)
     shape, titles = read(folder)
     assert titles[1] == "Seeds" and "6 seeds: runs/a/best.json: macro F1 0.40" in shape.text
-    assert re.search(r"first less second: \+0\.(09|10)\d\d ", shape.text)
+    assert re.search(r"Same seed, a/best.json less recipes/b.json: \+0\.(09|10)\d\d ", shape.text)
     assert "exact sign-flip p 0.031" in shape.text  # 2 / 2^6
     rows = (folder / "report" / "seeds_macro_f1.csv").read_text().splitlines()
     assert rows[0] == "group,macro F1" and len(rows) == 13 and rows[1].startswith("a/best.json,0.4")
     loose = (folder / "report" / "spread.csv").read_text().splitlines()
     assert loose[1].startswith("class 5,")  # the least stable first
+
+
+def test_seeds_of_one_recipe_have_no_winner_to_explain_and_nothing_to_compare(folder):
+    rewrite(folder / "study.json", trials=[dict(seed=seed) for seed in range(12)])
+    for seed in range(12):
+        rewrite(folder / "rows" / f"{seed:04d}-30.json", seed=seed)
+    seeds(folder, recipes=("runs/a/best.json",))
+    shape, _ = read(folder)
+    assert "6 seeds: runs/a/best.json: macro F1 0.40" in shape.text and "Trial 9 failed" in shape.text
+    assert "can be ranked" not in shape.text and "side by side" not in shape.text
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"recipe": "a"}]'])
