@@ -102,6 +102,14 @@ def frontier(log_posterior: np.ndarray, prior: np.ndarray, taus: np.ndarray) -> 
     return [(log_posterior - tau * np.log(prior)).argmax(1) for tau in taus]
 
 
+def frontier_scores(log_posterior: np.ndarray, prior: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(accuracy, macro F1) at each of TAUS: what the one costs of the other. targets int [N]."""
+    at_tau = frontier(log_posterior, prior, TAUS)
+    right = [(predicted == targets).mean() for predicted in at_tau]
+    f1 = [macro_f1(targets, predicted, len(prior)) for predicted in at_tau]
+    return np.array(right), np.array(f1)
+
+
 def choose_tau(
     log_posterior: np.ndarray, prior: np.ndarray, targets: np.ndarray, parts: np.ndarray
 ) -> tuple[float, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import metrics
 from engine.album import Album
 from errors import LongtailError
-from posterior import mistakes, reliability, scores
+from posterior import mistakes, priors, reliability, scores
 from posterior.by_class import by_class, trend
 from posterior.calibration import scaled_held_out
 from posterior.evidence import Evidence
@@ -42,12 +42,11 @@ def classes(page: Page, found: Evidence) -> None:
     line = trend(rows)
     alt = f"The line is the mean of six groups of classes, {line[1][0]:.2f} for the most frequent."
     x, y = ("training pictures", trained), ("F1", f1)
-    title = "F1 against training pictures"
     header = ["class", "group", "#trained on", "#validation", "#F1", "95%", "#precision", "#recall", "#answers", "#ECE"]
     caption = "Precision and what follows are of the answers that name the class; ± is what chance makes of it in 95%."
     page.section(
         "Classes",
-        charts.points("f1_by_count", title, alt, x, y, groups, log_x=True, trend=line),
+        charts.points("f1_by_count", "F1 against training pictures", alt, x, y, groups, log_x=True, trend=line),
         table(caption, [*header, "#too sure by"], lines, search="Find classes (a name, or F1<0.2)", ident="classes"),
     )
 
@@ -99,8 +98,7 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
             both = [scores.bins(p[here], targets[here]) if p is not None else [] for p in (before, after)]
             gap = reliability.gap(before[here], targets[here])
             alt = f"{gap.n} answers, {gap.confidence:.2f} sure, {gap.accuracy:.2f} right. Grey bars: how many."
-            file = "reliability_" + title.split()[0]
-            drawings.append(charts.reliability(file, f"Reliability, {title}", alt, *both))
+            drawings.append(charts.reliability(f"reliability_{title.split()[0]}", f"Reliability, {title}", alt, *both))
     shares = np.linspace(0.02, 1, 50)
     x, y, groups = [], [], {}
     kinds = ("as trained", before, charts.ORANGE, "s"), ("scaled", after, charts.BLUE, "o")
@@ -115,9 +113,8 @@ def calibration(page: Page, folder: Path, settings: dict, found: Evidence) -> No
     axes = ("share answered", np.array(x)), ("accuracy", np.array(y))
     drawings.append(charts.points("coverage", "Accuracy against coverage", alt, *axes, groups))
     both = [scores.of(z, targets, found.counts, 0) if z is not None else {} for z in (found.log_posterior, scaled)]
-    rows = []
-    for key in ("nll", "brier", "ece", "adaptive_ece"):
-        rows.append([scores.TITLES[key], *(number(each[key].value) if each else "-" for each in both)])
+    shown = ("nll", "brier", "ece", "adaptive_ece")
+    rows = [[scores.TITLES[key], *(number(each[key].value) if each else "-" for each in both)] for key in shown]
     page.section("Probabilities", note(f"{said}."), *drawings, table("", ["score", "#as trained", "#scaled"], rows))
 
 
@@ -137,6 +134,12 @@ def all_scores(page: Page, folder: Path, found: Evidence) -> None:
         parts.append(table(f"By evaluate.py on {what}", header[:3], rows))
     except LongtailError as error:
         parts.append(note(error))
+    accuracy, f1 = priors.frontier_scores(found.log_posterior, found.prior, found.targets)
+    said = [f"τ {t:.2f}: accuracy {a:.3f}, macro F1 {f:.3f}" for t, a, f in zip(priors.TAUS, accuracy, f1)]
+    alt = f"predict.py --prior tau:0 to tau:1.5; the highest macro F1 here is at {priors.TAUS[f1.argmax()]:.2f}."
+    groups = {"τ": (range(1, len(said)), charts.BLUE, "o", said[1:]), "as trained": ([0], charts.ORANGE, "s", said[:1])}
+    axes = ("accuracy", accuracy), ("macro F1", f1)
+    parts.append(charts.points("frontier", "Accuracy against macro F1, by τ", alt, *axes, groups, trend=(accuracy, f1)))
     page.section("Scores and guesses", *parts)
 
 
@@ -145,12 +148,10 @@ def galleries(page: Page, found: Evidence, album: Album) -> None:
     probs = metrics.softmax(found.log_posterior)
     hits = found.log_posterior.argmax(1) == found.targets
     chosen = mistakes.worth_a_look(found.log_posterior, found.targets, found.counts)
-    unsure = f"The network is wrong on {1 - hits.mean():.0%}: most of these are its mistakes." * bool(
-        hits.mean() < SURE
-    )
+    few_are = "" if hits.mean() >= SURE else f"It is wrong on {1 - hits.mean():.0%}: most of these are its mistakes."
     parts = [note(album.why)]
     for title, (rows, why) in chosen.items():
-        rows, more = rows[:SHOWN], f"There are {len(rows)}. {unsure}" * (title == "Suspected labels")
+        rows, more = rows[:SHOWN], f"There are {len(rows)}. {few_are}" * (title == "Suspected labels")
         album.read([found.paths[i] for i in rows])
         tiles = [_tile(found, album, i) for i in rows]
         parts += [heading(title), note(why, more), gallery(tiles) if tiles else note("There are none.")]
@@ -201,7 +202,7 @@ def kinds_of_pictures(page: Page, found: Evidence, album: Album) -> None:
             if each.p_value < 0.05 / (4 * len(PROPERTIES)):
                 weak.append(f"{title} {label}: {right.value:.2f} right, {each.expected:.2f} expected, n {each.n}.")
         alt = f"Quarters of {len(rows)} pictures with 95% intervals; dotted: all pictures."
-        all_right = float((predicted == targets).mean())
-        drawings.append(charts.intervals(f"by_{key}", f"By {title}", alt, "accuracy", lines, all_right))
+        mean = np.mean(predicted == targets)
+        drawings.append(charts.intervals(f"by_{key}", f"By {title}", alt, "accuracy", lines, mean))
     said = "Weaker than their classes explain, by more than chance (p < 0.05 over all quarters together):"
     page.section("Kinds of pictures", *drawings, note(said, "" if weak else "none."), items(weak))

@@ -88,8 +88,7 @@ def show(config: Config, count: int, output: Path | str) -> None:
     pictures = prepare_pictures(config)
     for note in pictures.notes:
         print(note, file=sys.stderr)
-    labels = pictures.listing.labels
-    classes = pictures.listing.classes
+    labels, classes = pictures.listing.labels, pictures.listing.classes
     side = pictures.store.pixels.shape[1]
     plan = plans_of(config, pictures)[0](0)
     side = store_level(int(plan.view_size[0]), side)

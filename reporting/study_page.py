@@ -36,7 +36,7 @@ def build(path: Path, refresh: int = 0) -> Page:
     choice = ranking.choose(groups)
     points = groups[choice.scheme] if choice else next(iter(groups.values()))
     ranked = ranking.ranked(points)
-    first, *others = findings.headline(study, choice)
+    first, *others = findings.headline(study, choice, points)
     of_seeds = (path / "summary.json").exists()
     if of_seeds:
         with contextlib.suppress(LongtailError):

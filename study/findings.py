@@ -12,8 +12,8 @@ import numpy as np
 
 from config import spelled
 from engine.run import replacing
-from errors import counted
-from study import ranking, stats
+from errors import LongtailError, counted
+from study import complement, ranking, stats
 from study.effects import Difference, against_base, factors
 from study.metric import METRICS, titled
 from study.ranking import Point
@@ -57,8 +57,11 @@ def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
         yield "\n" + "\n".join(table)
 
 
-def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
-    """What came out and what to do next, in three sentences; then what else there is to know, a line each."""
+def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -> list[str]:
+    """What came out and what to do next, in three sentences; then what else there is to know, a line each.
+
+    points: those of the scheme that is shown.
+    """
     rows, left = study.latest(), len(study.jobs())
     failed = [row for row in rows.values() if row["status"] != "ok"]
     said = ["No point can be ranked yet."]
@@ -71,6 +74,7 @@ def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
         ]
         if ranking.varied(study):
             more.append(f"{point.label()}: {choice.reason}.")
+        more += together(study, points)
     done = f"{len(rows) - len(failed)} of {counted(len(study.trials), 'trial')} are done"
     said.append(f"{done}, {len(failed)} failed, {left} can run now.")
     recipe = study.folder / "best.json"
@@ -84,6 +88,22 @@ def headline(study: Study, choice: ranking.Choice | None) -> list[str]:
     if failed:
         more.append(f"Trial {failed[0]['trial']} failed: {failed[0]['reason']}. --retry-failed tries again.")
     return [" ".join(said), *more]
+
+
+def together(study: Study, points: list[Point]) -> Iterator[str]:
+    """Which two of the points make the best classifier as one, in a line; nothing for a single point."""
+    try:
+        pair = next(iter(complement.pairs(study, points)), None)
+    except LongtailError as error:
+        yield f"Which two points go together is not known: {error}."
+        return
+    if pair is None:
+        return
+    yield (
+        f"Of two points averaged (predict.py --run A B), {pair.first.label()} with {pair.second.label()} is best: "
+        f"{METRICS[pair.first.metric]} {pair.score:.4f}, a gain of {pair.gain:+.4f} ± {pair.error:.4f} (its standard "
+        f"error) on the better one. They agree on {pair.alike:.0%} of the pictures; one is right on {pair.either:.0%}."
+    )
 
 
 def failures(study: Study) -> dict[str, list[int]]:

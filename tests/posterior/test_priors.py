@@ -114,6 +114,16 @@ def test_tau_is_chosen_by_the_other_parts():
     np.testing.assert_array_equal(changed[here], (log_posterior[here] - by_others * np.log(prior)).argmax(1))
 
 
+def test_scores_along_the_frontier_are_those_of_moved_posteriors():
+    log_posterior, targets, prior = world(n=300)
+    accuracy, f1 = priors.frontier_scores(log_posterior, prior, targets)
+    for k, tau in enumerate(priors.TAUS):
+        moved = priors.move(log_posterior, prior, priors.tilted(prior, 1 - tau))  # prior^(1 - tau)
+        predicted = moved.argmax(1)
+        assert accuracy[k] == np.mean(predicted == targets)
+        assert f1[k] == pytest.approx(f1_score(targets, predicted, average="macro", zero_division=0))
+
+
 def test_the_frontier_begins_as_is_and_ends_at_the_uniform_prior():
     log_posterior, _, prior = world(n=300)
     as_is, uniform = priors.frontier(log_posterior, prior, (0.0, 1.0))

@@ -21,6 +21,8 @@ from engine.folder import read_folder
 from engine.redraw import denormalised
 from pictures.names import visible
 from plan import Plan
+from posterior.evidence import of_run
+from posterior.priors import TAUS
 from samples import judged_run, table
 
 HOSTILE = ['<script>alert("1")</script>', 'O\'Hara & "Sons"', "🎨 $x_1$", "\u202eevil", "a\x1b[31mred\x1b[0m", "מונה"]
@@ -114,6 +116,12 @@ def test_a_finished_runs_page_has_every_panel_and_its_files(tmp_path):
         if link.endswith("png"):
             with Image.open(folder / link) as picture:
                 assert picture.width > 300 and len(picture.getcolors(10**6)) > 10
+    with open(folder / "report" / "frontier.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    found = of_run(folder)
+    predicted = found.log_posterior.argmax(1)
+    (as_trained,) = (row for row in rows if row["group"] == "as trained")
+    assert float(as_trained["accuracy"]) == (predicted == found.targets).mean() and len(rows) == len(TAUS)
     with open(folder / "report" / "macro_f1.csv", newline="") as f:
         assert list(csv.reader(f)) == [["epoch", "macro_f1"], ["1", "0.1"], ["2", "0.2"], ["3", "0.3"]]
 
