@@ -112,7 +112,7 @@ def _of_pictures(run, found):
         )
     named = np.bincount(predicted, minlength=len(classes))
     never = [name for c, name in enumerate(classes) if columns["support"][c] and not named[c]]
-    todo = "train with --balance sampler or --loss-tau 1, or predict with --prior uniform"
+    todo = f"python calibrate.py {shlex.quote(str(run.path))}, then predict with --prior tau or --prior uniform"
     if never:
         seen = f"{counted(len(never), 'class')} of {len(classes)} were never named: {some(never)}"
         yield Finding(0.6 + 0.3 * len(never) / len(classes), seen, todo)

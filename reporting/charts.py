@@ -88,8 +88,7 @@ def figure(width: float = 4.2, height: float = 2.8, panels: int = 1):
 def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: int | None) -> Chart:
     """One score by epoch, from 1: label -> a value an epoch, nan where there is none. kept: the epoch that is kept."""
     made, axes = figure()
-    tips = {}
-    ends = []
+    tips, ends = {}, []
     for number, (label, values) in enumerate(lines.items()):
         values = np.asarray(values, np.float64)
         epochs = np.flatnonzero(np.isfinite(values))
@@ -134,6 +133,7 @@ def points(
         axes.plot(x[1][rows], y[1][rows], marker, color=colour, label=label, gid=gid, **fill)
         tips[gid] = list(said)
     axes.set(xlabel=x[0], ylabel=y[0])
+    axes.xaxis.get_major_locator().set_params(integer=x[1].dtype.kind == "i")
     for letter, on, values in (("x", log_x, x[1]), ("y", log_y, y[1])):
         if on:  # ticks are plain numbers, and more than one
             getattr(axes, f"set_{letter}scale")("symlog" if values.min() <= 0 else "log")
