@@ -18,15 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 import metrics
-from engine.flags import SettingsParser, config_from_args, whole_number
+from bench.studies import base_of, known, parser_of, trained
+from engine.flags import whole_number
 from engine.numerics import pick_device
-from engine.stop import StopRequest
-from errors import ConfigError, LongtailError, run_command
+from errors import LongtailError, run_command
 from pictures.listing import Listing, listing
 from posterior import classifier, priors, scores
 from study import stats
-from study.begin import begin_study
-from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, identity
 
 
@@ -102,30 +100,17 @@ def table(study: Study, rows: dict[str, list[int]], device: str) -> None:
 
 
 def main() -> int:
-    parser = SettingsParser("bench.benchmark", __doc__, "[--rows NAME ...] ")
-    what = parser.add_argument_group("what to train")
+    parser, what = parser_of("bench.benchmark", __doc__, "[--rows NAME ...] ")
     what.add_argument("--rows", nargs="+", default=list(ROWS), metavar="NAME", help=f"of {', '.join(ROWS)}")
     what.add_argument("--seeds", type=int, default=3, help="seeds of each (default 3)")
-    what.add_argument("--report", action="store_true", help="print what is there; train nothing")
-    add_worker_flags(parser)
-    parser.add_settings()
     space = parser.parse_args()
 
     def run():
-        base = config_from_args(space)
-        check_worker_flags(space, base)
-        unknown = [name for name in space.rows if name not in ROWS]
-        if unknown:
-            raise ConfigError(f"--rows {unknown[0]!r}: there are {', '.join(ROWS)}")
+        base = base_of(space)
+        known("--rows", space.rows, ROWS)
         seeds = range(whole_number("--seeds", space.seeds, 1, 1000))
         wanted = {name: [ROWS[name].changes | dict(seed=base.seed + k) for k in seeds] for name in space.rows}
-        study = begin_study(
-            Path(base.project) / getattr(space, "name", "benchmark"),
-            base,
-            [trial for trials in wanted.values() for trial in trials],
-        )
-        if not space.report:
-            execute(study, space, base, StopRequest().listen())
+        study = trained(space, base, "benchmark", [trial for trials in wanted.values() for trial in trials])
         table(study, finished(study, wanted), base.device)
 
     return run_command("bench.benchmark", run, continue_with="the same command")

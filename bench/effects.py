@@ -23,16 +23,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import metrics
+from bench.studies import base_of, known, parser_of, trained
 from config import Config
-from engine.flags import SettingsParser, config_from_args
 from engine.numerics import pick_device
-from engine.stop import StopRequest
 from errors import ConfigError, run_command
 from pictures import synthetic
 from posterior import classifier, evidence, priors, reliability, scaling
-from study.begin import begin_study
 from study.held_out import macro_f1_difference
-from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study, identity
 
 METHODS = {
@@ -219,32 +216,20 @@ def moved_classes(own: list[Judged], base: list[Judged], classes: int) -> tuple[
 
 
 def main() -> int:
-    parser = SettingsParser("bench.effects", __doc__, "[--methods NAME ...] ")
-    what = parser.add_argument_group("what to try")
+    parser, what = parser_of("bench.effects", __doc__, "[--methods NAME ...] ")
     what.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help=f"of {', '.join(METHODS)}")
     what.add_argument("--split-seeds", nargs="+", type=int, default=[0], metavar="SEED", help="ways to part the folds")
     what.add_argument("--blur", action="store_true", help="also macro F1 of blurred pictures")
-    what.add_argument("--report", action="store_true", help="print what is there; train nothing")
-    add_worker_flags(parser)
-    parser.add_settings()
     space = parser.parse_args()
 
     def run():
-        base = config_from_args(space)
-        check_worker_flags(space, base)
-        unknown = [name for name in space.methods if name not in METHODS]
-        if unknown:
-            raise ConfigError(f"--methods {unknown[0]!r}: there are {', '.join(METHODS)}")
-        if base.folds < 2:
-            raise ConfigError("give --folds 3: methods are judged out of fold")
+        known("--methods", space.methods, METHODS)
         # The best epoch of the pictures that judge it would flatter.
-        base = dataclasses.replace(base, fold=0, split_seed=0, monitor="last")
+        base = dataclasses.replace(base_of(space, folds=True), fold=0, split_seed=0, monitor="last")
         names = list(dict.fromkeys(["base", *space.methods]))
-        folder = Path(base.project) / getattr(space, "name", "effects")
         wanted = trials(base, names, space.split_seeds)
-        study = begin_study(folder, base, [trial for splits in wanted.values() for split in splits for trial in split])
-        if not space.report:
-            execute(study, space, base, StopRequest().listen())
+        all_trials = [trial for splits in wanted.values() for split in splits for trial in split]
+        study = trained(space, base, "effects", all_trials)
         table(study, finished(study, wanted), base.device, space.blur)
 
     return run_command("bench.effects", run, continue_with="the same command")

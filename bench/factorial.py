@@ -13,18 +13,14 @@ import dataclasses
 import itertools
 import math
 import sys
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 
-from engine.flags import SettingsParser, config_from_args
-from engine.stop import StopRequest
+from bench.studies import base_of, parser_of, trained
 from errors import ConfigError, run_command
 from study import held_out, stats
-from study.begin import begin_study
 from study.metric import METRICS
-from study.supervisor import add_worker_flags, check_worker_flags, execute
 from study.table import Study
 
 # Of each setting the value that is called off, and the one that is called on.
@@ -76,26 +72,16 @@ def table(study: Study) -> None:
 
 
 def main() -> int:
-    parser = SettingsParser("bench.factorial", __doc__, "")
-    what = parser.add_argument_group("what to do")
-    what.add_argument("--report", action="store_true", help="print what is there; train nothing")
-    add_worker_flags(parser)
-    parser.add_settings()
+    parser, _ = parser_of("bench.factorial", __doc__)
     space = parser.parse_args()
 
     def run():
-        base = config_from_args(space)
-        check_worker_flags(space, base)
-        if base.folds < 2:
-            raise ConfigError("give --folds 3: combinations are judged out of fold")
-        base = dataclasses.replace(base, fold=0, monitor="last")  # the best epoch would flatter
+        base = dataclasses.replace(base_of(space, folds=True), fold=0, monitor="last")  # the best epoch would flatter
         wanted = []
         for combination in COMBINATIONS:
             point = {name: values[on] for (name, values), on in zip(FACTORS.items(), combination)}
             wanted += [point | dict(fold=fold) for fold in range(base.folds)]
-        study = begin_study(Path(base.project) / getattr(space, "name", "factorial"), base, wanted)
-        if not space.report:
-            execute(study, space, base, StopRequest().listen())
+        study = trained(space, base, "factorial", wanted)
         todo = [i for i in range(len(study.trials)) if study.latest().get(i, {}).get("status") != "ok"]
         if todo:
             raise ConfigError(f"{len(todo)} of {len(study.trials)} trials are not done: give the same command again")
