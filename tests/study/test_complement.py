@@ -85,6 +85,19 @@ def test_lower_is_better_for_nll(study):
         assert pair.gain == pytest.approx(min(nll(p), nll(q)) - nll((p + q) / 2))
 
 
+def test_points_are_averaged_under_the_training_prior_and_judged_under_their_own(settings):
+    """As predict.py does; alone a point keeps the score that it is ranked by."""
+    study = begun(settings, [dict(mixup_p=p) for p in (0.0, 0.2, 0.4)], folds=2, prior="uniform")
+    targets, posteriors = filled(study, seed=2)
+    (group,) = ranking.points(study).values()
+    trained = np.array(COUNTS) / sum(COUNTS)
+    for pair in complement.pairs(study, group):
+        assert pair.score - pair.gain == pytest.approx(max(pair.first.score, pair.second.score))
+        p, q = (posteriors[point.settings["mixup_p"]] * trained for point in (pair.first, pair.second))
+        together = (p / p.sum(1, keepdims=True) + q / q.sum(1, keepdims=True)) / trained
+        assert pair.score == pytest.approx(macro_f1(targets, together))
+
+
 def test_fewer_than_two_points_make_no_pair_and_lost_files_are_named(study):
     filled(study)
     (group,) = ranking.points(study).values()
