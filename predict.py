@@ -21,7 +21,7 @@ import numpy as np
 import data
 from engine.numerics import pick_device
 from engine.run import replacing
-from errors import ConfigError, LongtailError, Parser, first_ten, run_command
+from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_command
 from pictures.samples import Sample, own_sample, read_sample
 from posterior import classifier, sets
 from study.chosen import choose, named
@@ -100,10 +100,15 @@ def _check_sets(args, finish, classes):
     unfit = next((name for name in classes if SEPARATOR in name), None)
     if unfit is not None:
         raise LongtailError(f"--sets joins classes by {SEPARATOR}, but a class is called {unfit!r}: rename it")
-    if finish.calibration is None or finish.calibration.least is None:
+    kept = finish.calibration
+    if not args.calibration:
+        raise ConfigError("--sets and --no-calibration: the threshold of sets is in the calibration")
+    if kept is None:
+        raise LongtailError("--sets: no calibration belongs to these runs: calibrate.py makes one")
+    if kept.least is None:
         raise LongtailError(
-            "--sets: no calibration of these runs has a threshold: calibrate.py makes it, of "
-            f"{sets.LEAST + 1} held-out pictures or more"
+            f"--sets: {kept.path} has no threshold: {counted(kept.pictures, 'held-out picture')} were too few, or an "
+            "older version made it: make it again with calibrate.py"
         )
 
 
