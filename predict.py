@@ -67,7 +67,7 @@ def predict(args: Namespace) -> None:
     as_judged, bad = classifier.log_posteriors(checkpoints, tests.files, device=device, tta=args.tta)
     log_posterior, said = finish(as_judged, unread=bad)
     in_sets = _sets(finish, as_judged, log_posterior, bad) if args.sets else None
-    for line in said if in_sets is None else [*said, _about_sets(finish, in_sets)]:
+    for line in said if in_sets is None else [*said, _about_sets(finish, in_sets, bad)]:
         print(line, file=sys.stderr)
     probs = np.exp(log_posterior)
     asked = sorted(bad.keys() & set(sample.rows))
@@ -119,9 +119,11 @@ def _sets(finish, as_judged, log_posterior, bad):
     return found
 
 
-def _about_sets(finish, in_sets):
-    """What the sets promise, in a sentence."""
+def _about_sets(finish, in_sets, bad):
+    """What the sets promise, in a sentence. bad: rows of pictures that could not be read, which promise nothing."""
     kept = finish.calibration
+    if len(bad) < len(in_sets):
+        in_sets = np.delete(in_sets, list(bad), 0)
     said = (
         f"sets of {in_sets.sum(1).mean():.1f} classes on average, which hold the right one for "
         f"{1 - 1 / sets.ONE_IN:.0%} of pictures like the {kept.pictures} of {kept.path}"

@@ -194,9 +194,13 @@ def test_sets_of_classes(with_sets, capsys, prior):
 
 def test_a_picture_that_cannot_be_read_may_be_of_any_class(with_sets, pictures, capsys, tmp_path):
     shutil.copytree(pictures / "test", tmp_path / "test")
+    folder, saved = with_sets
+    saved["sets"]["log_ratio"] = 50.0  # nothing reaches it: a set is the answer alone
+    (folder / "calibration.json").write_text(json.dumps(saved))
     (tmp_path / "test" / "003.png").write_text("no picture")
-    code, rows, err = predicted(capsys, "--run", with_sets[0], "--sets", "--test", tmp_path / "test")
+    code, rows, err = predicted(capsys, "--run", folder, "--sets", "--test", tmp_path / "test")
     assert code == 0 and sorted(rows[4][1].split("|")) == ["blue", "green", "red"]
+    assert "sets of 1.0 classes on average" in err  # of the others
     assert "003.png" in err and "its row has every class" in err
 
 
