@@ -21,7 +21,7 @@ import numpy as np
 import data
 from engine.numerics import pick_device
 from engine.run import replacing
-from errors import ConfigError, LongtailError, Parser, first_ten, run_command
+from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_command
 from pictures.samples import Sample, own_sample, read_sample
 from posterior import classifier, sets
 from study.chosen import choose, named
@@ -67,7 +67,7 @@ def predict(args: Namespace) -> None:
     as_judged, bad = classifier.log_posteriors(checkpoints, tests.files, device=device, tta=args.tta)
     log_posterior, said = finish(as_judged, unread=bad)
     in_sets = _sets(finish, as_judged, log_posterior, bad) if args.sets else None
-    for line in said if in_sets is None else [*said, _about_sets(finish, in_sets)]:
+    for line in said if in_sets is None else [*said, _about_sets(finish, in_sets, bad)]:
         print(line, file=sys.stderr)
     probs = np.exp(log_posterior)
     asked = sorted(bad.keys() & set(sample.rows))
@@ -100,10 +100,15 @@ def _check_sets(args, finish, classes):
     unfit = next((name for name in classes if SEPARATOR in name), None)
     if unfit is not None:
         raise LongtailError(f"--sets joins classes by {SEPARATOR}, but a class is called {unfit!r}: rename it")
-    if finish.calibration is None or finish.calibration.least is None:
+    kept = finish.calibration
+    if not args.calibration:
+        raise ConfigError("--sets and --no-calibration: the threshold of sets is in the calibration")
+    if kept is None:
+        raise LongtailError("--sets: no calibration belongs to these runs: calibrate.py makes one")
+    if kept.least is None:
         raise LongtailError(
-            "--sets: no calibration of these runs has a threshold: calibrate.py makes it, of "
-            f"{sets.LEAST + 1} held-out pictures or more"
+            f"--sets: {kept.path} has no threshold: {counted(kept.pictures, 'held-out picture')} were too few, or an "
+            "older version made it: make it again with calibrate.py"
         )
 
 
@@ -114,9 +119,11 @@ def _sets(finish, as_judged, log_posterior, bad):
     return found
 
 
-def _about_sets(finish, in_sets):
-    """What the sets promise, in a sentence."""
+def _about_sets(finish, in_sets, bad):
+    """What the sets promise, in a sentence. bad: rows of pictures that could not be read, which promise nothing."""
     kept = finish.calibration
+    if len(bad) < len(in_sets):
+        in_sets = np.delete(in_sets, list(bad), 0)
     said = (
         f"sets of {in_sets.sum(1).mean():.1f} classes on average, which hold the right one for "
         f"{1 - 1 / sets.ONE_IN:.0%} of pictures like the {kept.pictures} of {kept.path}"

@@ -84,7 +84,9 @@ def main() -> int:
         study = trained(space, base, "factorial", wanted)
         todo = [i for i in range(len(study.trials)) if study.latest().get(i, {}).get("status") != "ok"]
         if todo:
-            raise ConfigError(f"{len(todo)} of {len(study.trials)} trials are not done: give the same command again")
+            how = "the same command without --report" if space.report else "the same command again"
+            failed = ", with --retry-failed" * any(i in study.latest() for i in todo)
+            raise ConfigError(f"{len(todo)} of {len(study.trials)} trials are not done: give {how}{failed}")
         table(study)
 
     return run_command("bench.factorial", run, continue_with="the same command")

@@ -28,7 +28,8 @@ class Convolution(nn.Conv2d):
         if not self.products or x.device.type != "cpu" or not self.may_be_product():
             return super().forward(x)
         _, rows, columns = self.output_shape(x)
-        if max(rows, columns) > self.products:  # a large map: copying patches would cost more than it gains
+        # Of a large map copying patches would cost more than it gains; of no picture, or no place, there are none.
+        if max(rows, columns) > self.products or min(len(x), rows, columns) < 1:
             return super().forward(x)
         out = _Product.apply(_as_autocast(x), self.weight, self.stride, self.padding)
         if self.bias is None:

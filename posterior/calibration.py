@@ -6,7 +6,7 @@ Fits nothing but, for pictures that a scaling was fitted to, what it would be wi
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class Calibration:
     runs: list[Path]  # these networks' runs
     tau: float | None  # of the prior `tau`; an older calibration has none
     least: float | None  # the threshold of `sets`; an older one, or one of few pictures, has none
+    shared: bool = True  # whether all runs that it is used with have the settings that it belongs to
 
     def in_words(self, folders: list[Path], held_out: bool = False) -> str:
         """Which scaling it is, used with the runs `folders`, on pictures that they held out or on others."""
@@ -50,6 +51,8 @@ class Calibration:
 
         held_out: each picture is judged by the networks of its fold, not by all of them.
         """
+        if not self.shared:
+            return ", carried over to runs of other settings: that it fits is assumed"
         if len(folders) != self.members and not held_out:
             return f", carried over from {_networks(self.members)} to {len(folders)}: that it fits is assumed"
         if not {folder.resolve() for folder in folders} <= {run.resolve() for run in self.runs}:
@@ -140,9 +143,11 @@ def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judge
 def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path | str | None) -> Calibration | None:
     """The calibration for these runs: the run's own, else the newest of a study that tried the same settings; or None.
 
-    project: where studies are looked for, None to look for none. Raises LongtailError where one is damaged.
+    Of runs with unlike settings it is that of the first. project: where studies are looked for, None to look for none.
+    Raises LongtailError where one is damaged.
     """
     wanted = recipe(checkpoints[0]["config"])
+    shared = all(recipe(checkpoint["config"]) == wanted for checkpoint in checkpoints)
     found = [folders[0] / CALIBRATION] if len(folders) == 1 else []
     if project is not None:
         by_age = sorted(Path(project).glob(f"*/{CALIBRATION}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -152,7 +157,7 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
             continue
         belongs_to, classes, calibration = _read(path)
         if belongs_to == wanted and classes == checkpoints[0]["classes"]:
-            return calibration
+            return replace(calibration, shared=shared)
     return None
 
 

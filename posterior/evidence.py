@@ -4,6 +4,7 @@ Reads the folders of runs and no checkpoint. Chooses nothing.
 """
 
 import csv
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def runs_by_fold(folders: list[Path]) -> list[list[Path]]:
     by_split = {}
     for folder in folders:
         settings = read_settings(folder)
-        split = tuple(settings.get(name) for name in ("folds", "fold", "split_seed", "val_split"))
+        split = json.dumps([settings.get(name) for name in ("folds", "fold", "split_seed", "val_split")])
         by_split.setdefault(split, []).append(folder)
     return list(by_split.values())
 

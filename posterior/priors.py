@@ -180,6 +180,8 @@ def estimate(
     """
     generator = np.random.default_rng(seed)
     reason = "the pictures fit the training prior as well as any other"
+    if len(log_posterior) < 2 * PARTS:
+        reason = f"an estimate takes {2 * PARTS} pictures or more"
     for name in _better_explained(log_posterior, prior, generator):
         found = CANDIDATES[name](log_posterior, prior)
         gains = []

@@ -86,11 +86,13 @@ def read_evaluation(folder: Path) -> tuple[str, dict[str, Score]]:
     """(which pictures, every Score) that evaluate.py wrote for a run or study. LongtailError where it has not."""
     try:
         kept = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-        judged = {name: Score(*(float(kept["scores"][name][key]) for key in Score._fields)) for name in TITLES}
+        known = {name: [score[key] for key in Score._fields] for name, score in kept["scores"].items()}
+        # As `as_json` writes it: None for what is not known.
+        judged = {name: Score(*(math.nan if x is None else float(x) for x in known[name])) for name in TITLES}
         return f"{kept['pictures']}, n {kept['n']}", judged
     except FileNotFoundError:
         raise LongtailError("scores on pictures that chose nothing: python evaluate.py --test DIR") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise LongtailError("evaluation.json is damaged: python evaluate.py makes it again") from None
 
 

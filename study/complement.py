@@ -1,6 +1,7 @@
 """Which two points of a study go together: what their average answers, beside the better one of the two.
 
-Both are judged on the same pictures, which neither had seen. Chooses nothing, and writes nothing.
+Both are judged on the same pictures, which neither had seen, as predict.py --run A B answers: posteriors are averaged
+under the training prior, then moved to the one that the first run's own scores assume. Chooses and writes nothing.
 """
 
 import itertools
@@ -10,6 +11,7 @@ import numpy as np
 
 from errors import LongtailError
 from posterior import evidence
+from posterior.priors import move
 from study import stats
 from study.held_out import scored
 from study.metric import merit
@@ -38,21 +40,25 @@ def pairs(study: Study, group: list[Point]) -> list[Pair]:
     has some luck in its gain. Raises LongtailError where a trial's files are gone or damaged.
     """
     able = ranked(group)[:BEST]
-    answers = [evidence.pooled(evidence.runs_by_fold([study.run(i) for i in point.trials])) for point in able]
+    folds = [evidence.runs_by_fold([study.run(i) for i in point.trials]) for point in able]
+    answers = [evidence.pooled(each) for each in folds]
+    priors = [_priors(study, point, each) for point, each in zip(able, folds)]
     for other in answers:
         if other.paths != answers[0].paths:
             raise LongtailError("points that were judged on other pictures cannot be averaged")
     metric = able[0].metric if able else ""
-    alone = [scored(each.targets, each.log_posterior, metric) for each in answers]
+    own = [move(each.log_posterior, *prior) for each, prior in zip(answers, priors)]
+    alone = [scored(each.targets, log_posterior, metric) for each, log_posterior in zip(answers, own)]
     found = []
     for a, b in itertools.combinations(range(len(able)), 2):
         one, other = answers[a], answers[b]
-        together = np.logaddexp(one.log_posterior, other.log_posterior)
+        trained, assumed = (priors[a][0] + priors[b][0]) / 2, priors[a][1]
+        together = move(np.logaddexp(one.log_posterior, other.log_posterior), trained, assumed)
         scores, left_out = scored(one.targets, together, metric)
         better = max((a, b), key=lambda k: merit(metric, alone[k][0][metric]))
         of_better, left_out_of_better = alone[better]
         change = scores[metric] - of_better[metric]
-        classes_of = [each.log_posterior.argmax(1) for each in (one, other)]
+        classes_of = [own[k].argmax(1) for k in (a, b)]
         right = [each == one.targets for each in classes_of]
         found.append(
             Pair(
@@ -66,3 +72,14 @@ def pairs(study: Study, group: list[Point]) -> list[Pair]:
             )
         )
     return sorted(found, key=lambda pair: -pair.gain)
+
+
+def _priors(study, point, folds):
+    """(the class prior of training, the one that a point's own scores assume), [N,C] each: folds differ a little."""
+    rows = []
+    for runs in folds:
+        found = evidence.pooled([runs])
+        rows.append(np.tile(found.prior, (len(found.paths), 1)))
+    trained = np.concatenate(rows)
+    uniform = np.full(trained.shape, 1 / trained.shape[1])
+    return trained, uniform if study.config(point.trials[0]).prior == "uniform" else trained

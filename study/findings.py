@@ -80,6 +80,8 @@ def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -
     recipe = study.folder / "best.json"
     if left:
         todo = "the command that began it goes on"
+    elif failed and choice is None:
+        todo = "the command that began it, with --retry-failed, tries again"
     elif recipe.exists():
         todo = f"{shlex.join(['python', 'seeds.py', '-c', str(recipe), '--n', '10'])} tells how much of it is luck"
     else:
@@ -94,15 +96,20 @@ def together(study: Study, points: list[Point]) -> Iterator[str]:
     """Which two of the points make the best classifier as one, in a line; nothing for a single point."""
     try:
         pair = next(iter(complement.pairs(study, points)), None)
-    except LongtailError as error:
+    except (LongtailError, OSError) as error:
         yield f"Which two points go together is not known: {error}."
         return
     if pair is None:
         return
+    if not pair.gain > 0:
+        yield "No two points averaged (predict.py --run A B) are better than the better one of them alone."
+        return
+    seeds = ", its seeds averaged too" if len({study.config(i).seed for i in pair.first.trials}) > 1 else ""
     yield (
         f"Of two points averaged (predict.py --run A B), {pair.first.label()} with {pair.second.label()} is best: "
         f"{METRICS[pair.first.metric]} {pair.score:.4f}, a gain of {pair.gain:+.4f} ± {pair.error:.4f} (its standard "
-        f"error) on the better one. They agree on {pair.alike:.0%} of the pictures; one is right on {pair.either:.0%}."
+        f"error) on the better one{seeds}. They agree on {pair.alike:.0%} of the pictures; at least one is right on "
+        f"{pair.either:.0%}."
     )
 
 

@@ -194,9 +194,13 @@ def test_sets_of_classes(with_sets, capsys, prior):
 
 def test_a_picture_that_cannot_be_read_may_be_of_any_class(with_sets, pictures, capsys, tmp_path):
     shutil.copytree(pictures / "test", tmp_path / "test")
+    folder, saved = with_sets
+    saved["sets"]["log_ratio"] = 50.0  # nothing reaches it: a set is the answer alone
+    (folder / "calibration.json").write_text(json.dumps(saved))
     (tmp_path / "test" / "003.png").write_text("no picture")
-    code, rows, err = predicted(capsys, "--run", with_sets[0], "--sets", "--test", tmp_path / "test")
+    code, rows, err = predicted(capsys, "--run", folder, "--sets", "--test", tmp_path / "test")
     assert code == 0 and sorted(rows[4][1].split("|")) == ["blue", "green", "red"]
+    assert "sets of 1.0 classes on average" in err  # of the others
     assert "003.png" in err and "its row has every class" in err
 
 
@@ -206,8 +210,8 @@ def test_sets_that_cannot_be_are_refused_before_the_work(with_sets, project, cap
     sample.write_text("picture,red,blue,green\n2,0,0,0\n")
     for args, code, said in (
         (("--run", folder, "--probs"), 2, "--sets and --probs: give one of them"),
-        (("--run", folder, "--no-calibration"), 1, "calibrate.py makes it, of 10 held-out pictures or more"),
-        (("--run", project / "s0"), 1, "no calibration of these runs has a threshold"),
+        (("--run", folder, "--no-calibration"), 2, "--sets and --no-calibration: the threshold"),
+        (("--run", project / "s0"), 1, "no calibration belongs to these runs: calibrate.py makes one"),
         (("--run", folder, "--sample-submission", sample), 2, "asks for a number for each class"),
     ):
         got, rows, err = predicted(capsys, "--sets", *args)
@@ -215,13 +219,13 @@ def test_sets_that_cannot_be_are_refused_before_the_work(with_sets, project, cap
     saved["sets"] = None  # of few pictures
     (folder / "calibration.json").write_text(json.dumps(saved))
     code, _, err = predicted(capsys, "--sets", "--run", folder)
-    assert code == 1 and "has a threshold" in err
+    assert code == 1 and "s0/calibration.json has no threshold: 5 held-out pictures were too few, or an older" in err
 
 
 def test_no_class_name_may_hold_what_joins_the_classes_of_a_set():
     finish = SimpleNamespace(calibration=SimpleNamespace(least=0.0))
     with pytest.raises(LongtailError, match=r"joins classes by \|, but a class is called 'a\|b': rename it"):
-        predict._check_sets(SimpleNamespace(probs=False), finish, ["a", "a|b"])
+        predict._check_sets(SimpleNamespace(probs=False, calibration=True), finish, ["a", "a|b"])
 
 
 def test_one_picture(project, pictures, tmp_path, capsys):

@@ -48,12 +48,18 @@ def test_products_are_the_convolution(kernel, stride, padding, height, width, la
     try:
         theirs(x)
     except RuntimeError:  # the kernel is larger than the map: neither has an output
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
             ours(x)
         return
     for wanted, found in zip(*both((theirs, ours), x)):
         assert found.shape == wanted.shape
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_batch_of_no_pictures_is_what_torch_makes_of_it():
+    x = torch.randn(0, 5, 2, 2, dtype=torch.float64)
+    for wanted, found in zip(*both(pair(5, 7, 3, 1, 1), x)):
+        assert found.shape == wanted.shape and torch.equal(found, wanted)
 
 
 def test_gradients_agree_with_differences():

@@ -53,6 +53,10 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     # Of pictures that three folds held out each is judged by one network, as those were that it was fitted to.
     assert "carried over" not in own.in_words([folder] * 3, held_out=True)
     assert "carried over from other runs" in own.in_words([tmp_path] * 3, held_out=True)
+    # Averaged with a run of other settings it is not "of the same settings", whatever the number of runs.
+    other = checkpoint | dict(config=checkpoint["config"] | dict(mixup_p=0.9))
+    mixed = calibration.calibration_of([tmp_path, tmp_path], [checkpoint, other], folder.parent)
+    assert "carried over to runs of other settings" in mixed.carried_over([folder])
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,11 @@ def test_one_run_has_no_folds(tmp_path):
     assert found.parts is None and found.members == 1
 
 
+def test_settings_that_are_no_numbers_part_runs_too(tmp_path):
+    (tmp_path / "args.json").write_text('{"val_split": [1]}')
+    assert evidence.runs_by_fold([tmp_path]) == [[tmp_path]]
+
+
 def test_what_cannot_be_pooled_is_named(tmp_path):
     logits, targets, _ = oracles.judged(n=40)
     run = judged_run(tmp_path / "run", logits, targets, COUNTS)

@@ -91,6 +91,12 @@ def test_what_does_not_prove_itself_is_not_used():
     assert (priors.move(log_posterior[rows], prior, plain).argmax(1) == targets[rows]).mean() < before - 0.02
 
 
+def test_of_a_few_pictures_nothing_is_said_of_their_mix():
+    log_posterior, targets, prior = world(n=400)
+    found = priors.estimate(log_posterior[:9], prior, log_posterior[9:], targets[9:], prior)
+    assert found.candidate == "none" and found.reason == "an estimate takes 10 pictures or more"
+
+
 def test_tau_is_chosen_by_the_other_parts():
     """Against scikit-learn's F1 and a search written out; a row's own part has no say in its answer."""
     log_posterior, targets, prior = world(n=400)

@@ -1,5 +1,7 @@
 """Scores with intervals, and what guessing gets, against closed forms, scikit-learn and simulation."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
@@ -7,6 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, top_k_accuracy_sc
 
 import metrics
 import oracles
+from errors import LongtailError
 from posterior import scores
 
 COUNTS = (4000 * 0.7 ** np.arange(oracles.CLASSES)).round()
@@ -70,3 +73,16 @@ def test_confused_pairs_come_by_count():
     targets = np.array([0, 0, 0, 1, 1, 2])
     predicted = np.array([1, 1, 0, 2, 1, 0])
     assert scores.confused(targets, predicted, 3) == [(0, 1, 2), (1, 2, 1), (2, 0, 1)]
+
+
+def test_what_evaluate_writes_is_read_again(tmp_path):
+    """Nothing is known of the interval of the worst class, and of a group without a class not even the value."""
+    logits, targets, _ = oracles.judged(n=60)
+    found = scores.of(logits, targets, np.full(oracles.CLASSES, 30), resamples=0)
+    (tmp_path / "evaluation.json").write_text(json.dumps(dict(pictures="new", n=60, scores=scores.as_json(found))))
+    what, read = scores.read_evaluation(tmp_path)
+    assert what == "new, n 60"
+    assert {name: repr(read[name]) for name in read} == {name: repr(found[name]) for name in scores.TITLES}
+    (tmp_path / "evaluation.json").write_text('{"scores": [], "pictures": "", "n": 1}')
+    with pytest.raises(LongtailError, match="evaluation.json is damaged"):
+        scores.read_evaluation(tmp_path)

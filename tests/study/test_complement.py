@@ -10,7 +10,7 @@ from test_ranking import begun
 
 from errors import LongtailError
 from samples import held_out_files, table
-from study import complement, ranking
+from study import complement, findings, ranking
 
 COUNTS = (30, 20, 10)
 
@@ -85,6 +85,19 @@ def test_lower_is_better_for_nll(study):
         assert pair.gain == pytest.approx(min(nll(p), nll(q)) - nll((p + q) / 2))
 
 
+def test_points_are_averaged_under_the_training_prior_and_judged_under_their_own(settings):
+    """As predict.py does; alone a point keeps the score that it is ranked by."""
+    study = begun(settings, [dict(mixup_p=p) for p in (0.0, 0.2, 0.4)], folds=2, prior="uniform")
+    targets, posteriors = filled(study, seed=2)
+    (group,) = ranking.points(study).values()
+    trained = np.array(COUNTS) / sum(COUNTS)
+    for pair in complement.pairs(study, group):
+        assert pair.score - pair.gain == pytest.approx(max(pair.first.score, pair.second.score))
+        p, q = (posteriors[point.settings["mixup_p"]] * trained for point in (pair.first, pair.second))
+        together = (p / p.sum(1, keepdims=True) + q / q.sum(1, keepdims=True)) / trained
+        assert pair.score == pytest.approx(macro_f1(targets, together))
+
+
 def test_fewer_than_two_points_make_no_pair_and_lost_files_are_named(study):
     filled(study)
     (group,) = ranking.points(study).values()
@@ -92,3 +105,39 @@ def test_fewer_than_two_points_make_no_pair_and_lost_files_are_named(study):
     Path(study.run(0), "val_logits.npy").unlink()
     with pytest.raises(LongtailError, match="val_logits.npy"):
         complement.pairs(study, group)
+
+
+def test_what_a_page_says_of_pairs(study):
+    targets, _ = filled(study)
+    (group,) = ranking.points(study).values()
+    (said,) = findings.together(study, group)
+    assert "a gain of +" in said and "at least one is right on" in said and "seeds" not in said
+    file = study.run(0) / "per_class.csv"
+    file.unlink()
+    file.mkdir()  # what cannot be read costs this line, not the page
+    (said,) = findings.together(study, group)
+    assert said.startswith("Which two points go together is not known: ") and "per_class.csv" in said
+    file.rmdir()
+    for i in range(len(study.trials)):
+        fold = study.config(i).fold
+        judged(study, i, 60 * np.eye(3)[targets[:24]], targets[:24], first=100 * fold)
+    (group,) = ranking.points(study).values()
+    (said,) = findings.together(study, group)
+    assert said.startswith("No two points averaged")
+
+
+def test_the_gain_of_a_pair_is_on_averaged_seeds_where_there_are_any(settings):
+    study = begun(settings, [dict(mixup_p=p) for p in (0.0, 0.2)], n=2, folds=2)
+    filled(study)
+    (group,) = ranking.points(study).values()
+    (said,) = findings.together(study, group)
+    assert "on the better one, its seeds averaged too." in said
+
+
+def test_a_study_whose_trials_all_failed_is_to_be_tried_again(study):
+    filled(study)
+    for file in (study.folder / "rows").iterdir():
+        file.write_text(json.dumps(json.loads(file.read_text()) | dict(status="failed", reason="boom")))
+    (group,) = ranking.points(study).values()
+    said, *_ = findings.headline(study, None, group)
+    assert said.endswith("What to do next: the command that began it, with --retry-failed, tries again.")
