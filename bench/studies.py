@@ -41,7 +41,10 @@ def known(flag: str, names: Iterable[str], there: Iterable[str]) -> None:
 
 def trained(space: Namespace, base: Config, name: str, trials: list[dict]) -> Study:
     """The study of `trials` in --project/--name, else in --project/`name`, trained unless --report asks for no more."""
-    study = begin_study(Path(base.project) / getattr(space, "name", name), base, trials)
+    folder = Path(base.project) / getattr(space, "name", name)
+    if space.report and not (folder / "study.json").exists():
+        raise ConfigError(f"--report: there is no study in {folder}: give the same command without it")
+    study = begin_study(folder, base, trials)
     if not space.report:
         execute(study, space, base, StopRequest().listen())
     return study

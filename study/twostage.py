@@ -26,7 +26,7 @@ from posterior import evidence, priors, scaling
 from study.chosen import chosen_last, runs_of
 from study.held_out import macro_f1_difference
 
-RECIPES = [Path("recipes/crt.json")]
+RECIPES = [Path(__file__).parents[1] / "recipes" / "crt.json"]
 
 
 def second_stage(run: Path, recipe: Path, project: Path) -> Config:
@@ -101,8 +101,9 @@ def lines(stages: list[Stage]) -> Iterator[str]:
         ]
         yield f"| {' | '.join(cells)} |"
     yield (
-        f"\n{len(stages[0].found.targets)} pictures held out. Tau favours rare classes, as in calibrate.py; each is "
-        "judged at the tau that others\nchose. The difference is of macro F1 at tau, paired by picture (95%)."
+        f"\n{len(stages[0].found.targets)} pictures held out. Tau favours rare classes; it is of the probabilities as\n"
+        "they are, and each picture is judged at the tau that others chose. The difference is of\n"
+        "macro F1 at tau, paired by picture (95%)."
     )
 
 

@@ -34,8 +34,9 @@ def test_an_effect_is_a_difference_of_means_and_an_interaction_half_of_its_growt
     assert np.allclose(factorial.effect((0,), np.stack([scores, 2 * scores], 1)), [5, 10])
 
 
-def test_a_report_of_nothing_says_how_to_train(pictures, tmp_path, monkeypatch, capsys):
+def test_a_report_of_nothing_says_how_to_train_and_makes_no_study(pictures, tmp_path, monkeypatch, capsys):
     words = ["--report", "--data", str(pictures), "--img-size", "32", "--folds", "2", "--project", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["bench.factorial", *words])
     assert factorial.main() == 2
-    assert "32 of 32 trials are not done: give the same command without --report\n" in capsys.readouterr().err
+    assert "factorial: give the same command without it\n" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # it looks, and makes nothing
