@@ -23,9 +23,10 @@ class Album:
             data = Config().settings("data").keys() | {"data"}
             told = {name: value for name, value in run.settings.items() if name in data}
             config = config_from(told)
-            named = config.data or (synthetic.folder() if synthetic.is_there() else "")
-            places = [Path(place) for place in (named, run.env.get("data")) if place]
+            places = [Path(place) for place in (config.data, run.env.get("data")) if place]
             root = next((place for place in places if place.is_dir()), None)
+            if root is None and not config.data and synthetic.is_there():  # of another machine
+                root = synthetic.folder()
             if root is None:
                 raise LongtailError(f"the folder {config.data or 'of the built-in set'} is not there")
             labels, group_col = config.labels or None, config.group_col or None

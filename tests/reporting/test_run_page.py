@@ -168,7 +168,7 @@ def test_what_cannot_be_seen_is_shown_by_a_sign(text, shown):
 def test_a_run_in_progress_has_its_curves_and_reads_itself_again(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "args.json").write_text(json.dumps(Config(data=str(tmp_path), epochs=9).settings()))
+    (folder / "args.json").write_text(json.dumps(dict(Config(epochs=9).settings(), data=str(tmp_path))))
     epochs(folder, "1,0.001,2,0.2,0.3,0.2,0.3,0.2,0.1,1.9,0.1", "2,0.001,1.5,0.3,0.4,0.3,0.4,0.")  # a line half written
     shape = Shape(report.page_of(folder, 10).write().read_text())
     assert "stands after 1 of 9 epochs: macro F1 0.200" in shape.text and "--resume goes on" in shape.text
@@ -178,7 +178,7 @@ def test_a_run_in_progress_has_its_curves_and_reads_itself_again(tmp_path):
 def test_a_run_that_failed_at_once_says_what_it_said_last(tmp_path, undrawn):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "args.json").write_text(json.dumps(Config(data=str(tmp_path)).settings()))
+    (folder / "args.json").write_text(json.dumps(dict(Config().settings(), data=str(tmp_path))))
     table(folder / "train.log", "run: 100 pictures", "train.py: the loss is not finite at epoch 1, step 3")
     assert "the loss is not finite at epoch 1, step 3" in Shape(page(folder)).text
 
@@ -206,6 +206,17 @@ def test_a_damaged_file_costs_its_panel_alone(tmp_path, undrawn, name, content):
     folder = judged(tmp_path, n=60)
     (folder / name).write_bytes(content)
     assert "What came out" in page(folder)
+
+
+def test_a_run_of_the_built_in_set_finds_its_pictures_without_a_word(tmp_path, pictures, monkeypatch, capsys):
+    """Its folder is in env.json; that nobody named data is no news to who reads a report."""
+    folder = judged(tmp_path)
+    settings = json.loads((folder / "args.json").read_text())
+    (folder / "args.json").write_text(json.dumps(settings | dict(data="")))
+    (folder / "env.json").write_text(json.dumps(dict(data=str(pictures))))
+    monkeypatch.setattr("pictures.synthetic.is_there", lambda: True)
+    album = Album(read_folder(folder))
+    assert not album.why and album.files and capsys.readouterr().err == ""
 
 
 def test_what_is_no_run_is_a_line(tmp_path, capsys):

@@ -107,7 +107,7 @@ def test_a_studys_best_recipe_comes_after_its_last_row(tmp_path, naps, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_without_a_word(tmp_path, number):
-    (tmp_path / "args.json").write_text(json.dumps(Config(data=str(tmp_path)).settings()))
+    (tmp_path / "args.json").write_text(json.dumps(dict(Config().settings(), data=str(tmp_path))))
     command = [sys.executable, "report.py", str(tmp_path), "--watch"]
     quiet = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     with subprocess.Popen(command, env=os.environ | dict(OMP_NUM_THREADS="1"), **quiet) as watching:
