@@ -39,14 +39,16 @@ class Convolution(nn.Conv2d):
 
     def may_be_product(self) -> bool:
         """Whether its settings are such that the sums are those of one matrix product."""
-        plain = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
-        return plain and self.kernel_size != (1, 1) and not isinstance(self.padding, str)
+        plain = self.groups == 1 and self.dilation == (1, 1)
+        black = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        return plain and black and self.kernel_size != (1, 1)
 
     def output_shape(self, x: Tensor) -> tuple[int, int, int]:
         """(channels, rows, columns) of the output for x [B,C,H,W]."""
         sizes = []
         for side, kernel, stride, pad in zip(x.shape[2:], self.kernel_size, self.stride, self.padding):
-            sizes.append((side + 2 * pad - kernel) // stride + 1)
+            room = side + 2 * pad - kernel
+            sizes.append(room // stride + 1)
         return self.out_channels, *sizes
 
 
