@@ -1,12 +1,19 @@
-"""Do settings help or hinder each other? Smoothing, mixup, weight decay and sampling, each off or on: 16 combinations.
+"""Which settings help, and do they hinder each other? Many at once, each off in half of the runs and on in the others.
 
     python -m bench.factorial --data painters --img-size 48 --width 0.5 --folds 3 --epochs 40 --threads 1
+    python -m bench.factorial --screen --data painters --img-size 64 --width 0.5 --folds 3 --epochs 40 --threads 1
 
-Every combination is trained on the same folds and judged on the pictures of all folds together. The effect of a setting
-is the mean score of the 8 combinations that have it, less that of the 8 that do not. The interaction of two is half of
-what the first one's effect grows by where the second is on (Fisher's 2^k factorial, see Box, Hunter & Hunter, ch. 5).
-Errors are the paired delete-one jackknife's: other pictures. Training luck is seen apart: interactions of three and
-four are rarely there, so that what they show is noise. Prints a table; the study is --project/--name.
+The first trains all 16 combinations of four settings (Fisher's 2^4 factorial), which shows every pair's interaction.
+--screen trains 32 of the 2^16 combinations of sixteen, chosen so that no setting's effect is mixed up with another's or
+with a pair's (resolution IV; Box, Hunter & Hunter, ch. 6). All runs bear on every effect: each is known as well as if
+16 runs with it stood beside 16 without it, where one setting at a time would have 1 beside 1.
+
+Every combination is trained on the same folds and judged on the pictures of all folds together, as bench.effects does:
+last epoch, tau and scaling chosen on the other folds. The effect of a setting is the mean score with it less that
+without it. The interaction of two is half of what the first one's effect grows by where the second is on. Two errors
+are given: ± is the paired delete-one jackknife's, over pictures. "noise" is the root mean square of columns in which
+no setting's effect is: higher interactions, rarely there, so that the luck of training is what they show. With --report
+a screening shows its first 16 runs alone where the others are not done: an effect then includes pairs' interactions.
 """
 
 import dataclasses
@@ -14,80 +21,161 @@ import itertools
 import math
 import sys
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
+import metrics
+from bench import effects
 from bench.studies import base_of, parser_of, trained
 from errors import ConfigError, run_command
-from study import held_out, stats
-from study.metric import METRICS
+from posterior import evidence
+from study import stats
 from study.table import Study
 
-# Of each setting the value that is called off, and the one that is called on.
-FACTORS = {
-    "ls": (0.0, 0.1),
-    "mixup_p": (0.0, 0.6),
-    "weight_decay": (0.02, 0.1),
-    "balance": ("none", "sampler"),
+# Of each setting what is off, and what is on.
+FOUR = {
+    "smoothing 0.1": (dict(ls=0.0), dict(ls=0.1)),
+    "mixup 0.6": (dict(mixup_p=0.0), dict(mixup_p=0.6)),
+    "decay 0.1": (dict(weight_decay=0.02), dict(weight_decay=0.1)),
+    "sampler": (dict(balance="none"), dict(balance="sampler")),
 }
-COMBINATIONS = list(itertools.product((0, 1), repeat=len(FACTORS)))  # of each factor, off or on
+SCREENED = {
+    "one operation": (dict(one_op=False), dict(one_op=True)),
+    "noise 0.1": (dict(noise=0.0), dict(noise=0.1)),
+    "spectral head": (dict(head="linear"), dict(head="spectral")),
+    "head's decay 0.5": (dict(head_decay="auto"), dict(head_decay=0.5)),
+    "decay 0.3": (dict(weight_decay=0.1), dict(weight_decay=0.3)),
+    "smoothing by frequency": (dict(ls=0.1), dict(ls=(0.2, 0.0), ls_by="frequency")),
+    "targeted mixup": (dict(mixup_pair="uniform"), dict(mixup_pair="targeted")),
+    "CMO": (dict(cutmix_pair="uniform"), dict(cutmix_pair="tail")),
+    "deferred weights": (dict(drw=0.0), dict(drw=0.8)),
+    "focal": (dict(gamma=0.0), dict(gamma=2.0)),
+    "adapted to the gap": (dict(adapt="none"), dict(adapt="gap")),
+    "no average": (dict(), dict(ema_epochs=0.0)),
+    "margin 0.5": (dict(margin=0.0), dict(margin=0.5)),
+    "mixup's alpha 10": (dict(mixup_alpha=1.0), dict(mixup_alpha=10.0)),
+    "dropout 0.3": (dict(dropout=0.0), dict(dropout=0.3)),
+    "erasing 0.2": (dict(erase=0.0), dict(erase=0.2)),
+}
 
 
-def effect(together: tuple[int, ...], values: np.ndarray) -> np.ndarray:
-    """The effect of the factors numbered `together`, all of them on at once, from values [16, ...] by combination.
+class Design(NamedTuple):
+    """Which settings are on in which run. signs: float64 [runs], -1 (off) or 1 (on)."""
 
-    Of one factor: mean with it less mean without it. Of more: the same for the parity of those that are off.
+    settings: list[dict]  # of each run, what it changes of the base
+    effects: dict[str, np.ndarray]  # name: signs
+    noise: list[np.ndarray]  # signs of columns in which no effect is
+
+
+def subsets(of: int, sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [each for size in sizes for each in itertools.combinations(range(of), size)]
+
+
+def columns(levels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
+    """The products of so many of the columns of levels [runs, K]."""
+    return [levels[:, list(each)].prod(1) for each in subsets(levels.shape[1], sizes)]
+
+
+def all_of(factors: dict) -> Design:
+    """Every combination of the factors: effects of one and of two, noise from those of more."""
+    levels = np.array(list(itertools.product((-1.0, 1.0), repeat=len(factors))))
+    names = [" with ".join(list(factors)[k] for k in each) for each in subsets(len(factors), (1, 2))]
+    more = tuple(range(3, len(factors) + 1))
+    return Design(points(factors, levels.T), dict(zip(names, columns(levels, (1, 2)))), columns(levels, more))
+
+
+def some_of(factors: dict) -> Design:
+    """32 combinations of sixteen factors, of resolution IV, the first 16 of them of resolution III.
+
+    Of the 31 products of five columns the 16 of an odd number are settings. The product of two of these is one of an
+    even number: pairs' interactions, and luck, are all that those 15 show.
     """
-    signs = np.array([math.prod(2 * combination[k] - 1 for k in together) for combination in COMBINATIONS])
-    return np.tensordot(signs, values, 1) / (len(COMBINATIONS) / 2)
+    levels = np.array(list(itertools.product((-1.0, 1.0), repeat=5)))
+    own = columns(levels, (1, 3, 5))
+    own = own[1:] + own[:1]  # the one column that does not change in the first half comes last
+    return Design(points(factors, own), dict(zip(factors, own, strict=True)), columns(levels, (2, 4)))
 
 
-def table(study: Study) -> None:
+def points(factors: dict, signs) -> list[dict]:
+    """What each run changes. signs: of each factor, those of all runs."""
+    runs = []
+    for row in np.transpose(signs):
+        runs.append({})
+        for (off, on), sign in zip(factors.values(), row, strict=True):
+            runs[-1] |= on if sign > 0 else off
+    return runs
+
+
+def first_half(design: Design) -> Design:
+    """The first half of the runs; effects that do not change there go, and no column is left for noise."""
+    half = len(design.settings) // 2
+    there = {name: signs[:half] for name, signs in design.effects.items() if abs(signs[:half].mean()) < 1}
+    return Design(design.settings[:half], there, [])
+
+
+def effect(signs: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean of values [runs, ...] where signs [runs] are 1 less that where they are -1."""
+    return np.tensordot(signs, values, 1) / (len(signs) / 2)
+
+
+def table(study: Study, design: Design) -> None:
     """Prints a line an effect, a column a score."""
     folds = study.base.folds
-    by_combination = [list(range(k * folds, (k + 1) * folds)) for k in range(len(COMBINATIONS))]
-    found = {}
-    for metric in METRICS:
-        judged = [held_out.judged(study, [trials], metric) for trials in by_combination]
-        found[metric] = (
-            np.array([each.scores[metric][0] for each in judged]),
-            np.stack([each.left_out[0] for each in judged]),
+    scores, left_out = {}, {}
+    for k in range(len(design.settings)):
+        trials = list(range(k * folds, (k + 1) * folds))
+        found = effects.judged(study, trials)
+        classes = len(evidence.of_run(study.run(trials[0])).classes)
+        of_picture = {
+            "accuracy": (found.predicted == found.targets).astype(float),
+            "NLL": found.nll,
+            "NLL scaled": -found.scaled[np.arange(len(found.targets)), found.targets],
+        }
+        scores.setdefault("macro F1 at tau", []).append(metrics.macro_f1(found.targets, found.moved, classes))
+        left_out.setdefault("macro F1 at tau", []).append(
+            metrics.macro_f1_left_out(found.targets, found.moved, classes)
         )
-    names = list(FACTORS)
-    counted = [each for size in (1, 2) for each in itertools.combinations(range(len(names)), size)]
-    z = NormalDist().inv_cdf(1 - 0.025 / len(counted))
-    print(f"\n{found['acc'][1].shape[1]} pictures out of fold; ±: 95% over all {len(counted)} effects (z = {z:.2f})\n")
-    print(f"| effect | {' | '.join(METRICS)} |\n|{' --- |' * (1 + len(METRICS))}")
-    for together in counted:
-        cells = [" with ".join(names[k] for k in together)]
-        for scores, left_out in found.values():
-            error = stats.jackknife([0.0], effect(together, left_out)[None])
-            cells.append(f"{effect(together, scores):+.4f} ± {z * error:.4f}")
+        for name, each in of_picture.items():
+            scores.setdefault(name, []).append(each.mean())
+            left_out.setdefault(name, []).append((each.sum() - each) / (len(each) - 1))
+    z = NormalDist().inv_cdf(1 - 0.025 / len(design.effects))
+    n = len(found.targets)
+    print(f"\n{n} pictures out of fold, {len(design.settings)} runs", end="; ")
+    print(f"±: 95% over all {len(design.effects)} effects (z = {z:.2f})\n")
+    print(f"| effect | {' | '.join(scores)} |\n|{' --- |' * (1 + len(scores))}")
+    for name, signs in design.effects.items():
+        cells = [name]
+        for score, values in scores.items():
+            error = stats.jackknife([0.0], effect(signs, np.stack(left_out[score]))[None])
+            cells.append(f"{effect(signs, np.array(values)):+.4f} ± {z * error:.4f}")
         print(f"| {' | '.join(cells)} |")
-    higher = [each for size in (3, 4) for each in itertools.combinations(range(len(names)), size)]
-    noise = [np.sqrt(np.mean([effect(each, scores) ** 2 for each in higher])) for scores, _ in found.values()]
-    print(f"| noise: root mean square of three and four together | {' | '.join(f'{each:.4f}' for each in noise)} |")
-    means = [scores.mean() for scores, _ in found.values()]
-    print(f"| mean of all combinations | {' | '.join(f'{each:.4f}' for each in means)} |", flush=True)
+    if design.noise:
+        noise = [math.sqrt(np.mean([effect(s, np.array(v)) ** 2 for s in design.noise])) for v in scores.values()]
+        print(f"| noise: {len(design.noise)} columns | {' | '.join(f'{each:.4f}' for each in noise)} |")
+    print(f"| mean of all runs | {' | '.join(f'{np.mean(each):.4f}' for each in scores.values())} |", flush=True)
 
 
 def main() -> int:
-    parser, _ = parser_of("bench.factorial", __doc__)
+    parser, what = parser_of("bench.factorial", __doc__, "[--screen] ")
+    what.add_argument("--screen", action="store_true", help=f"sixteen settings: {', '.join(SCREENED)}")
     space = parser.parse_args()
 
     def run():
+        design = some_of(SCREENED) if space.screen else all_of(FOUR)
         base = dataclasses.replace(base_of(space, folds=True), fold=0, monitor="last")  # the best epoch would flatter
-        wanted = []
-        for combination in COMBINATIONS:
-            point = {name: values[on] for (name, values), on in zip(FACTORS.items(), combination)}
-            wanted += [point | dict(fold=fold) for fold in range(base.folds)]
-        study = trained(space, base, "factorial", wanted)
-        todo = [i for i in range(len(study.trials)) if study.latest().get(i, {}).get("status") != "ok"]
-        if todo:
+        wanted = [point | dict(fold=fold) for point in design.settings for fold in range(base.folds)]
+        study = trained(space, base, "screen" if space.screen else "factorial", wanted)
+        latest = study.latest()
+        todo = [i for i in range(len(study.trials)) if latest.get(i, {}).get("status") != "ok"]
+        if todo and space.screen and space.report and min(todo) >= len(wanted) // 2:
+            print(f"{len(todo)} of {len(wanted)} trials are not done: the first half alone", file=sys.stderr)
+            design = first_half(design)
+        elif todo:
             how = "the same command without --report" if space.report else "the same command again"
-            failed = ", with --retry-failed" * any(i in study.latest() for i in todo)
-            raise ConfigError(f"{len(todo)} of {len(study.trials)} trials are not done: give {how}{failed}")
-        table(study)
+            failed = ", with --retry-failed" * any(i in latest for i in todo)
+            raise ConfigError(f"{len(todo)} of {len(wanted)} trials are not done: give {how}{failed}")
+        table(study, design)
 
     return run_command("bench.factorial", run, continue_with="the same command")
 

@@ -1,4 +1,4 @@
-"""The effects of bench/factorial.py beside a regression on the same scores."""
+"""The effects of bench/factorial.py beside a regression on the same scores, and what its screening keeps apart."""
 
 import itertools
 import sys
@@ -8,30 +8,68 @@ import pytest
 
 from bench import factorial
 
+ON = dict(ls=0.1, mixup_p=0.6, weight_decay=0.1, balance="sampler")
+
 
 def test_effects_and_interactions_are_those_of_a_regression():
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=len(factorial.COMBINATIONS))
+    design = factorial.all_of(factorial.FOUR)
+    scores = np.random.default_rng(0).normal(size=16)
     # The full model: every product of factors that are -1 (off) or 1 (on). An effect is twice its coefficient.
-    levels = 2.0 * np.array(factorial.COMBINATIONS) - 1
-    subsets = [each for size in range(5) for each in itertools.combinations(range(4), size)]
-    design = np.stack([levels[:, list(each)].prod(1) for each in subsets], 1)
-    coefficients = np.linalg.lstsq(design, scores, rcond=None)[0]
-    for together, coefficient in zip(subsets[1:], coefficients[1:]):
-        assert factorial.effect(together, scores) == pytest.approx(2 * coefficient)
+    levels = np.array([[2.0 * (run[key] == on[key]) - 1 for key in on] for run in design.settings for on in [ON]])
+    pairs = list(itertools.combinations(range(4), 2))
+    own = np.column_stack([np.ones(16), levels, *(levels[:, a] * levels[:, b] for a, b in pairs)])
+    coefficients = np.linalg.lstsq(own, scores, rcond=None)[0][1:]
+    assert len(design.effects) == 10
+    for signs, coefficient in zip(design.effects.values(), coefficients):
+        assert factorial.effect(signs, scores) == pytest.approx(2 * coefficient)
+    # What no effect explains is spread over the other columns.
+    rest = scores - own @ np.linalg.lstsq(own, scores, rcond=None)[0]
+    assert sum(factorial.effect(signs, scores) ** 2 for signs in design.noise) == pytest.approx(4 * (rest**2).mean())
+    # Of each picture at once: a column each.
+    one = design.effects["smoothing 0.1"]
+    assert np.allclose(
+        factorial.effect(one, np.stack([scores, 2 * scores], 1)), factorial.effect(one, scores) * np.array([1, 2])
+    )
 
 
 def test_an_effect_is_a_difference_of_means_and_an_interaction_half_of_its_growth():
-    on = {each: k for k, each in enumerate(factorial.COMBINATIONS)}
-    scores = np.array([3.0 * a + 2 * b - 1 * c + 4 * a * b for a, b, c, d in factorial.COMBINATIONS])
-    assert factorial.effect((2,), scores) == pytest.approx(-1)
-    assert factorial.effect((3,), scores) == pytest.approx(0)
-    assert factorial.effect((0,), scores) == pytest.approx(3 + 4 / 2)
-    assert factorial.effect((0, 1), scores) == pytest.approx(4 / 2)
-    grown = scores[on[1, 1, 0, 0]] - scores[on[0, 1, 0, 0]] - (scores[on[1, 0, 0, 0]] - scores[on[0, 0, 0, 0]])
-    assert factorial.effect((0, 1), scores) == pytest.approx(grown / 2)
-    # Of each picture at once: a column each.
-    assert np.allclose(factorial.effect((0,), np.stack([scores, 2 * scores], 1)), [5, 10])
+    design = factorial.all_of(factorial.FOUR)
+    on = np.array([[run[key] == value for key, value in ON.items()] for run in design.settings])
+    scores = np.array([3.0 * a + 2 * b - 1 * c + 4 * a * b for a, b, c, d in on])
+    found = {name: factorial.effect(signs, scores) for name, signs in design.effects.items()}
+    assert found["decay 0.1"] == pytest.approx(-1)
+    assert found["sampler"] == pytest.approx(0)
+    assert found["smoothing 0.1"] == pytest.approx(3 + 4 / 2)
+    assert found["smoothing 0.1 with mixup 0.6"] == pytest.approx(4 / 2)
+    score_of = {tuple(each): score for each, score in zip(on, scores)}
+    grown = score_of[1, 1, 0, 0] - score_of[0, 1, 0, 0] - (score_of[1, 0, 0, 0] - score_of[0, 0, 0, 0])
+    assert found["smoothing 0.1 with mixup 0.6"] == pytest.approx(grown / 2)
+
+
+def test_no_effect_of_a_screening_is_mixed_up_with_another_or_with_a_pair():
+    design = factorial.some_of(factorial.SCREENED)
+    # Which run has which setting on, read back from what it trains with.
+    on = np.array(
+        [
+            [run | values == run and values != off for off, values in factorial.SCREENED.values()]
+            for run in design.settings
+        ]
+    )
+    signs = np.where(on, 1.0, -1.0)
+    rng = np.random.default_rng(0)
+    own, pairs = rng.normal(size=16), rng.normal(size=(16, 16))
+    scores = signs @ own + np.einsum("ra,rb,ab->r", signs, signs, pairs)
+    for effect, coefficient in zip(design.effects.values(), own, strict=True):
+        assert factorial.effect(effect, scores) == pytest.approx(2 * coefficient)
+    assert len({tuple(row) for row in on.tolist()}) == 32 and not on[0].any()  # the first run is the base
+    # Without pairs' interactions nothing is left in the columns of noise, which with them is where they are.
+    assert np.allclose([factorial.effect(each, signs @ own) for each in design.noise], 0)
+    assert np.abs([factorial.effect(each, scores) for each in design.noise]).max() > 0.1
+    # The first half alone: fifteen effects, none mixed up with another.
+    half = factorial.first_half(design)
+    assert list(half.effects) == list(factorial.SCREENED)[:15]
+    for effect, coefficient in zip(half.effects.values(), own):
+        assert factorial.effect(effect, signs[:16] @ own) == pytest.approx(2 * coefficient)
 
 
 def test_a_report_of_nothing_says_how_to_train_and_makes_no_study(pictures, tmp_path, monkeypatch, capsys):
