@@ -6,8 +6,8 @@
 200 epochs, the last one's weights, crop and flip. Training and test pictures are in DIR/train and DIR/test, by class.
 The published figures are top-1 accuracies of the same protocol; those of CE assume the training prior, the others equal
 classes. Nothing is chosen on the test set: settings come from the papers, or from folds of the training pictures.
-Intervals: Student t over seeds, 95%; with one seed Wilson's, over pictures. Prints a table; the study is
---project/--name.
+A row of two stages trains its last layers again on the networks of its first stage, by a recipe. Intervals: Student t
+over seeds, 95%; with one seed Wilson's, over pictures. Prints a table; the study is --project/--name.
 """
 
 import dataclasses
@@ -19,13 +19,17 @@ import numpy as np
 
 import metrics
 from bench.studies import base_of, known, parser_of, trained
+from config import Config
 from engine.flags import whole_number
 from engine.numerics import pick_device
+from engine.stop import StopRequest
 from errors import LongtailError, run_command
 from pictures.listing import Listing, listing
 from posterior import classifier, priors, scores
-from study import stats
+from study import stats, twostage
 from study.table import Study, identity
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class Row(NamedTuple):
@@ -34,15 +38,25 @@ class Row(NamedTuple):
     changes: dict  # of the recipe
     published: str  # top-1 accuracy, and calibration error where it is known
     least: float  # what ours must reach
-    uniform: bool = True  # whether the figure is for equal classes
+    ece: float = 1.0  # what its calibration error must not exceed
+    uniform: bool = True  # whether the figures are for equal classes
+    second: Path | None = None  # the recipe of stage two
 
 
+MIXUP = dict(mixup_p=1.0)
+# Of the two rows of ours: what the methods above have in common, not chosen on folds yet.
+OURS = dict(loss_tau=1.0, weight_decay=5e-4, schedule="cosine", ema_epochs=5.0, mixup_p=0.5, cutmix_p=0.5)
+STRONG = OURS | dict(one_op=True, erase=0.5)
 ROWS = {
     "CE": Row({}, "38.3 (ECE 32)", 0.376, uniform=False),
     "logit adjustment": Row(dict(loss_tau=1.0), "42.0", 0.413),
     "balanced softmax": Row(dict(loss_tau=1.0, weight_decay=5e-4), "43.0", 0.423),
     "LDAM-DRW": Row(dict(margin=0.5, drw=0.8, head="cosine"), "42.0", 0.413),
-    "mixup-DRW": Row(dict(mixup_p=1.0, drw=0.8, loss_tau=1.0), "46.9 (300 epochs)", 0.45),
+    "mixup-DRW": Row(MIXUP | dict(drw=0.8, loss_tau=1.0), "46.9 (300 epochs)", 0.45),
+    "mixup": Row(MIXUP, "39.5 (ECE 8.8)", 0.388, uniform=False),
+    "mixup, last layer again": Row(MIXUP, "47.0 (ECE 4.8)", 0.463, ece=0.048, second=RECIPES / "mislas.json"),
+    "ours, crop and flip": Row(OURS, "47.8", 0.47, ece=0.03),
+    "ours, strong views": Row(STRONG, "49.4; 52.8 (contrastive)", 0.494, ece=0.03),
 }
 
 
@@ -77,24 +91,26 @@ def accuracy(found: list[scores.Score]) -> str:
     return f"{mean:.3f} ± {half:.3f}"
 
 
-def table(study: Study, rows: dict[str, list[int]], device: str) -> None:
-    """Prints a line a row. rows: of each the trials that ended well."""
+def table(study: Study, rows: dict[str, list[Path]], device: str) -> None:
+    """Prints a line a row. rows: of each the runs that ended well."""
     listed = listing(Path(study.spec["base"]["data"]) / "test")
     print(f"\n{len(listed.paths)} test pictures\n")
     print("| method | published | ours, training prior | ours, equal classes | ECE | n | wanted |\n|" + " --- |" * 7)
-    for name, trials in rows.items():
+    for name, runs in rows.items():
         row = ROWS[name]
-        found = [judged(study.run(i), listed, row.uniform, device) for i in trials]
+        found = [judged(run, listed, row.uniform, device) for run in runs]
         own = [each.uniform if row.uniform else each.as_it_is for each in found]
-        met = "met" if np.mean([score.value for score in own]) >= row.least else "missed"
+        ece = np.mean([each.ece for each in found])
+        met = "met" if np.mean([score.value for score in own]) >= row.least and ece <= row.ece else "missed"
+        wanted = f"{row.least:.3f}" + (f", ECE {row.ece:.3f}" if row.ece < 1 else "")
         cells = [
             name,
             row.published,
             accuracy([each.as_it_is for each in found]),
             accuracy([each.uniform for each in found]),
-            f"{np.mean([each.ece for each in found]):.3f}",
+            f"{ece:.3f}",
             str(len(found)),
-            f"{row.least:.3f} {met}",
+            f"{wanted} {met}",
         ]
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -111,23 +127,58 @@ def main() -> int:
         seeds = range(whole_number("--seeds", space.seeds, 1, 1000))
         wanted = {name: [ROWS[name].changes | dict(seed=base.seed + k) for k in seeds] for name in space.rows}
         study = trained(space, base, "benchmark", [trial for trials in wanted.values() for trial in trials])
-        table(study, finished(study, wanted), base.device)
+        rows = first_stages(study, wanted)
+        if not space.report:
+            train_second_stages(study, rows, space.shard, StopRequest().listen())
+        table(study, done(study, rows), base.device)
 
     return run_command("bench.benchmark", run, continue_with="the same command")
 
 
-def finished(study: Study, wanted: dict[str, list[dict]]) -> dict[str, list[int]]:
-    """Of each row that has any, the numbers of the trials that ended well."""
-    latest = study.latest()
+def first_stages(study: Study, wanted: dict[str, list[dict]]) -> dict[str, list[int]]:
+    """Of each row the numbers of its trials. Two rows may share them."""
     number_of = {identity(study.config(i)): i for i in range(len(study.trials))}
+    return {
+        name: [number_of[identity(dataclasses.replace(study.base, **trial))] for trial in trials]
+        for name, trials in wanted.items()
+    }
+
+
+def run_of(study: Study, row: Row, trial: int) -> Path | None:
+    """The folder of the trial, or of its second stage where the row has one; None where it is not there."""
+    if study.latest().get(trial, {}).get("status") != "ok":
+        return None
+    if not row.second:
+        return study.run(trial)
+    config = second_stage(study, row, trial)
+    return twostage.folder_of(config) if twostage.finished(config) else None
+
+
+def second_stage(study: Study, row: Row, trial: int) -> Config:
+    return twostage.second_stage(study.run(trial), row.second, study.folder / "second")
+
+
+def train_second_stages(study: Study, rows: dict[str, list[int]], shard: tuple[int, int], stop: StopRequest) -> None:
+    """Trains what is left of stage two, on the trials of the shard (I, N) that ended well."""
+    index, count = shard
+    for name, trials in rows.items():
+        if not ROWS[name].second:
+            continue
+        for i in trials:
+            if i % count == index and study.latest().get(i, {}).get("status") == "ok":
+                twostage.trained(second_stage(study, ROWS[name], i), stop)
+
+
+def done(study: Study, rows: dict[str, list[int]]) -> dict[str, list[Path]]:
+    """Of each row that has any, the runs that ended well; what is left is said on stderr."""
     found = {}
-    for name, trials in wanted.items():
-        numbers = [number_of[identity(dataclasses.replace(study.base, **trial))] for trial in trials]
-        good = [i for i in numbers if latest.get(i, {}).get("status") == "ok"]
+    for name, trials in rows.items():
+        runs = [run_of(study, ROWS[name], i) for i in trials]
+        good = [run for run in runs if run]
         if good:
             found[name] = good
-        if len(good) < len(numbers):
-            print(f"{name}: {len(numbers) - len(good)} of {len(numbers)} trials are not done", file=sys.stderr)
+        if len(good) < len(runs):
+            print(f"{name}: {len(runs) - len(good)} of {len(runs)} trials are not done", file=sys.stderr)
     return found
 
 

@@ -18,6 +18,7 @@ import metrics
 import train
 from config import Config, read_recipe
 from engine.build import init_key
+from engine.folder import read_folder
 from engine.outcome import predict_command
 from engine.stop import StopRequest
 from errors import Parser, run_command
@@ -38,12 +39,24 @@ def second_stage(run: Path, recipe: Path, project: Path) -> Config:
     return dataclasses.replace(config, name=f"{recipe.stem}-{config.key('', init_key(config.init))[:8]}")
 
 
+def folder_of(config: Config) -> Path:
+    return Path(config.project) / config.name
+
+
+def finished(config: Config) -> bool:
+    """Whether its run is done: the last of its tables is there, or without validation pictures its last epoch."""
+    folder = folder_of(config)
+    if (folder / "confusion_matrix.csv").exists() or not (folder / "args.json").exists():
+        return (folder / "confusion_matrix.csv").exists()
+    found = read_folder(folder)
+    return found.done and found.epochs[-1]["epoch"] == config.epochs
+
+
 def trained(config: Config, stop: StopRequest) -> Path:
     """The run of `config`, trained first where it is not finished."""
-    folder = Path(config.project) / config.name
-    if not (folder / "confusion_matrix.csv").exists():  # written last
+    if not finished(config):
         train.train(config, stop)
-    return folder
+    return folder_of(config)
 
 
 @dataclasses.dataclass(frozen=True)
