@@ -185,6 +185,13 @@ def test_a_recipe_may_begin_with_a_mark(tmp_path):
     assert read_recipe(tmp_path / "r.json").lr == 0.5
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.json")), ids=lambda path: path.stem)
+def test_our_recipes_say_how_to_run_them_and_what_they_gave(path):
+    read_recipe(path)
+    note = json.loads(path.read_text())["note"]
+    assert "python " in note and ("commit" in note or "docs/" in note or "ot measured" in note)
+
+
 def test_missing_recipe(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_recipe(tmp_path / "none.json")
