@@ -46,10 +46,54 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
         made = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
         for p in trained.values():  # a first step that is left out for an overflow would leave them uninitialised
             made.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        return made
-    made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
-    made._warned_capturable_if_run_uncaptured = True  # no news: a step warms up before its capture
+    else:
+        made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
+        made._warned_capturable_if_run_uncaptured = True  # no news: a step warms up before its capture
+    if not lr.is_cuda:
+        _step_in_memory_order(made)
     return made
+
+
+def _step_in_memory_order(optimizer):
+    """Turns channels-last tensors to contiguous ones while the optimizer steps: same memory, other dimensions.
+
+    On a CPU torch's fused steps first copy each gradient that is not contiguous, which takes them three times as long
+    as the step itself.
+    """
+    turned = []  # (parameter, its data, its gradient)
+
+    def turn(*_):
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            if p.grad is None or not _is_channels_last(p) or not _is_channels_last(p.grad):
+                continue
+            data, grad = p.data, p.grad
+            turned.append((p, data, grad))
+            p.grad = None  # it has the shape of its parameter, at any time
+            p.data = data.permute(0, 2, 3, 1)
+            p.grad = grad.permute(0, 2, 3, 1)
+            _permute(optimizer.state[p], (0, 2, 3, 1))
+
+    def turn_back(*_):
+        for p, data, grad in turned:
+            p.grad = None
+            p.data, p.grad = data, grad
+            _permute(optimizer.state[p], (0, 3, 1, 2))
+        turned.clear()
+
+    optimizer.register_step_pre_hook(turn)
+    optimizer.register_step_post_hook(turn_back)
+
+
+def _is_channels_last(tensor):
+    """Whether it is that and nothing else: a 1x1 convolution's weight is contiguous too."""
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def _permute(state, order):
+    """Permutes, in a parameter's optimizer state, what has its four dimensions."""
+    for name, value in state.items():
+        if torch.is_tensor(value) and value.ndim == 4:
+            state[name] = value.permute(order)
 
 
 class Ascent:

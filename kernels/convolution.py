@@ -6,8 +6,9 @@ patches [B P, KH KW C] of P output places as rows,
 
     out = patches weight^T,    d weight = d out^T patches,    d patches = d out weight,
 
-and the gradient of x is each patch's added to where it was taken from. Reads B P KH KW C numbers more than it must: on
-large maps that costs more than it gains. bench/small_maps.py times both.
+and the gradient of x is each patch's added to where it was taken from; of stride 1 it is a convolution itself, which is
+computed as one. Reads B P KH KW C numbers more than it must: on large maps that costs more than it gains.
+bench/small_maps.py times both.
 """
 
 import torch
@@ -72,30 +73,47 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, stride, padding):
         ctx.shape, ctx.stride, ctx.padding = x.shape, stride, padding
+        ctx.weight_shape, ctx.weight_dtype = weight.shape, weight.dtype
         patches = _patches(x, weight.shape[2:], stride, padding)
         batch, rows, columns = patches.shape[:3]
         patches = patches.reshape(batch * rows * columns, -1)  # here they are copied, once for both directions
-        ctx.save_for_backward(patches, weight)
         # The weight is kept in float32 and computes in the dtype of x, which in backward no autocast would see to.
-        out = patches @ _as_matrix(weight).to(x.dtype).t()
+        matrix = _as_matrix(weight).to(x.dtype)
+        ctx.save_for_backward(patches, matrix)
+        out = patches @ matrix.t()
         return out.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream):
-        patches, weight = ctx.saved_tensors
-        outputs, channels, *kernel = weight.shape
-        batch, _, rows, columns = upstream.shape
-        upstream = upstream.permute(0, 2, 3, 1).reshape(-1, outputs)  # a row an output place, as the patches have
+        patches, matrix = ctx.saved_tensors
+        outputs, channels, *kernel = ctx.weight_shape
+        upstream = upstream.permute(0, 2, 3, 1)
+        rows = upstream.reshape(-1, outputs)  # a row an output place, as the patches have
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = (upstream.t() @ patches).view(outputs, *kernel, channels)
-            d_weight = d_weight.permute(0, 3, 1, 2).to(weight.dtype)
+            d_weight = (rows.t() @ patches).view(outputs, *kernel, channels)
+            d_weight = d_weight.permute(0, 3, 1, 2).to(ctx.weight_dtype)
         if ctx.needs_input_grad[0]:
-            d_patches = upstream @ _as_matrix(weight).to(upstream.dtype)
-            d_patches = d_patches.view(batch, rows, columns, *kernel, channels)
-            d_x = _gathered(d_patches, ctx.shape, ctx.stride, ctx.padding)
+            d_x = _d_input(upstream, matrix.view(outputs, *kernel, channels), ctx.shape, ctx.stride, ctx.padding)
         return d_x, d_weight, None, None
+
+
+def _d_input(upstream, weight, shape, stride, padding):
+    """The gradient of x, [B,C,H,W], from that of the output, [B,R,S,O], and the weight, [O,KH,KW,C]."""
+    batch, channels, height, width = shape
+    outputs, *kernel, _ = weight.shape
+    border = [side - 1 - pad for side, pad in zip(kernel, padding)]
+    places = upstream.numel() // outputs
+    # To turn the weight around costs a copy of it: not for a few places.
+    if stride == (1, 1) and min(border) >= 0 and 2 * places > outputs:
+        # A pixel was in the patches around it: its gradient is a convolution of theirs, with the weight turned around.
+        patches = _patches(upstream.permute(0, 3, 1, 2), kernel, stride, border).reshape(batch * height * width, -1)
+        cells = weight.reshape(outputs, -1, channels).unbind(1)
+        d_x = patches @ torch.cat(cells[::-1])
+        return d_x.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    d_patches = upstream.reshape(-1, outputs) @ weight.reshape(outputs, -1)
+    return _gathered(d_patches.view(*upstream.shape[:3], *kernel, channels), shape, stride, padding)
 
 
 def _as_autocast(x):

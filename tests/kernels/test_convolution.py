@@ -39,7 +39,7 @@ def both(convolutions, x, upstream_seed=1):
 @pytest.mark.parametrize("layout", [CL, torch.contiguous_format])
 @pytest.mark.parametrize(
     "kernel, stride, padding",
-    [(3, 1, 1), (3, 2, 1), (3, 3, 0), ((1, 3), 1, (0, 1)), ((5, 2), (2, 1), (2, 3)), (2, 2, 0), (3, 4, 2)],
+    [(3, 1, 1), (3, 2, 1), (3, 3, 0), ((1, 3), 1, (0, 1)), ((5, 2), (2, 1), (2, 3)), (2, 2, 0), (3, 4, 2), (2, 1, 2)],
 )
 @pytest.mark.parametrize("height, width", [(1, 1), (2, 2), (4, 4), (3, 7), (5, 2)])
 def test_products_are_the_convolution(kernel, stride, padding, height, width, layout):
@@ -83,9 +83,10 @@ def test_only_what_needs_a_gradient_gets_one():
 
 
 @pytest.mark.parametrize("layout", [CL, torch.contiguous_format])
-def test_float32_and_bfloat16_round_as_convolutions_do(layout):
+@pytest.mark.parametrize("side", [2, 4])  # the gradient of x comes from patches of x, and from those of the output
+def test_float32_and_bfloat16_round_as_convolutions_do(layout, side):
     """Errors beside float64, as shares of its norm: no more than torch's own, or a few roundings."""
-    x = torch.randn(8, 64, 2, 2)
+    x = torch.randn(8, 64, side, side)
     exact, _ = both(pair(64, 64, 3, 1, 1, bias=False), x.double())
     for dtype, few in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
         convolutions = pair(64, 64, 3, 1, 1, bias=False, layout=layout, dtype=torch.float32)
