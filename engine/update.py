@@ -49,7 +49,7 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
     else:
         made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)
         made._warned_capturable_if_run_uncaptured = True  # no news: a step warms up before its capture
-    if not lr.is_cuda:
+    if lr.device.type == "cpu":
         _step_in_memory_order(made)
     return made
 
