@@ -150,7 +150,9 @@ class Config:
         source="Bishop 1995",
     )
     init: str = knob(
-        "", "model", "begin with the weights of this run, the last layer too where the classes are the same"
+        "",
+        "model",
+        "begin with the weights of this run, the last layer too where it is of the same --head and classes",
     )
     fresh_head: bool = knob(
         False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
@@ -338,7 +340,8 @@ class Config:
         "mixing",
         "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
         "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
-        "label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two gets more weight",
+        "label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two weighs more (with "
+        "--mixup-alpha below 1, such as 0.8)",
         choices=("uniform", "balanced", "remix", "targeted"),
         off="uniform",
         source="Galdran et al. 2021, Chou et al. 2020, Xu et al. 2021",
@@ -368,7 +371,7 @@ class Config:
         "uniform",
         "mixing",
         "whose box CutMix pastes; uniform: of a picture drawn as the rows are; tail: of every class equally often, and "
-        "no CutMix in the first 3 epochs and the last ones (CMO)",
+        "no CutMix in the first 3 epochs and, of 25 or more, in the last 1 to 3 (CMO)",
         choices=("uniform", "tail"),
         off="uniform",
         source="Park et al. 2022",
@@ -387,7 +390,8 @@ class Config:
     adapt_path: str = knob(
         "",
         "mixing",
-        "factors of the odds, joined by ':', that --adapt gap follows where there are no validation pictures; nothing "
+        "factors of the odds, joined by ':', that --adapt gap follows after the first epoch, whose factor is 1, where "
+        "there are no validation pictures; nothing "
         "is then held back; best.json has its runs' mean",
     )
 
@@ -507,6 +511,11 @@ class Config:
         for flag, pair in (("--mixup-pair", self.mixup_pair), ("--cutmix-pair", self.cutmix_pair)):
             if pair != "uniform" and self.mixup_by not in ("row", "class"):
                 raise ConfigError(f"{flag} {pair} draws a partner for each row: add --mixup-by row, or class")
+        if self.mixup_pair == "targeted" and self.mixup_alpha >= 1:
+            raise ConfigError(
+                f"--mixup-pair targeted turns weights near 0 and 1 towards the rarer class; with --mixup-alpha "
+                f"{self.mixup_alpha:g} they are not: give one below 1, as --mixup-alpha 0.8"
+            )
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
@@ -551,6 +560,26 @@ class Config:
     def reads_signals(self) -> bool:
         """Whether a setting reads signals, which are then gathered."""
         return any(_reads(f.metadata, getattr(self, f.name)) for f in dataclasses.fields(self))
+
+    def without_effect(self) -> list[str]:
+        """Settings that change nothing, each with what it needs: `--mixup-refine 4 (it needs --mixup-pair targeted)`.
+
+        Not refused: where a study takes a method away, its details stay behind.
+        """
+        mixes = self.mixup_p not in (0, (0, 0))
+        needs = {
+            "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
+            "mixup_refine": (self.mixup_refine == 1 or self.mixup_pair == "targeted", "--mixup-pair targeted"),
+            "cutmix_pair": (self.cutmix_pair == "uniform" or self.cutmix_p > 0, "--cutmix-p above 0"),
+            "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
+            "adapt": (self.adapt == "none" or mixes or self.cutmix_p or self.ls, "--ls, --mixup-p or --cutmix-p"),
+            "adapt_path": (not self.adapt_path or self.adapt == "gap", "--adapt gap"),
+        }
+        return [
+            f"{flag_of(name)} {spelled(getattr(self, name))} (it needs {what})"
+            for name, (used, what) in needs.items()
+            if not used
+        ]
 
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.

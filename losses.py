@@ -64,9 +64,9 @@ def schedule(
 ) -> torch.Tensor:
     """The table [5,C] of an epoch, counted from 0 of `epochs`.
 
-    counts [C]: rows that an epoch draws of each class. pictures [C]: training pictures of each (default: `counts`).
-    logit_scale: by what the network multiplies its cosines. signals: what earlier epochs told of the training pictures
-    (engine/signals.py), for methods that read them.
+    counts [C]: how much of an epoch's targets each class gets, in rows. pictures [C]: training pictures of each
+    (default: `counts`), by which smoothing and margins go. logit_scale: by what the network multiplies its cosines.
+    signals: what earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
     """
     # What favours rare classes starts once features are learned.
     deferred = objective.drw > 0 and stage(objective, epoch, epochs) == 0
@@ -79,7 +79,7 @@ def schedule(
         alpha=objective.alpha,
         tau=0.0 if deferred else objective.loss_tau,
         weights=weights and not deferred,
-        margins=ldam_margins(counts, objective.margin * logit_scale),
+        margins=ldam_margins(pictures, objective.margin * logit_scale),
     )
 
 
@@ -136,8 +136,8 @@ def loss_table(
 ) -> torch.Tensor:
     """The float32 [5,C] table that `loss` reads, on the CPU.
 
-    counts [C]: rows that an epoch draws of each class; what is below 1/2 is raised to 1/2. ls: label smoothing in [0,
-    1], one number or [C] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in
+    counts [C]: an epoch's targets of each class, in rows; what is below 1/2 is raised to 1/2. ls: label smoothing in
+    [0, 1], one number or [C] (Szegedy et al. 2016). gamma: focal exponent (Lin et al. 2017); alpha: the plain factor in
     front, folded into the weights. weights: inverse class frequency, scaled so that the mean weight of a drawn row is
     1. tau: logit adjustment, bias = tau * log prior (Menon et al. 2021; balanced softmax at 1, Ren et al. 2020).
     margins [C]: taken off the target's own logit (LDAM, Cao et al. 2019). Raises ValueError.

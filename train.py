@@ -79,6 +79,8 @@ def trial(
         stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
+        if config.without_effect() and not state.rows:
+            run.say(f"warning: without effect: {'; '.join(config.without_effect())}")
         if config.stem == "auto" and recipe["model"]["stem"] == "cifar" and not state.rows:
             run.say(
                 "up to 32 px the network begins with the CIFAR stem, which keeps small pictures whole and takes three "
@@ -98,7 +100,7 @@ def trial(
                 plan = next_plan.result() if next_plan else draw(state.epoch, state.earlier_signals)
                 if state.epoch + 1 < last_epoch:  # drawn while this epoch trains: it cannot know what this one tells
                     next_plan = drawing.submit(draw, state.epoch + 1, state.signals)
-                table, bias = loss.at(state.epoch, state.signals)
+                table, bias = loss.at(state.epoch, state.signals, state.earlier_signals)
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
                     end = min(state.epoch + SETTLING, last_epoch)

@@ -18,6 +18,7 @@ import data
 from config import Config
 from data import Pictures
 from errors import LongtailError
+from pictures.duplicates import near_sets
 
 FEWEST = 10  # training pictures of a class that gives a tenth of them; a rarer one keeps all
 RATE = 10.0  # by how much a gap of 1 would move the factor in a whole training
@@ -31,7 +32,8 @@ def measures(config: Config, validation: int) -> bool:
 
 
 def hold_back(pictures: Pictures, split_seed: int) -> Pictures:
-    """`pictures` with a tenth of the training pictures of each class in `held`. Groups stay whole.
+    """`pictures` with a tenth of the training pictures of each class in `held`. Groups and sets of nearly
+    equal pictures stay whole.
 
     Raises LongtailError where fewer than two classes have FEWEST.
     """
@@ -46,7 +48,9 @@ def hold_back(pictures: Pictures, split_seed: int) -> Pictures:
     able[pictures.train] = enough[listing.labels[pictures.train]]
     # A validation part of the data's own has done its work.
     undivided = dataclasses.replace(listing, parts=np.full(len(able), "train"))
-    _, held = data.split(undivided, able, val_split=0.1, split_seed=split_seed)
+    together = [[row for row in rows if able[row]] for rows in near_sets(pictures.store)]  # a copy tells nothing new
+    alike = [rows for rows in together if len(rows) > 1]
+    _, held = data.split(undivided, able, alike, val_split=0.1, split_seed=split_seed)
     train = np.setdiff1d(pictures.train, held)
     counts = np.bincount(listing.labels[train], minlength=len(pictures.counts))
     return dataclasses.replace(pictures, train=train, held=held, counts=counts)
@@ -69,6 +73,8 @@ def _raised(p, times):
     """A probability, or both ends of a range, with `times` the odds."""
     if isinstance(p, tuple):
         return tuple(_raised(end, times) for end in p)
+    if p == 1:  # its odds have no end
+        return p
     return times * p / (1 - p + times * p)
 
 

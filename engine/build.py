@@ -142,9 +142,14 @@ class Loss:
         self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
         self.mixing, self.schedule = config.group(Mixing), config.schedule
 
-    def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
-        """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
-        mixing = adapt.strengthened(self.mixing, adapt.MIXING, signals)
+    def at(
+        self, epoch: int, signals: dict | None = None, earlier: dict | None = None
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0.
+
+        signals: those of the epoch before. earlier: those that the epoch's plan was drawn with.
+        """
+        mixing = adapt.strengthened(self.mixing, adapt.MIXING, earlier)
         # At the very end mixing changes, and the network keeps the prior of before.
         mixing = in_epoch(mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
         sampled = label_counts(self.drawn, self.counts, mixing)

@@ -23,7 +23,7 @@ CALIBRATION = "calibration.json"
 LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
+NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products", "adapt_path")
 # The numbers of a scaling, and bounds that no fit comes near. Within them no probability overflows.
 BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": (-1e6, 1e6), "floor": (-1e-9, 1)}
 

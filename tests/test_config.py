@@ -43,7 +43,8 @@ def test_bounds_are_kept_and_their_neighbours_refused(f):
 @pytest.mark.parametrize("f", [f for f in dataclasses.fields(Config) if f.metadata["choices"]], ids=lambda f: f.name)
 def test_choices(f):
     for choice in f.metadata["choices"]:
-        assert getattr(parse(f"{flag_of(f.name)} {choice}"), f.name) == choice
+        needed = "--mixup-alpha 0.8" if choice == "targeted" else ""
+        assert getattr(parse(f"{flag_of(f.name)} {choice} {needed}"), f.name) == choice
     with pytest.raises(ConfigError, match=f.metadata["choices"][0]):
         validated(f, f.metadata["choices"][0] + "x")
 
@@ -224,11 +225,31 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
         dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
         dict(adapt="gap", mixup_p=1),
+        dict(mixup_pair="targeted"),
+        dict(mixup_pair="targeted", mixup_alpha=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):
     with pytest.raises(ConfigError):
         Config(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (dict(mixup_refine=4), "--mixup-refine 4 (it needs --mixup-pair targeted)"),
+        (dict(ls=0.1, ls_by="frequency"), "--ls-by frequency (it needs --ls A:B)"),
+        (dict(mixup_pair="remix", mixup_p=0), "--mixup-pair remix (it needs --mixup-p above 0)"),
+        (dict(cutmix_pair="tail", cutmix_p=0), "--cutmix-pair tail (it needs --cutmix-p above 0)"),
+        (dict(adapt="gap", ls=0, mixup_p=0, cutmix_p=0), "--adapt gap (it needs --ls, --mixup-p or --cutmix-p)"),
+        (dict(adapt_path="1:1.5"), "--adapt-path 1:1.5 (it needs --adapt gap)"),
+    ],
+)
+def test_settings_that_change_nothing_are_named(settings, said):
+    assert Config(**settings).without_effect() == [said]
+    needed = dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_p=(0, 0.4), mixup_by="class", cutmix_p=0.3)
+    needed |= dict(ls=(0.2, 0.0), adapt="gap")
+    assert not Config().without_effect() and not Config(**settings | needed).without_effect()
 
 
 def test_key_is_of_settings_and_content_alone():

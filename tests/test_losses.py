@@ -357,6 +357,9 @@ def test_ldam_margins_are_the_papers():
     assert losses.ldam_margins(np.array([9, 0, 4]), 0.5)[1] == 0.5  # a class without a picture has that of the rarest
     assert table_at(0, margin=0.5, scale=30.0)[losses.MARGIN, :3] == pytest.approx(30 * published, rel=1e-6)
     assert (table_at(0)[losses.MARGIN] == 0).all()
+    # Of the classes' pictures, however rows are drawn.
+    drawn = losses.schedule(objective(margin=0.5), np.array([185.0] * 3), 0, 10, pictures=counts)
+    assert drawn[losses.MARGIN].tolist() == pytest.approx(published, rel=1e-6)
 
 
 def test_ldam_is_the_authors_loss():

@@ -56,6 +56,8 @@ def test_the_odds_are_multiplied_and_nothing_passes_one():
     assert found.by_class[0] == 0 and found.by_class[1] / (1 - found.by_class[1]) == pytest.approx(2 * 0.9 / 0.1)
     off = adapt.strengthened(Some(0.6, (0.0, 0.9)), ["p", "by_class"], dict(factor=torch.tensor(0.0)))
     assert off == Some(0.0, (0.0, 0.0))
+    # A probability of 1 has no odds that could fall.
+    assert adapt.strengthened(Some(1.0, (0.3, 1.0)), ["p", "by_class"], dict(factor=torch.tensor(0.0))).p == 1
     plain = Some(0.6, (0.0, 0.9))
     for nothing in (None, {}, dict(factor=torch.tensor(1.0))):
         assert adapt.strengthened(plain, ["p"], nothing) is plain
@@ -109,6 +111,23 @@ def test_a_tenth_of_each_class_is_held_back_and_rare_classes_keep_theirs(setting
     assert not set(validated.val) & {*validated.held, *validated.train}
 
 
+def test_a_picture_is_not_held_back_from_its_copies(settings, tmp_path):
+    """Of pictures that are there twice, one brighter by a level, both are held back or neither is."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(30):
+            coarse = Image.fromarray(rng.integers(0, 250, (8, 8, 3), dtype=np.uint8))
+            smooth = np.asarray(coarse.resize((64, 64), Image.Resampling.BICUBIC))
+            for k in range(2):
+                Image.fromarray((smooth // 2 + k).astype(np.uint8)).save(tmp_path / name / f"{i}-{k}.png")
+    config = Config(**settings | dict(data=str(tmp_path), val_split=0.0), adapt="gap")
+    found = prepare_pictures(config)
+    held = {found.listing.paths[row] for row in found.held}
+    assert 8 <= len(held) <= 16  # a tenth of 120, pairs whole
+    assert all({path.replace("-0.", "-1."), path.replace("-1.", "-0.")} <= held for path in held)
+
+
 def test_too_few_pictures_to_hold_back_is_a_line(settings):
     with pytest.raises(LongtailError, match="--adapt holds back a tenth of each class of 10 or more"):
         prepare_pictures(Config(**settings, adapt="gap"))
@@ -119,8 +138,8 @@ def test_a_runs_factors_follow_its_gaps_and_reach_table_and_plan(adapting, monke
     seen = dict(table={}, plan={})
     at, drawer = build.Loss.at, build.draw_plan
 
-    def table(self, epoch, signals=None):
-        found = at(self, epoch, signals)
+    def table(self, epoch, signals=None, earlier=None):
+        found = at(self, epoch, signals, earlier)
         seen["table"][epoch] = float(found[0][EPS, 0])
         return found
 

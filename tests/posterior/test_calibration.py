@@ -59,6 +59,13 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     assert "carried over to runs of other settings" in mixed.carried_over([folder])
 
 
+def test_it_belongs_to_a_training_that_follows_what_its_runs_measured(calibrated):
+    """`final` of --adapt gap replays the folds' path, which no fold had in its settings."""
+    folder, checkpoint = calibrated
+    final = checkpoint | dict(config=checkpoint["config"] | dict(adapt_path="1:1.2", val_split=0.0, folds=0))
+    assert calibration.calibration_of([folder / "final"], [final], folder.parent).path.parent == folder
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -14,6 +14,7 @@ from errors import LongtailError
 from samples import answered
 from study import best
 from study.begin import begin_study
+from study.chosen import study_of_recipe
 from study.table import write_spec
 from test_train import made
 
@@ -45,6 +46,9 @@ def test_a_recipe_that_adapts_has_the_path_of_its_trials(settings, tmp_path, mon
         (study.run(i) / "results.csv").write_text("\n".join(lines) + "\n")
     best.write_best(study, chosen(study).point, tmp_path / "best.json")
     assert read_recipe(tmp_path / "best.json").adapt_path == "1:1.2:1.3"
+    # The recipe names the trials that it came from, though none of them had that path.
+    best.write_best(study, chosen(study).point, study.folder / "best.json")
+    assert study_of_recipe(study.folder / "best.json")[1] == [0]
 
 
 def test_the_best_stage_is_the_one_that_scored_best_and_equals_go_to_the_earlier(settings, tmp_path, capsys):
