@@ -164,14 +164,15 @@ def effects(study: Study, group: list[Point]) -> list[str]:
     if not levels:
         return []
     model = stats.additive(scores, blocks, levels)
+    errors = "too few trials for an error" if math.isnan(model.sd) else "± one standard error"
     lines = [
-        f"Main effects on {titled(group[0].metric)} of a fold (additive model, folds and seeds as blocks; "
-        "± one standard error):\n",
+        f"Main effects on {titled(group[0].metric)} of a fold (additive model, folds and seeds as blocks; {errors}):\n",
         "| setting | value | against the mean value |",
         "| --- | --- | --- |",
     ]
     for name, level, effect in _each_effect(model):
-        lines.append(f"| {name} | {level} | {effect.value:+.4f} ± {effect.error:.4f} |")
+        error = "" if math.isnan(effect.error) else f" ± {effect.error:.4f}"
+        lines.append(f"| {name} | {level} | {effect.value:+.4f}{error} |")
     pairs = []
     for pair in stats.interactions(model.residuals, model.sd, levels)[:3]:
         pairs.append(f"{pair.first} × {pair.second} {pair.size:.4f} (noise alone: {pair.noise:.4f})")

@@ -366,6 +366,13 @@ def test_main_effects_of_a_study(settings):
     assert sd < 1e-9
 
 
+def test_two_points_of_one_split_have_effects_without_an_error(settings):
+    study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.1)]), lambda c: 0.5 + c.ls)
+    said = "\n".join(findings.effects(study, only_group(study)))
+    assert "too few trials for an error" in said and "nan" not in said
+    assert "| ls | 0.0 | -0.0500 |" in said and "| ls | 0.1 | +0.0500 |" in said
+
+
 def test_a_setting_of_many_values_is_cut_in_thirds(settings):
     values = [0.001 * 2**k for k in range(9)]
     study = fill(begun(settings, [dict(lr=v) for v in values]), lambda c: 0.5)
