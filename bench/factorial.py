@@ -13,7 +13,8 @@ last epoch, tau and scaling chosen on the other folds. The effect of a setting i
 without it. The interaction of two is half of what the first one's effect grows by where the second is on. Two errors
 are given: ± is the paired delete-one jackknife's, over pictures. "noise" is the root mean square of columns in which
 no setting's effect is: higher interactions, rarely there, so that the luck of training is what they show. With --report
-a screening shows its first 16 runs alone where the others are not done: an effect then includes pairs' interactions.
+a screening shows its first 16 runs alone where the others are not done: an effect then includes pairs' interactions,
+and noise is told by the effects themselves, most of which are taken for nothing else (Lenth 1989).
 """
 
 import dataclasses
@@ -119,6 +120,13 @@ def effect(signs: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.tensordot(signs, values, 1) / (len(signs) / 2)
 
 
+def lenth(effects: np.ndarray) -> float:
+    """Lenth's pseudo standard error: that of `effects`, were all of them but a few 0 but for noise."""
+    sizes = np.abs(effects)
+    small = sizes < 2.5 * 1.5 * np.median(sizes)
+    return 1.5 * float(np.median(sizes[small]))
+
+
 def table(study: Study, design: Design) -> None:
     """Prints a line an effect, a column a score."""
     folds = study.base.folds
@@ -150,9 +158,11 @@ def table(study: Study, design: Design) -> None:
             error = stats.jackknife([0.0], effect(signs, np.stack(left_out[score]))[None])
             cells.append(f"{effect(signs, np.array(values)):+.4f} ± {z * error:.4f}")
         print(f"| {' | '.join(cells)} |")
-    if design.noise:
-        noise = [math.sqrt(np.mean([effect(s, np.array(v)) ** 2 for s in design.noise])) for v in scores.values()]
-        print(f"| noise: {len(design.noise)} columns | {' | '.join(f'{each:.4f}' for each in noise)} |")
+    contrasts = design.noise or list(design.effects.values())
+    found = np.array([[effect(signs, np.array(values)) for signs in contrasts] for values in scores.values()])
+    noise = [math.sqrt((row**2).mean()) if design.noise else lenth(row) for row in found]
+    told = f"{len(design.noise)} columns" if design.noise else "Lenth's"
+    print(f"| noise: {told} | {' | '.join(f'{each:.4f}' for each in noise)} |")
     print(f"| mean of all runs | {' | '.join(f'{np.mean(each):.4f}' for each in scores.values())} |", flush=True)
 
 

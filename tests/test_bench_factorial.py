@@ -72,6 +72,17 @@ def test_no_effect_of_a_screening_is_mixed_up_with_another_or_with_a_pair():
         assert factorial.effect(effect, signs[:16] @ own) == pytest.approx(2 * coefficient)
 
 
+def test_lenths_noise_is_that_of_the_effects_that_are_nothing():
+    """Of 15 effects, three of them large, the standard deviation of the others, in the mean of many draws."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        effects = rng.normal(0, 0.01, 15)
+        effects[:3] += 0.1
+        found.append(factorial.lenth(effects))
+    assert np.mean(found) == pytest.approx(0.01, rel=0.1)
+
+
 def test_a_report_of_nothing_says_how_to_train_and_makes_no_study(pictures, tmp_path, monkeypatch, capsys):
     words = ["--report", "--data", str(pictures), "--img-size", "32", "--folds", "2", "--project", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["bench.factorial", *words])
