@@ -371,7 +371,7 @@ class Config:
         "uniform",
         "mixing",
         "whose box CutMix pastes; uniform: of a picture drawn as the rows are; tail: of every class equally often, and "
-        "no CutMix in the first 3 epochs and, of 25 or more, in the last 1 to 3 (CMO)",
+        "no CutMix in the first 3 epochs (of under 12 a quarter) and, of 25 or more, in the last 1 to 3 (CMO)",
         choices=("uniform", "tail"),
         off="uniform",
         source="Park et al. 2022",
@@ -511,11 +511,6 @@ class Config:
         for flag, pair in (("--mixup-pair", self.mixup_pair), ("--cutmix-pair", self.cutmix_pair)):
             if pair != "uniform" and self.mixup_by not in ("row", "class"):
                 raise ConfigError(f"{flag} {pair} draws a partner for each row: add --mixup-by row, or class")
-        if self.mixup_pair == "targeted" and self.mixup_alpha >= 1:
-            raise ConfigError(
-                f"--mixup-pair targeted turns weights near 0 and 1 towards the rarer class; with --mixup-alpha "
-                f"{self.mixup_alpha:g} they are not: give one below 1, as --mixup-alpha 0.8"
-            )
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
@@ -567,12 +562,13 @@ class Config:
         Not refused: where a study takes a method away, its details stay behind.
         """
         mixes = self.mixup_p not in (0, (0, 0))
+        moves = mixes or self.cutmix_p > 0 or self.ls not in (0, (0, 0))  # something that --adapt could
         needs = {
             "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
             "mixup_refine": (self.mixup_refine == 1 or self.mixup_pair == "targeted", "--mixup-pair targeted"),
             "cutmix_pair": (self.cutmix_pair == "uniform" or self.cutmix_p > 0, "--cutmix-p above 0"),
             "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
-            "adapt": (self.adapt == "none" or mixes or self.cutmix_p or self.ls, "--ls, --mixup-p or --cutmix-p"),
+            "adapt": (self.adapt == "none" or moves, "--ls, --mixup-p or --cutmix-p"),
             "adapt_path": (not self.adapt_path or self.adapt == "gap", "--adapt gap"),
         }
         return [

@@ -23,14 +23,14 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import metrics
-from bench.studies import base_of, known, parser_of, trained
+from bench.studies import base_of, known, numbers, parser_of, trained
 from config import Config
 from engine.numerics import pick_device
 from errors import ConfigError, run_command
 from pictures import synthetic
 from posterior import classifier, evidence, priors, reliability, scaling
 from study.held_out import macro_f1_difference
-from study.table import Study, identity
+from study.table import Study
 
 METHODS = {
     "base": {},
@@ -248,16 +248,11 @@ def trials(base: Config, names: list[str], split_seeds: list[int]) -> dict[str, 
 def finished(study: Study, wanted: dict[str, list[list[dict]]]) -> dict[str, list[list[int]]]:
     """The numbers of the trials of each method all of whose trials ended well."""
     latest = study.latest()
-    number_of = {}
-    for i in range(len(study.trials)):
-        number_of[identity(study.config(i))] = i
     found = {}
     for name, splits in wanted.items():
-        numbers = []
-        for split in splits:
-            numbers.append([number_of[identity(dataclasses.replace(study.base, **trial))] for trial in split])
-        if all(latest.get(i, {}).get("status") == "ok" for split in numbers for i in split):
-            found[name] = numbers
+        by_split = [numbers(study, trials) for trials in splits]
+        if all(latest.get(i, {}).get("status") == "ok" for split in by_split for i in split):
+            found[name] = by_split
         else:
             print(f"{name}: not all of its trials are done", file=sys.stderr)
     if "base" not in found:

@@ -6,15 +6,18 @@
 The first trains all 16 combinations of four settings (Fisher's 2^4 factorial), which shows every pair's interaction.
 --screen trains 32 of the 2^16 combinations of sixteen, chosen so that no setting's effect is mixed up with another's or
 with a pair's (resolution IV; Box, Hunter & Hunter, ch. 6). All runs bear on every effect: each is known as well as if
-16 runs with it stood beside 16 without it, where one setting at a time would have 1 beside 1.
+16 runs with it stood beside 16 without it, where as many runs, one setting at a time, give 2 beside 2.
 
 Every combination is trained on the same folds and judged on the pictures of all folds together, as bench.effects does:
 last epoch, tau and scaling chosen on the other folds. The effect of a setting is the mean score with it less that
-without it. The interaction of two is half of what the first one's effect grows by where the second is on. Two errors
-are given: ± is the paired delete-one jackknife's, over pictures. "noise" is the root mean square of columns in which
-no setting's effect is: higher interactions, rarely there, so that the luck of training is what they show. With --report
-a screening shows its first 16 runs alone where the others are not done: an effect then includes pairs' interactions,
-and noise is told by the effects themselves, most of which are taken for nothing else (Lenth 1989).
+without it. The interaction of two is half of what the first one's effect grows by where the second is on. An effect is
+compared with two bounds, each of 95% for all effects of a column together. ± is of other pictures, by the paired
+delete-one jackknife. "noise" is of other pictures and of another training, by columns in which no setting's effect is:
+with four settings interactions of three and four, with --screen the sum of eight pairs'. Where such interactions are
+there, they make it larger.
+
+With --report a screening shows its first 16 runs alone where the others are not done. An effect then includes seven
+pairs' interactions, and noise is told by the effects themselves, most of which are taken for nothing else (Lenth 1989).
 """
 
 import dataclasses
@@ -28,7 +31,7 @@ import numpy as np
 
 import metrics
 from bench import effects
-from bench.studies import base_of, parser_of, trained
+from bench.studies import base_of, numbers, parser_of, trained
 from errors import ConfigError, run_command
 from posterior import evidence
 from study import stats
@@ -48,7 +51,7 @@ SCREENED = {
     "head's decay 0.5": (dict(head_decay="auto"), dict(head_decay=0.5)),
     "decay 0.3": (dict(weight_decay=0.1), dict(weight_decay=0.3)),
     "smoothing by frequency": (dict(ls=0.1), dict(ls=(0.2, 0.0), ls_by="frequency")),
-    "targeted mixup": (dict(), dict(mixup_pair="targeted", mixup_alpha=0.8)),
+    "targeted mixup, alpha 0.8": (dict(), dict(mixup_pair="targeted", mixup_alpha=0.8)),  # CutMix has the alpha too
     "CMO": (dict(cutmix_pair="uniform"), dict(cutmix_pair="tail")),
     "deferred weights": (dict(drw=0.0), dict(drw=0.8)),
     "focal": (dict(gamma=0.0), dict(gamma=2.0)),
@@ -81,9 +84,9 @@ def columns(levels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 def all_of(factors: dict) -> Design:
     """Every combination of the factors: effects of one and of two, noise from those of more."""
     levels = np.array(list(itertools.product((-1.0, 1.0), repeat=len(factors))))
-    names = [" with ".join(list(factors)[k] for k in each) for each in subsets(len(factors), (1, 2))]
+    names = [" × ".join(list(factors)[k] for k in each) for each in subsets(len(factors), (1, 2))]
     more = tuple(range(3, len(factors) + 1))
-    return Design(points(factors, levels.T), dict(zip(names, columns(levels, (1, 2)))), columns(levels, more))
+    return Design(changes(factors, levels.T), dict(zip(names, columns(levels, (1, 2)))), columns(levels, more))
 
 
 def some_of(factors: dict) -> Design:
@@ -95,11 +98,11 @@ def some_of(factors: dict) -> Design:
     levels = np.array(list(itertools.product((-1.0, 1.0), repeat=5)))
     own = columns(levels, (1, 3, 5))
     own = own[1:] + own[:1]  # the one column that does not change in the first half comes last
-    return Design(points(factors, own), dict(zip(factors, own, strict=True)), columns(levels, (2, 4)))
+    return Design(changes(factors, own), dict(zip(factors, own, strict=True)), columns(levels, (2, 4)))
 
 
-def points(factors: dict, signs) -> list[dict]:
-    """What each run changes. signs: of each factor, those of all runs."""
+def changes(factors: dict, signs) -> list[dict]:
+    """What each run changes of the base. signs: of each factor, those of all runs."""
     runs = []
     for row in np.transpose(signs):
         runs.append({})
@@ -120,19 +123,17 @@ def effect(signs: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.tensordot(signs, values, 1) / (len(signs) / 2)
 
 
-def lenth(effects: np.ndarray) -> float:
-    """Lenth's pseudo standard error: that of `effects`, were all of them but a few 0 but for noise."""
-    sizes = np.abs(effects)
-    small = sizes < 2.5 * 1.5 * np.median(sizes)
+def lenth(contrasts: np.ndarray) -> float:
+    """Lenth's pseudo standard error: that of `contrasts`, were all of them but a few 0 but for noise."""
+    sizes = np.abs(contrasts)
+    small = sizes <= 2.5 * 1.5 * np.median(sizes)
     return 1.5 * float(np.median(sizes[small]))
 
 
-def table(study: Study, design: Design) -> None:
-    """Prints a line an effect, a column a score."""
-    folds = study.base.folds
+def table(study: Study, design: Design, by_run: list[list[int]]) -> None:
+    """Prints a line an effect, a column a score. by_run: of each run its trials, one a fold."""
     scores, left_out = {}, {}
-    for k in range(len(design.settings)):
-        trials = list(range(k * folds, (k + 1) * folds))
+    for trials in by_run:
         found = effects.judged(study, trials)
         classes = len(evidence.of_run(study.run(trials[0])).classes)
         of_picture = {
@@ -150,7 +151,7 @@ def table(study: Study, design: Design) -> None:
     z = NormalDist().inv_cdf(1 - 0.025 / len(design.effects))
     n = len(found.targets)
     print(f"\n{n} pictures out of fold, {len(design.settings)} runs", end="; ")
-    print(f"±: 95% over all {len(design.effects)} effects (z = {z:.2f})\n")
+    print(f"±: 95% for the {len(design.effects)} effects of a column together (z = {z:.2f})\n")
     print(f"| effect | {' | '.join(scores)} |\n|{' --- |' * (1 + len(scores))}")
     for name, signs in design.effects.items():
         cells = [name]
@@ -158,11 +159,15 @@ def table(study: Study, design: Design) -> None:
             error = stats.jackknife([0.0], effect(signs, np.stack(left_out[score]))[None])
             cells.append(f"{effect(signs, np.array(values)):+.4f} ± {z * error:.4f}")
         print(f"| {' | '.join(cells)} |")
-    contrasts = design.noise or list(design.effects.values())
-    found = np.array([[effect(signs, np.array(values)) for signs in contrasts] for values in scores.values()])
-    noise = [math.sqrt((row**2).mean()) if design.noise else lenth(row) for row in found]
-    told = f"{len(design.noise)} columns" if design.noise else "Lenth's"
-    print(f"| noise: {told} | {' | '.join(f'{each:.4f}' for each in noise)} |")
+    nothing = design.noise or list(design.effects.values())
+    free = len(design.noise) or len(design.effects) / 3  # degrees of freedom; Lenth's choice
+    t = stats.t_quantile(1 - 0.025 / len(design.effects), round(free))
+    cells = [f"noise, {len(design.noise)} columns (t = {t:.2f})" if design.noise else f"noise, Lenth's (t = {t:.2f})"]
+    for values in scores.values():
+        contrasts = np.array([effect(signs, np.array(values)) for signs in nothing])
+        error = math.sqrt((contrasts**2).mean()) if design.noise else lenth(contrasts)
+        cells.append(f"± {t * error:.4f}")
+    print(f"| {' | '.join(cells)} |")
     print(f"| mean of all runs | {' | '.join(f'{np.mean(each):.4f}' for each in scores.values())} |", flush=True)
 
 
@@ -174,18 +179,20 @@ def main() -> int:
     def run():
         design = some_of(SCREENED) if space.screen else all_of(FOUR)
         base = dataclasses.replace(base_of(space, folds=True), fold=0, monitor="last")  # the best epoch would flatter
-        wanted = [point | dict(fold=fold) for point in design.settings for fold in range(base.folds)]
-        study = trained(space, base, "screen" if space.screen else "factorial", wanted)
-        latest = study.latest()
-        todo = [i for i in range(len(study.trials)) if latest.get(i, {}).get("status") != "ok"]
-        if todo and space.screen and space.report and min(todo) >= len(wanted) // 2:
-            print(f"{len(todo)} of {len(wanted)} trials are not done: the first half alone", file=sys.stderr)
-            design = first_half(design)
-        elif todo:
+        wanted = [[changed | dict(fold=fold) for fold in range(base.folds)] for changed in design.settings]
+        study = trained(space, base, "screen" if space.screen else "factorial", [t for run in wanted for t in run])
+        by_run, latest = [numbers(study, trials) for trials in wanted], study.latest()
+        todo = [[i for i in run if latest.get(i, {}).get("status") != "ok"] for run in by_run]
+        left, of = sum(map(len, todo)), sum(map(len, by_run))
+        half = len(by_run) // 2
+        if left and space.screen and space.report and not any(todo[:half]):
+            print(f"{left} of {of} trials are not done: the first half alone", file=sys.stderr)
+            design, by_run = first_half(design), by_run[:half]
+        elif left:
             how = "the same command without --report" if space.report else "the same command again"
-            failed = ", with --retry-failed" * any(i in latest for i in todo)
-            raise ConfigError(f"{len(todo)} of {len(wanted)} trials are not done: give {how}{failed}")
-        table(study, design)
+            failed = ", with --retry-failed" * any(i in latest for run in todo for i in run)
+            raise ConfigError(f"{left} of {of} trials are not done: give {how}{failed}")
+        table(study, design, by_run)
 
     return run_command("bench.factorial", run, continue_with="the same command")
 

@@ -1,5 +1,6 @@
 """What benches that train a study share: their flags, and the study, which goes on where it stopped."""
 
+import dataclasses
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from engine.stop import StopRequest
 from errors import ConfigError
 from study.begin import begin_study
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import Study
+from study.table import Study, identity
 
 
 def parser_of(program: str, about: str, usage: str = "") -> tuple[SettingsParser, object]:
@@ -37,6 +38,12 @@ def known(flag: str, names: Iterable[str], there: Iterable[str]) -> None:
     for name in names:
         if name not in there:
             raise ConfigError(f"{flag} {name!r}: there are {', '.join(there)}")
+
+
+def numbers(study: Study, trials: list[dict]) -> list[int]:
+    """The numbers that these trials, dicts of what they change of the base, have in the study."""
+    number_of = {identity(study.config(i)): i for i in range(len(study.trials))}
+    return [number_of[identity(dataclasses.replace(study.base, **trial))] for trial in trials]
 
 
 def trained(space: Namespace, base: Config, name: str, trials: list[dict]) -> Study:

@@ -73,7 +73,7 @@ def _raised(p, times):
     """A probability, or both ends of a range, with `times` the odds."""
     if isinstance(p, tuple):
         return tuple(_raised(end, times) for end in p)
-    if p == 1:  # its odds have no end
+    if p == 1:  # a factor of 0 would make it 0 / 0
         return p
     return times * p / (1 - p + times * p)
 

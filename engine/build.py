@@ -42,6 +42,11 @@ def judge(config: Config) -> None:
         raise ConfigError("--fresh-head is for a network that begins with a run's weights: add --init RUN")
     if config.freeze_bn == "adapt" and not config.freeze:
         raise ConfigError("--freeze-bn adapt is for batch norms that are frozen: add --freeze body")
+    if config.mixup_pair == "targeted" and config.mixup_alpha >= 1 and config.mixup_p not in (0, (0, 0)):
+        raise ConfigError(
+            "--mixup-pair targeted gives the rarer class more weight only where --mixup-alpha is below 1, and it is "
+            f"{config.mixup_alpha:g}: give --mixup-alpha 0.8"
+        )
     if synthetic.is_there(config.data):
         return
     folder = Path(config.project) / config.name

@@ -46,8 +46,10 @@ def folder_of(config: Config) -> Path:
 def finished(config: Config) -> bool:
     """Whether its run is done: the last of its tables is there, or without validation pictures its last epoch."""
     folder = folder_of(config)
-    if (folder / "confusion_matrix.csv").exists() or not (folder / "args.json").exists():
-        return (folder / "confusion_matrix.csv").exists()
+    if (folder / "confusion_matrix.csv").exists():
+        return True
+    if not (folder / "args.json").exists():
+        return False
     found = read_folder(folder)
     return found.done and found.epochs[-1]["epoch"] == config.epochs
 

@@ -40,10 +40,10 @@ def test_an_effect_is_a_difference_of_means_and_an_interaction_half_of_its_growt
     assert found["decay 0.1"] == pytest.approx(-1)
     assert found["sampler"] == pytest.approx(0)
     assert found["smoothing 0.1"] == pytest.approx(3 + 4 / 2)
-    assert found["smoothing 0.1 with mixup 0.6"] == pytest.approx(4 / 2)
+    assert found["smoothing 0.1 × mixup 0.6"] == pytest.approx(4 / 2)
     score_of = {tuple(each): score for each, score in zip(on, scores)}
     grown = score_of[1, 1, 0, 0] - score_of[0, 1, 0, 0] - (score_of[1, 0, 0, 0] - score_of[0, 0, 0, 0])
-    assert found["smoothing 0.1 with mixup 0.6"] == pytest.approx(grown / 2)
+    assert found["smoothing 0.1 × mixup 0.6"] == pytest.approx(grown / 2)
 
 
 def test_no_effect_of_a_screening_is_mixed_up_with_another_or_with_a_pair():
@@ -81,6 +81,7 @@ def test_lenths_noise_is_that_of_the_effects_that_are_nothing():
         effects[:3] += 0.1
         found.append(factorial.lenth(effects))
     assert np.mean(found) == pytest.approx(0.01, rel=0.1)
+    assert factorial.lenth(np.zeros(15)) == 0
 
 
 def test_a_report_of_nothing_says_how_to_train_and_makes_no_study(pictures, tmp_path, monkeypatch, capsys):

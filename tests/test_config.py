@@ -43,8 +43,7 @@ def test_bounds_are_kept_and_their_neighbours_refused(f):
 @pytest.mark.parametrize("f", [f for f in dataclasses.fields(Config) if f.metadata["choices"]], ids=lambda f: f.name)
 def test_choices(f):
     for choice in f.metadata["choices"]:
-        needed = "--mixup-alpha 0.8" if choice == "targeted" else ""
-        assert getattr(parse(f"{flag_of(f.name)} {choice} {needed}"), f.name) == choice
+        assert getattr(parse(f"{flag_of(f.name)} {choice}"), f.name) == choice
     with pytest.raises(ConfigError, match=f.metadata["choices"][0]):
         validated(f, f.metadata["choices"][0] + "x")
 
@@ -225,8 +224,6 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
         dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
         dict(adapt="gap", mixup_p=1),
-        dict(mixup_pair="targeted"),
-        dict(mixup_pair="targeted", mixup_alpha=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):

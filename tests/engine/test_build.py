@@ -113,6 +113,7 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
         (dict(freeze="body,fc"), "leaves nothing to train"),
         (dict(fresh_head=True), "--fresh-head is for .* add --init RUN"),
         (dict(freeze_bn="adapt"), "--freeze-bn adapt is for .* add --freeze body"),
+        (dict(mixup_pair="targeted", mixup_p=0.5), "below 1, and it is 1: give --mixup-alpha 0.8"),
     ],
 )
 def test_what_cannot_be_begun_with_or_frozen_is_refused_by_name(settings, more, said):
