@@ -562,7 +562,7 @@ class Config:
         Not refused: where a study takes a method away, its details stay behind.
         """
         mixes = self.mixup_p not in (0, (0, 0))
-        moves = mixes or self.cutmix_p > 0 or self.ls not in (0, (0, 0))  # something that --adapt could
+        moves = mixes or self.cutmix_p > 0 or self.ls not in (0, (0, 0))  # something is there for --adapt to move
         needs = {
             "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
             "mixup_refine": (self.mixup_refine == 1 or self.mixup_pair == "targeted", "--mixup-pair targeted"),
