@@ -92,28 +92,41 @@ class _Product(torch.autograd.Function):
         rows = upstream.reshape(-1, outputs)  # a row an output place, as the patches have
         d_x = d_weight = None
         if ctx.needs_input_grad[1]:
-            d_weight = (rows.t() @ patches).view(outputs, *kernel, channels)
-            d_weight = d_weight.permute(0, 3, 1, 2).to(ctx.weight_dtype)
+            d_weight = rows.t() @ patches
+            d_weight = d_weight.view(outputs, *kernel, channels).permute(0, 3, 1, 2)
+            d_weight = d_weight.to(ctx.weight_dtype)
         if ctx.needs_input_grad[0]:
-            d_x = _d_input(upstream, matrix.view(outputs, *kernel, channels), ctx.shape, ctx.stride, ctx.padding)
+            weight = matrix.view(outputs, *kernel, channels)
+            d_x = _d_input(upstream, weight, ctx.shape, ctx.stride, ctx.padding)
         return d_x, d_weight, None, None
 
 
 def _d_input(upstream, weight, shape, stride, padding):
     """The gradient of x, [B,C,H,W], from that of the output, [B,R,S,O], and the weight, [O,KH,KW,C]."""
-    batch, channels, height, width = shape
-    outputs, *kernel, _ = weight.shape
+    outputs, *kernel, channels = weight.shape
     border = [side - 1 - pad for side, pad in zip(kernel, padding)]
     places = upstream.numel() // outputs
+    is_convolution = stride == (1, 1) and min(border) >= 0
     # Turning the weight around copies it: a loss for 512 outputs at 128 places (2 px), a gain from 288 on (3 px).
-    if stride == (1, 1) and min(border) >= 0 and 2 * places > outputs:
-        # A pixel was in the patches around it: its gradient is a convolution of theirs, with the weight turned around.
-        patches = _patches(upstream.permute(0, 3, 1, 2), kernel, stride, border).reshape(batch * height * width, -1)
-        cells = weight.reshape(outputs, -1, channels).unbind(1)
-        d_x = patches @ torch.cat(cells[::-1])
-        return d_x.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    d_patches = upstream.reshape(-1, outputs) @ weight.reshape(outputs, -1)
-    return _gathered(d_patches.view(*upstream.shape[:3], *kernel, channels), shape, stride, padding)
+    if is_convolution and 2 * places > outputs:
+        return _turned_around(upstream, weight, shape, border)
+    rows = upstream.reshape(-1, outputs)
+    d_patches = rows @ weight.reshape(outputs, -1)
+    d_patches = d_patches.view(*upstream.shape[:3], *kernel, channels)
+    return _gathered(d_patches, shape, stride, padding)
+
+
+def _turned_around(upstream, weight, shape, border):
+    """`_d_input` of stride 1: a pixel was in the patches around it, so its gradient is a convolution of theirs, with
+    the weight turned around."""
+    batch, channels, height, width = shape
+    maps = upstream.permute(0, 3, 1, 2)
+    patches = _patches(maps, weight.shape[1:3], (1, 1), border)
+    patches = patches.reshape(batch * height * width, -1)
+    cells = weight.flatten(1, 2).unbind(1)
+    d_x = patches @ torch.cat(cells[::-1])
+    d_x = d_x.view(batch, height, width, channels)
+    return d_x.permute(0, 3, 1, 2)
 
 
 def _as_autocast(x):
