@@ -13,6 +13,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from engine.stop import StopRequest
 from errors import LongtailError, Parser, run_command
 from reporting import run_page, study_page
 from reporting.page import Page
@@ -64,6 +65,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--watch", action="store_true", help="write it anew while the run or study goes on")
     space = parser.parse_args(args)
+    StopRequest().listen()  # a shell's background jobs would not hear SIGINT
     return run_command("report.py", lambda: report(space))
 
 
