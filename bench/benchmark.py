@@ -6,9 +6,9 @@
 200 epochs, the last one's weights, crop and flip. Training and test pictures are in DIR/train and DIR/test, by class.
 The published figures are top-1 accuracies of the same protocol; those of CE assume the training prior, the others equal
 classes. Nothing is chosen on the test set: settings come from the papers, or from folds of the training pictures.
-A row of two stages trains its last layers again on the networks of its first stage, by a recipe; processes that share
-the study each take a --shard. Intervals: Student t
-over seeds, 95%; with one seed Wilson's, over pictures. Prints a table; the study is --project/--name.
+A row of two stages trains its last layer again on the networks of its first stage, by a recipe; processes that share
+the study each take a --shard. Intervals: Student t over seeds, 95%; with one seed Wilson's, over pictures. Prints a
+table; the study is --project/--name.
 """
 
 import sys
