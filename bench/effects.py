@@ -71,7 +71,7 @@ BLUR = 0.01  # of the shorter side: the standard deviation of the corruption
 
 
 class Judged(NamedTuple):
-    """The pooled out-of-fold pictures of a method, under one split."""
+    """The pooled out-of-fold pictures of a method, under one split, in the order of their paths: the same in each."""
 
     targets: np.ndarray  # int [N]
     predicted: np.ndarray  # int [N], the class of the highest posterior
@@ -97,14 +97,15 @@ def judged(study: Study, trials: list[int]) -> Judged:
         moved[~others] = at_tau[best][~others]
         taus.append(TAUS[best])
     kinds, _ = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
+    order = np.argsort(found.paths, kind="stable")
     return Judged(
-        targets=found.targets,
-        predicted=found.log_posterior.argmax(1),
-        moved=moved,
+        targets=found.targets[order],
+        predicted=found.log_posterior.argmax(1)[order],
+        moved=moved[order],
         tau=float(np.mean(taus)),
-        nll=-found.log_posterior[rows, found.targets],
+        nll=-found.log_posterior[rows, found.targets][order],
         confidence=float(np.exp(found.log_posterior.max(1)).mean()),
-        scaled=scaling.simplest(kinds).held_out,
+        scaled=scaling.simplest(kinds).held_out[order],
         seconds=float(np.mean([latest[i]["seconds"] for i in trials])),
     )
 

@@ -4,17 +4,18 @@
     python -m bench.factorial --screen --data painters --img-size 64 --width 0.5 --folds 3 --epochs 40 --threads 1
 
 The first trains all 16 combinations of four settings (Fisher's 2^4 factorial), which shows every pair's interaction.
---screen trains 32 of the 2^16 combinations of sixteen, chosen so that no setting's effect is mixed up with another's or
-with a pair's (resolution IV; Box, Hunter & Hunter, ch. 6). All runs bear on every effect: each is known as well as if
-16 runs with it stood beside 16 without it, where as many runs, one setting at a time, give 2 beside 2.
+--screen trains 32 of the 2^15 combinations of fifteen, 16 on one split of the pictures into folds and 16 on another,
+chosen so that no setting's effect is mixed up with another's, with a pair's or with the split's (resolution IV in two
+blocks; Box, Hunter & Hunter, ch. 6). All runs bear on every effect: each is known as well as if 16 runs with it stood
+beside 16 without it, where as many runs, one setting at a time, give 2 beside 2.
 
-Every combination is trained on the same folds and judged on the pictures of all folds together, as bench.effects does:
+Every combination is trained on folds and judged on the pictures of all folds together, as bench.effects does:
 last epoch, tau and scaling chosen on the other folds. The effect of a setting is the mean score with it less that
 without it. The interaction of two is half of what the first one's effect grows by where the second is on. An effect is
 compared with two bounds, each of 95% for all effects of a column together. ± is of other pictures, by the paired
 delete-one jackknife. "noise" is of other pictures and of another training, by columns in which no setting's effect is:
-with four settings interactions of three and four, with --screen the sum of eight pairs'. Where such interactions are
-there, they make it larger.
+with four settings interactions of three and four, with --screen the sum of seven pairs' and of how much one setting's
+effect differs between the splits. Where such interactions are there, they make it larger.
 
 With --report a screening shows its first 16 runs alone where the others are not done. An effect then includes seven
 pairs' interactions, and noise is told by the effects themselves, most of which are taken for nothing else (Lenth 1989).
@@ -60,7 +61,6 @@ SCREENED = {
     "margin 0.5": (dict(margin=0.0), dict(margin=0.5)),
     "learning rate 4e-3": (dict(lr=2e-3), dict(lr=4e-3)),
     "dropout 0.3": (dict(dropout=0.0), dict(dropout=0.3)),
-    "erasing 0.2": (dict(erase=0.0), dict(erase=0.2)),
 }
 
 
@@ -90,15 +90,15 @@ def all_of(factors: dict) -> Design:
 
 
 def some_of(factors: dict) -> Design:
-    """32 combinations of sixteen factors, of resolution IV, the first 16 of them of resolution III.
+    """32 combinations of fifteen factors, of resolution IV, the first 16 of them of resolution III and of one split.
 
-    Of the 31 products of five columns the 16 of an odd number are settings. The product of two of these is one of an
-    even number: pairs' interactions, and luck, are all that those 15 show.
+    Of the 31 products of five columns those of an odd number are the split and the settings. The product of two of
+    these is one of an even number: pairs' interactions, and luck, are all that those 15 show.
     """
     levels = np.array(list(itertools.product((-1.0, 1.0), repeat=5)))
-    own = columns(levels, (1, 3, 5))
-    own = own[1:] + own[:1]  # the one column that does not change in the first half comes last
-    return Design(changes(factors, own), dict(zip(factors, own, strict=True)), columns(levels, (2, 4)))
+    split, *own = columns(levels, (1, 3, 5))  # the first column is that of the halves
+    settings = changes({"split": (dict(split_seed=0), dict(split_seed=1))} | factors, [split, *own])
+    return Design(settings, dict(zip(factors, own, strict=True)), columns(levels, (2, 4)))
 
 
 def changes(factors: dict, signs) -> list[dict]:
@@ -112,10 +112,9 @@ def changes(factors: dict, signs) -> list[dict]:
 
 
 def first_half(design: Design) -> Design:
-    """The first half of the runs; effects that do not change there go, and no column is left for noise."""
+    """The first half of the runs, which leaves no column for noise."""
     half = len(design.settings) // 2
-    there = {name: signs[:half] for name, signs in design.effects.items() if abs(signs[:half].mean()) < 1}
-    return Design(design.settings[:half], there, [])
+    return Design(design.settings[:half], {name: signs[:half] for name, signs in design.effects.items()}, [])
 
 
 def effect(signs: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -150,7 +149,8 @@ def table(study: Study, design: Design, by_run: list[list[int]]) -> None:
             left_out.setdefault(name, []).append((each.sum() - each) / (len(each) - 1))
     z = NormalDist().inv_cdf(1 - 0.025 / len(design.effects))
     n = len(found.targets)
-    print(f"\n{n} pictures out of fold, {len(design.settings)} runs", end="; ")
+    splits = len({run.get("split_seed") for run in design.settings})
+    print(f"\n{n} pictures out of fold, {len(design.settings)} runs, {splits} splits", end="; ")
     print(f"±: 95% for the {len(design.effects)} effects of a column together (z = {z:.2f})\n")
     print(f"| effect | {' | '.join(scores)} |\n|{' --- |' * (1 + len(scores))}")
     for name, signs in design.effects.items():
@@ -173,7 +173,7 @@ def table(study: Study, design: Design, by_run: list[list[int]]) -> None:
 
 def main() -> int:
     parser, what = parser_of("bench.factorial", __doc__, "[--screen] ")
-    what.add_argument("--screen", action="store_true", help=f"sixteen settings: {', '.join(SCREENED)}")
+    what.add_argument("--screen", action="store_true", help=f"fifteen settings: {', '.join(SCREENED)}")
     space = parser.parse_args()
 
     def run():

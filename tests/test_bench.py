@@ -210,7 +210,7 @@ def test_every_contender_of_the_training_bench_still_trains(tmp_path):
     """The benches reach into the engine, and a name that moved there would be noticed on a lent GPU only."""
     step = importlib.import_module("bench.step")
     names = sorted({*step.USUAL["cpu"], *step.USUAL["cuda"], *step.four.WAYS})
-    small = dict(device="cpu", img_size=48, batch_size=2, steps=1, repeats=1, workers=1, files=64)
+    small = dict(device="cpu", img_size=48, batch_size=2, steps=1, repeats=1, workers=1, files=64, threads=1)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
     ran = subprocess.run(
         [sys.executable, "-m", "bench.step", *flags, "--contenders", *names, "--json", str(tmp_path / "record.json")],
