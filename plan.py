@@ -150,28 +150,35 @@ def draw_plan(
 
 
 def evaluation_plans(
-    rows: np.ndarray, *, size: int, store_size: int, batch_size: int = EVALUATION_BATCH, views: str = "centre"
+    rows: np.ndarray,
+    *,
+    size: int,
+    store_size: int,
+    shown: int,
+    batch_size: int = EVALUATION_BATCH,
+    views: str = "none",
 ) -> list[Plan]:
     """Plans (one per view) that show every row of `rows` once, unaugmented; the last batch is padded with its last row.
 
-    views: 'centre' crop; 'flip': it and its mirror image; 'crops': the four corners, the centre, and their mirror
-    images.
+    shown: the side in Store pixels of the middle that is shown, as augment.shown has it. views: 'none' but this one;
+    'flip': and its mirror image; 'crops': and those of the four corners, `size` wide, with theirs.
     """
     steps = math.ceil(len(rows) / batch_size)
     padding = np.repeat(rows[-1:], steps * batch_size - len(rows))
     index = np.concatenate([rows, padding]).reshape(steps, batch_size).astype(np.int32)
-    room = store_size - size
-    corners = [(room // 2, room // 2)]
+    middle, room = (store_size - shown) // 2, store_size - size
+    windows = [(middle, middle, shown)]
     if views == "crops" and room:
-        corners += [(x, y) for y in (0, room) for x in (0, room)]
-    mirrors = (1,) if views == "centre" else (1, -1)
-    return [_plain_plan(index, x, y, mirror, size) for x, y in corners for mirror in mirrors]
+        windows += [(x, y, size) for y in (0, room) for x in (0, room)]
+    mirrors = (1,) if views == "none" else (1, -1)
+    return [_plain_plan(index, x, y, side, mirror, size) for x, y, side in windows for mirror in mirrors]
 
 
-def _plain_plan(index, x, y, mirror, size):
-    """The Plan that shows rows `index` [T,B] in the window at (x, y), turned left to right where mirror is -1."""
-    left = x if mirror > 0 else x + size
-    geo = np.broadcast_to(np.array([[mirror, 0, left], [0, 1, y]], np.float32), (*index.shape, 2, 3))
+def _plain_plan(index, x, y, side, mirror, size):
+    """The Plan that shows rows `index` [T,B] in the window of `side` Store pixels at (x, y), turned left to right where
+    mirror is -1."""
+    left, step = x if mirror > 0 else x + side, side / size
+    geo = np.broadcast_to(np.array([[mirror * step, 0, left], [0, step, y]], np.float32), (*index.shape, 2, 3))
     col = np.broadcast_to(np.eye(3, 4, dtype=np.float32), (*index.shape, 3, 4))
     one = np.ones(index.shape, np.float32)
     no_box = np.zeros((*index.shape, 4), np.int32)

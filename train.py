@@ -241,7 +241,7 @@ def update_signals(
     if config.adapt == "gap":
         told["adapt"] = adapt.factor(state.signals)  # of the epoch's own loss table
         if len(pictures.held):
-            shown = plans_showing(pictures, pictures.held)[0]
+            shown = plans_showing(config, pictures, pictures.held)[0]
             logits = stepper.logits(shown, len(pictures.held), pause) + stepper.table[BIAS].cpu().numpy()
             told["gap"] = adapt.gap(plan.index, rows, pictures.held, logits, labels)
             factor = adapt.moved(told["adapt"], told["gap"], config.epochs)

@@ -12,7 +12,7 @@ import torch
 import data
 import kernels
 import losses
-from augment import Views
+from augment import Views, shown
 from config import Config
 from data import Pictures
 from engine import adapt, resident
@@ -128,6 +128,7 @@ def build_stepper(
         bias=bias.tolist(),
         size=pictures.size,
         store_size=side,
+        shown=shown(config.group(Views), pictures.size, side),
         resize=config.resize,
         mean=pictures.mean,
         std=pictures.std,
@@ -277,11 +278,12 @@ def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], l
         adapted = adapt.strengthened(mixing, adapt.MIXING, signals)
         return draw_plan(material, epoch, course, adapted, views, signals=signals)
 
-    return draw, plans_showing(pictures, pictures.val)
+    return draw, plans_showing(config, pictures, pictures.val)
 
 
-def plans_showing(pictures: Pictures, rows: np.ndarray) -> list[Plan]:
+def plans_showing(config: Config, pictures: Pictures, rows: np.ndarray) -> list[Plan]:
     """The plans that show `rows` without augmentation: one, or none where there are no rows."""
     if not len(rows):
         return []
-    return evaluation_plans(rows, size=pictures.size, store_size=pictures.store.pixels.shape[1])
+    size, side = pictures.size, pictures.store.pixels.shape[1]
+    return evaluation_plans(rows, size=size, store_size=side, shown=shown(config.group(Views), size, side))

@@ -11,7 +11,7 @@ import torch
 from errors import LongtailError
 from model import build_model
 
-FORMAT = 2  # of what a run's folder and a study's rows hold; higher numbers are a later version's
+FORMAT = 3  # of what a run's folder and a study's rows hold; higher numbers are a later version's
 # What a prediction needs of a best.pt.
 NEEDED = {
     "weights",

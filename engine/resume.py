@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from augment import Views, resized
 from config import Config, config_from, flag_of, spelled
 from data import Pictures
 from engine.build import init_key
@@ -95,6 +96,8 @@ def begin_or_resume(
     elif not all((run.folder / name).exists() for name in lists):  # somebody removed one
         _write_lists(run, pictures)
     if old_env and old_env.get("format", 1) < FORMAT:
+        if resized(config.group(Views)):
+            run.say(f"{run.folder}: its scores so far are of centre crops, those from now on of whole pictures")
         run.write_json("env.json", old_env | dict(format=FORMAT))  # what is written from now on
     if saved:
         state = _taken_up(run, saved, stepper)

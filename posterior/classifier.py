@@ -74,8 +74,8 @@ def _posterior(checkpoint, files, device, tta):
     net = net.to(device, memory_format=torch.channels_last)
     show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
     dtype = precision(device, checkpoint["config"]["amp"])
-    views = "centre" if tta == "none" else tta
-    plans = evaluation_plans(np.arange(len(files)), views=views, size=size, store_size=store_size)
+    shown = checkpoint.get("shown", size)  # older versions showed a centre crop
+    plans = evaluation_plans(np.arange(len(files)), size=size, store_size=store_size, shown=shown, views=tta)
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     bias = np.array(checkpoint["bias"])  # turns logits into log posteriors under the prior of --prior
     prior = shares(checkpoint["counts"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from config import Config, config_from, flag_of, spelled
 from data import listing
 from engine.build import init_key, judge, prepare_pictures
+from engine.checkpoint import FORMAT
 from engine.paper import try_network
 from errors import LongtailError
 from pictures import synthetic
@@ -41,6 +42,7 @@ def begin_study(
         (folder / sub).mkdir(parents=True, exist_ok=True)
     settings = dict(base.settings(), data=str(root), compile=base.compile)
     spec = dict(
+        format=FORMAT,
         base=settings,
         data_key=data_key,
         init_key=init_key(base.init),
@@ -92,6 +94,11 @@ def _absolute(path):
 
 def _refuse_another(folder, old, new):
     """Raises LongtailError where the study in `folder`, of spec `old`, is not the one that `new` describes."""
+    if old.get("format", 2) < 3:
+        raise LongtailError(
+            f"{folder} was begun by an earlier version, whose trials were judged by other views of the same pictures: "
+            "choose another --name, or remove it"
+        )
     changed = []
     for name, value in old["base"].items():
         wanted = new["base"].get(name)

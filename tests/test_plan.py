@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import losses
-from augment import Views
+from augment import Views, sampled, shown
 from mixup import Mixing, label_counts
 from pictures import painters
 from plan import (
@@ -646,10 +647,10 @@ def test_a_small_epoch_shows_what_a_large_one_does():
 
 
 @pytest.mark.parametrize("n, batch_size", [(1, 4), (8, 4), (9, 4), (3, 1), (5, 128)])
-@pytest.mark.parametrize("views, count", [("centre", 1), ("flip", 2), ("crops", 10)])
+@pytest.mark.parametrize("views, count", [("none", 1), ("flip", 2), ("crops", 10)])
 def test_evaluation_shows_every_row_once_in_order(n, batch_size, views, count):
     rows = np.random.default_rng(0).permutation(50)[:n]
-    found = evaluation_plans(rows, size=16, store_size=23, batch_size=batch_size, views=views)
+    found = evaluation_plans(rows, size=16, store_size=23, shown=23, batch_size=batch_size, views=views)
     assert len(found) == count
     for plan in found:
         flat = plan.index.ravel()
@@ -660,21 +661,46 @@ def test_evaluation_shows_every_row_once_in_order(n, batch_size, views, count):
 
 
 def test_evaluation_views():
-    def boxes(views, store_size):
-        found = evaluation_plans(np.arange(2), size=16, store_size=store_size, batch_size=2, views=views)
+    def boxes(views, store_size, shown=16):
+        found = evaluation_plans(np.arange(2), size=16, store_size=store_size, shown=shown, batch_size=2, views=views)
         ends = [(p.geo[0, 1] @ [0, 0, 1], p.geo[0, 0] @ [16, 16, 1]) for p in found]
         return [(*a.astype(int), *b.astype(int)) for a, b in ends]  # x, y of the view's first corner and of its last
 
-    assert boxes("centre", 23) == [(3, 3, 19, 19)]  # as training's centre crop
+    assert boxes("none", 23) == [(3, 3, 19, 19)]  # as training's centre crop
+    assert boxes("none", 23, 23) == [(0, 0, 23, 23)] and boxes("flip", 23, 23)[1] == (23, 0, 0, 23)
+    corners = [(0, 0, 16, 16), (7, 0, 23, 16), (0, 7, 16, 23), (7, 7, 23, 23)]
+    assert boxes("crops", 23, 23)[::2] == [(0, 0, 23, 23), *corners]
     assert boxes("flip", 23) == [(3, 3, 19, 19), (19, 3, 3, 19)]
     upright, mirrored = boxes("crops", 23)[::2], boxes("crops", 23)[1::2]
-    assert upright == [(3, 3, 19, 19), (0, 0, 16, 16), (7, 0, 23, 16), (0, 7, 16, 23), (7, 7, 23, 23)]
+    assert upright == [(3, 3, 19, 19), *corners]
     assert mirrored == [(x1, y0, x0, y1) for x0, y0, x1, y1 in upright]
     assert boxes("crops", 16) == [(0, 0, 16, 16), (16, 0, 0, 16)]  # no room to move
     trained = draw(size=16, store_size=23, flip=False).geo
-    assert (trained == evaluation_plans(np.arange(2), size=16, store_size=23, batch_size=2)[0].geo[0, 0]).all()
+    (evaluated,) = evaluation_plans(np.arange(2), size=16, store_size=23, shown=16, batch_size=2)
+    assert (trained == evaluated.geo[0, 0]).all()
+
+
+def test_a_whole_picture_is_resized_to_the_views_side():
+    """Beside torch's own bilinear resize, which puts pixels' centres at the same places."""
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 23, 23, 3), np.uint8))
+    (found,) = evaluation_plans(np.arange(3), size=16, store_size=23, shown=23, batch_size=3)
+    geo, col = (torch.from_numpy(np.array(table[0])) for table in (found.geo, found.col))
+    views = sampled(pixels, torch.arange(3), geo, col, 16, "reflect")
+    resized = F.interpolate(pixels.permute(0, 3, 1, 2).float() / 255, size=16, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(views, resized, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more, whole",
+    [({}, True), (dict(crop_scale=[1, 1]), False), (dict(pad=4), False), (dict(crop_scale=(1, 1), pad=4), False)],
+)
+def test_what_evaluation_shows_is_what_training_could(more, whole):
+    options = dict(crop_scale=(0.35, 1.0), pad=0, flip=True, rotate=0.0, jitter=0.0, erase=0.0, tail_crops=(0, 1))
+    views = Views(**options | dict(one_op=False) | more)
+    assert shown(views, 32, 37) == (37 if whole else 32)
+    assert shown(views, 32, 32) == 32
 
 
 def test_nothing_to_evaluate():
-    (plan,) = evaluation_plans(np.arange(0), size=16, store_size=16, batch_size=4)
+    (plan,) = evaluation_plans(np.arange(0), size=16, store_size=16, shown=16, batch_size=4)
     assert plan.index.shape == (0, 4)

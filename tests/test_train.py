@@ -147,7 +147,9 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
     ours.begin(draw(0))
     ours.train(0)
     rows = np.arange(24)
-    many, few = (ours.logits(evaluation_plans(rows, size=32, store_size=37, batch_size=b)[0], 24) for b in (24, 7))
+    many, few = (
+        ours.logits(evaluation_plans(rows, size=32, store_size=37, shown=37, batch_size=b)[0], 24) for b in (24, 7)
+    )
     np.testing.assert_allclose(many, few, rtol=0, atol=1e-5)
     assert not ours.average.training
     assert (
@@ -156,7 +158,7 @@ def test_evaluation_is_the_average_in_eval_mode_and_batching_does_not_matter(set
             - logits_of(
                 ours.model,
                 ours.pixels,
-                evaluation_plans(rows, size=32, store_size=37, batch_size=24)[0],
+                evaluation_plans(rows, size=32, store_size=37, shown=37, batch_size=24)[0],
                 24,
                 ours.view,
                 dtype=torch.float32,
@@ -227,7 +229,7 @@ def test_run_folder_is_whole_and_agrees_with_itself(settings, pictures, tmp_path
         == best["metrics"]["macro_f1"]
         == max(r["macro_f1"] for r in rows)
     )
-    assert best["classes"] == names and best["size"] == 32 and best["store_size"] == 37
+    assert best["classes"] == names and best["size"] == 32 and best["shown"] == best["store_size"] == 37
     env = json.loads((folder / "env.json").read_text())
     assert env["threads"] == 1 and env["data_key"] and env["torch"] == torch.__version__
 

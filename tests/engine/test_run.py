@@ -65,6 +65,17 @@ def test_a_run_of_the_first_format_is_resumed(settings, keep_last):
     assert json.loads((old / "env.json").read_text())["format"] == run.FORMAT
 
 
+def test_a_resume_says_that_pictures_are_shown_in_another_way(settings, capsys):
+    settings |= dict(crop_scale=(0.5, 1.0))
+    train.train(Config(**settings, until=1))
+    train.train(Config(**settings, resume=True, until=2))
+    assert "centre crops" not in capsys.readouterr().err
+    path = Path(settings["project"]) / "run" / "env.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(format=2)))
+    train.train(Config(**settings, resume=True))
+    assert "its scores so far are of centre crops, those from now on of whole pictures" in capsys.readouterr().err
+
+
 def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
     train.train(Config(**settings))
     folder = Path(settings["project"]) / "run"

@@ -120,7 +120,8 @@ def made(settings, device, record=None, **more):
     stepper.forget()
     draw, _ = plans_of(config, pictures)
     side = pictures.store.pixels.shape[1]
-    return stepper, draw, evaluation_plans(pictures.val, size=pictures.size, store_size=side, batch_size=3)[0]
+    plans = evaluation_plans(pictures.val, size=pictures.size, store_size=side, shown=side, batch_size=3)
+    return stepper, draw, plans[0]
 
 
 def everything(stepper):

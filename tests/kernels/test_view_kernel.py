@@ -163,7 +163,7 @@ def test_4_byte_pixels_change_nothing(device):
 @on_device
 def test_evaluation_plans_show_the_pictures_as_they_are(device):
     pixels, rows = noise(3, 24), np.array([2, 0, 1])
-    for columns in evaluation_plans(rows, size=17, store_size=24, batch_size=2, views="crops"):
+    for columns in evaluation_plans(rows, size=17, store_size=24, shown=17, batch_size=2, views="crops"):
         for t in range(2):
             step = step_of(columns, t)
             found = shown(device, pixels, step, 17, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -73,7 +73,7 @@ def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
 
 def test_the_montage_shows_the_networks_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
-    plain, mirrored = evaluation_plans(np.arange(3), size=96, store_size=96, batch_size=3, views="flip")
+    plain, mirrored = evaluation_plans(np.arange(3), size=96, store_size=96, shown=96, batch_size=3, views="flip")
     for plan, expected in ((plain, pixels), (mirrored, pixels[:, :, ::-1])):
         sheet = montage.montage(
             plan,

@@ -129,6 +129,15 @@ def test_another_base_halving_or_other_pictures_are_refused_by_name(settings, pi
     assert (study.folder / "study.json").read_bytes() == before
 
 
+def test_a_study_whose_trials_were_shown_other_views_is_refused(settings):
+    study = begun(settings, POINTS)
+    spec = json.loads((study.folder / "study.json").read_text())
+    assert spec.pop("format") == 3
+    (study.folder / "study.json").write_text(json.dumps(spec))
+    with pytest.raises(LongtailError, match="by an earlier version, .*: choose another --name, or remove it"):
+        begun(settings, POINTS)
+
+
 def test_pictures_that_moved_are_found_at_their_new_place(settings, pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "here")
     begun(settings, [{}], data=str(tmp_path / "here"))

@@ -1,0 +1,123 @@
+"""What a trained network should be shown of a picture: its middle, all of it, its mirror image, its corners too.
+
+    python -m bench.shown runs/effects              every point of the study whose folds are done
+    python -m bench.shown runs/screen --points 4
+
+Reads a study on folds and trains nothing: each fold's pictures are judged again by the network that had not seen them,
+as it stands, without tau and scaling. Points are averaged; a difference from the middle is paired picture by picture,
+± is 95% of other pictures by the delete-one jackknife. "points" is in how many of them macro F1 is higher.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+import metrics
+from engine.numerics import pick_device
+from errors import ConfigError, Parser, run_command
+from pictures import synthetic
+from posterior import classifier, evidence
+from study import stats
+from study.table import Study
+
+# Of each way whether the whole picture is shown, and the views that are averaged.
+WAYS = {
+    "middle": (False, "none"),
+    "whole": (True, "none"),
+    "middle, mirrored too": (False, "flip"),
+    "whole, mirrored too": (True, "flip"),
+    "middle, corners, all mirrored": (False, "crops"),
+    "whole, corners, all mirrored": (True, "crops"),
+}
+
+
+def points(study: Study) -> list[list[int]]:
+    """The trials of each point, a fold each, whose folds are all done."""
+    latest, found = study.latest(), defaultdict(list)
+    for i in range(len(study.trials)):
+        settings = {name: value for name, value in study.trials[i].items() if name != "fold"}
+        found[str(sorted(settings.items(), key=str))].append(i)
+    done = [trials for trials in found.values() if all(latest.get(i, {}).get("status") == "ok" for i in trials)]
+    return [trials for trials in done if len(trials) == study.base.folds]
+
+
+def judged(study: Study, trials: list[int], device: str) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
+    """(classes [N], by way log posteriors [N,C], number of classes) of the pictures of all folds, in order of path."""
+    root = synthetic.folder(study.base.data)
+    paths, targets, by_way = [], [], defaultdict(list)
+    for i in trials:
+        found = evidence.of_run(study.run(i))
+        (network,) = classifier.members([study.run(i)])
+        files = [root / path for path in found.paths]
+        for name, (whole, views) in WAYS.items():
+            shows = network | dict(shown=network["store_size" if whole else "size"])
+            log_posterior, _ = classifier.log_posteriors([shows], files, device=pick_device(device), tta=views)
+            by_way[name].append(log_posterior)
+        paths += found.paths
+        targets.append(found.targets)
+    order = np.argsort(paths, kind="stable")
+    of_way = {name: np.concatenate(each)[order] for name, each in by_way.items()}
+    return np.concatenate(targets)[order], of_way, len(found.classes)
+
+
+def scores(targets: np.ndarray, log_posterior: np.ndarray, classes: int) -> dict[str, tuple[float, np.ndarray]]:
+    """Of each score its value, and those with one picture left out [N]."""
+    predicted, rows = log_posterior.argmax(1), np.arange(len(targets))
+    found = {
+        "macro F1": (
+            metrics.macro_f1(targets, predicted, classes),
+            metrics.macro_f1_left_out(targets, predicted, classes),
+        )
+    }
+    for name, each in {"accuracy": predicted == targets, "NLL": -log_posterior[rows, targets]}.items():
+        found[name] = (float(each.mean()), (each.sum() - each) / (len(each) - 1))
+    return found
+
+
+def table(by_point: list[dict[str, dict]], pictures: int) -> None:
+    """Prints a line a way. by_point: of each point, by way, its scores."""
+    z = NormalDist().inv_cdf(0.975)
+    names = list(by_point[0]["middle"])
+    print(f"\n{pictures} pictures out of fold, {len(by_point)} points; ±: 95%, from the middle\n")
+    header = ["shown", *(part for name in names for part in (name, "difference")), "points"]
+    print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
+    for way in WAYS:
+        cells = [way]
+        for name in names:
+            value = np.mean([point[way][name][0] for point in by_point])
+            change = value - np.mean([point["middle"][name][0] for point in by_point])
+            left_out = np.mean([point[way][name][1] - point["middle"][name][1] for point in by_point], 0)
+            error = z * stats.jackknife([0.0], left_out[None])
+            cells += [f"{value:.4f}", f"{change:+.4f} ± {error:.4f}" if way != "middle" else ""]
+        higher = sum(point[way]["macro F1"][0] > point["middle"]["macro F1"][0] for point in by_point)
+        print(f"| {' | '.join(cells)} | {higher if way != 'middle' else ''} |")
+
+
+def main() -> int:
+    parser = Parser(prog="bench.shown", description=__doc__)
+    parser.add_argument("study", type=Path, help="a study on folds")
+    parser.add_argument("--points", type=int, default=0, help="only its first so many points (default: all)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+    args = parser.parse_args()
+
+    def run():
+        study = Study(args.study)
+        done = points(study)[: args.points or None]
+        if not done:
+            raise ConfigError(f"{args.study}: no point has all its folds done: name a study with --folds 3")
+        by_point = []
+        for trials in done:
+            targets, by_way, classes = judged(study, trials, args.device)
+            by_point.append({name: scores(targets, each, classes) for name, each in by_way.items()})
+            said = {name: f"{found['macro F1'][0]:.4f}" for name, found in by_point[-1].items()}
+            print(f"trials {trials}: macro F1 {said}", file=sys.stderr, flush=True)
+        table(by_point, len(targets))
+
+    return run_command("bench.shown", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
