@@ -14,10 +14,10 @@ from pathlib import Path
 
 import train
 from config import Config, config_from, flag_of, read_recipe, spelled
-from engine.flags import SettingsParser
+from engine.flags import SettingsParser, given_names
 from engine.run import with_todays_names
 from engine.stop import StopRequest
-from errors import run_command
+from errors import ConfigError, run_command
 from study import stats
 from study.begin import without_folds
 
@@ -49,7 +49,9 @@ def main():
 
 def compare(space, stop):
     """Trains what is not trained yet, and prints the table."""
-    given = {k: v for k, v in vars(space).items() if k not in ("recipes", "config")}
+    if space.config:
+        raise ConfigError(f"-c {space.config}: name the recipes without -c")
+    given = {name: getattr(space, name) for name in given_names(space)}
     asked, _ = without_folds(Config(**given))
     given |= dict(folds=asked.folds)
     folds = range(asked.folds or 1)

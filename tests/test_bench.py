@@ -223,6 +223,25 @@ def test_every_contender_of_the_training_bench_still_trains(tmp_path):
     assert sorted(size["seconds"]) == names and all(len(spent) == 1 for spent in size["seconds"].values())
 
 
+def test_attempts_stand_side_by_side_on_the_same_folds(pictures, tmp_path, monkeypatch, capsys):
+    """Each is trained once; the table's figures are those of the runs' last epochs."""
+    (tmp_path / "mild.json").write_text('{"ls": 0, "mixup_p": 0, "epochs": 2}')
+    words = ["--data", str(pictures), "--folds", "2", "--img-size", "32", "--width", "0.125", "--threads", "1"]
+    words += ["--project", str(tmp_path), "--epochs", "1", "default", str(tmp_path / "mild.json")]
+    monkeypatch.setattr(sys, "argv", ["bench.attempts", *words])
+    attempts = importlib.import_module("bench.attempts")
+    assert attempts.main() == 0
+    first = capsys.readouterr().out
+    rows = [line.split(" | ") for line in first.splitlines() if line.startswith(("| default", "| mild"))]
+    assert [row[1] for row in rows] == ["1", "1"]  # a flag comes before a recipe's epochs
+    for name, row in zip(("default", "mild"), rows):
+        last = [(tmp_path / f"{name}-{fold}" / "results.csv").read_text().splitlines() for fold in (0, 1)]
+        found = [float(dict(zip(lines[0].split(","), lines[-1].split(",")))["acc"]) for lines in last]
+        assert float(row[4].split(" ± ")[0]) == pytest.approx(np.mean(found), abs=1e-3)
+    monkeypatch.setattr("train.train", None)  # nothing is trained again
+    assert attempts.main() == 0 and capsys.readouterr().out == first
+
+
 def test_the_default_is_told_beside_every_way_and_timm(bench):
     """Ratios are of images/s, round by round; the fastest of the four by the median is what the claim is about."""
     seconds = {"default": [1.0, 2.0, 1.0], "fp32-contiguous": [0.9, 1.8, 0.9], "bf16-contiguous": [2.0, 2.0, 2.0]}
