@@ -448,6 +448,13 @@ class Config:
         source="the painters study",
     )
 
+    tta: str = knob(
+        "auto",
+        "choice",
+        "views that validation and prediction average; flip: the picture and its mirror image; crops: its corners too; "
+        "auto: flip where training mirrors, else none",
+        choices=("auto", "none", "flip", "crops"),
+    )
     monitor: str = knob(
         "macro_f1",
         "choice",
@@ -551,6 +558,10 @@ class Config:
     def group(self, kind: type[T]) -> T:
         """The settings that the dataclass `kind` names, as one: how plain arguments reach library files."""
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
+
+    def averaged_views(self) -> str:
+        """--tta with auto settled: none, flip or crops."""
+        return self.tta if self.tta != "auto" else "flip" if self.flip else "none"
 
     def reads_signals(self) -> bool:
         """Whether a setting reads signals, which are then gathered."""

@@ -33,6 +33,7 @@ from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, run_command
 from losses import BIAS, SETTLING
+from metrics import averaged
 from plan import Plan
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
@@ -128,9 +129,11 @@ def trial(
                 # What it came to.
                 logits = None
                 if evaluation:
-                    logits = stepper.logits(evaluation[0], len(pictures.val), keeper.pause_in_evaluation) + bias
-                    if not np.isfinite(logits).all():
+                    count = len(pictures.val)
+                    of_view = [stepper.logits(view, count, keeper.pause_in_evaluation) + bias for view in evaluation]
+                    if not np.isfinite(of_view).all():
                         raise NonFinite(steps - 1)
+                    logits = averaged(of_view)
                 if not_finite(stepper.evaluated().state_dict()):  # a loss can be finite while a statistic is not
                     raise NonFinite(steps - 1)
                 # Scores and times are apart: two runs of one recipe have the same scores.

@@ -129,6 +129,7 @@ def build_stepper(
         size=pictures.size,
         store_size=side,
         shown=shown(config.group(Views), pictures.size, side),
+        tta=config.averaged_views(),
         resize=config.resize,
         mean=pictures.mean,
         std=pictures.std,
@@ -267,7 +268,7 @@ def _weights_of(run):
 
 
 def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], list[Plan]]:
-    """The function (epoch, signals) -> Plan, and the plans that show the validation pictures (none, or one)."""
+    """The function (epoch, signals) -> Plan, and the plans that show the validation pictures, one a view."""
     side = pictures.store.pixels.shape[1]
     material = Material(
         pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, pictures.size, side
@@ -282,8 +283,15 @@ def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], l
 
 
 def plans_showing(config: Config, pictures: Pictures, rows: np.ndarray) -> list[Plan]:
-    """The plans that show `rows` without augmentation: one, or none where there are no rows."""
+    """The plans that show `rows` without augmentation, one for each view that is averaged; none where there are no
+    rows."""
     if not len(rows):
         return []
     size, side = pictures.size, pictures.store.pixels.shape[1]
-    return evaluation_plans(rows, size=size, store_size=side, shown=shown(config.group(Views), size, side))
+    return evaluation_plans(
+        rows,
+        size=size,
+        store_size=side,
+        shown=shown(config.group(Views), size, side),
+        views=config.averaged_views(),
+    )

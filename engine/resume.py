@@ -96,8 +96,8 @@ def begin_or_resume(
     elif not all((run.folder / name).exists() for name in lists):  # somebody removed one
         _write_lists(run, pictures)
     if old_env and old_env.get("format", 1) < FORMAT:
-        if resized(config.group(Views)):
-            run.say(f"{run.folder}: its scores so far are of centre crops, those from now on of whole pictures")
+        if resized(config.group(Views)) or config.averaged_views() != "none":
+            run.say(f"{run.folder}: its scores so far are of centre crops; later ones of whole pictures, mirrored too")
         run.write_json("env.json", old_env | dict(format=FORMAT))  # what is written from now on
     if saved:
         state = _taken_up(run, saved, stepper)

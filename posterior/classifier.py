@@ -16,7 +16,7 @@ from engine.evaluate import logits, view
 from engine.numerics import precision
 from errors import LongtailError
 from kernels.convolution import use_products
-from metrics import log_softmax
+from metrics import averaged, log_softmax
 from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
@@ -46,12 +46,12 @@ def training_prior(checkpoints: list[dict]) -> np.ndarray:
 
 
 def log_posteriors(
-    checkpoints: list[dict], files: list[Path], *, device: torch.device | str, tta: str = "none"
+    checkpoints: list[dict], files: list[Path], *, device: torch.device | str, tta: str | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Log posteriors float64 [N,C] of the picture files under the training prior, and the bad files' rows and reasons.
 
     Of several networks it is the logarithm of their mean posterior. tta: 'none', 'flip' or 'crops', averaged in the
-    same way. A bad picture gets the training prior.
+    same way; None: as each was validated. A bad picture gets the training prior.
     """
     # Posteriors are averaged, not logits: a network with large logits does not outvote the others. A running sum: the
     # networks' posteriors are never in memory together.
@@ -74,17 +74,14 @@ def _posterior(checkpoint, files, device, tta):
     net = net.to(device, memory_format=torch.channels_last)
     show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
     dtype = precision(device, checkpoint["config"]["amp"])
-    shown = checkpoint.get("shown", size)  # older versions showed a centre crop
-    plans = evaluation_plans(np.arange(len(files)), size=size, store_size=store_size, shown=shown, views=tta)
+    shown, views = checkpoint.get("shown", size), tta or checkpoint.get("tta", "none")  # older versions: a centre crop
+    plans = evaluation_plans(np.arange(len(files)), size=size, store_size=store_size, shown=shown, views=views)
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     bias = np.array(checkpoint["bias"])  # turns logits into log posteriors under the prior of --prior
     prior = shares(checkpoint["counts"])
     assumed = np.full(len(prior), 1 / len(prior)) if checkpoint["config"]["prior"] == "uniform" else prior
-    by_view = []
-    for plan in plans:
-        scores = logits(net, pixels, plan, len(files), show, dtype=dtype)
-        by_view.append(np.exp(move(log_softmax(scores + bias), assumed, prior)))
-    posterior = np.mean(by_view, 0)
+    of_view = [logits(net, pixels, plan, len(files), show, dtype=dtype) + bias for plan in plans]
+    posterior = np.exp(move(log_softmax(averaged(of_view)), assumed, prior))
     posterior[list(store.bad)] = prior
     return posterior, store.bad
 
@@ -93,9 +90,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that decide how pictures become probabilities, for the commands that judge pictures."""
     parser.add_argument(
         "--tta",
-        default="none",
         choices=("none", "flip", "crops"),
-        help="average over mirrored views, or corner crops too",
+        help="average over the picture and its mirror image, or corner crops too (default: as in validation)",
     )
     parser.add_argument(
         "--no-calibration",

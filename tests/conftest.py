@@ -112,6 +112,7 @@ PLAIN = dict(
     cutmix_p=0.0,
     crop_scale=(1.0, 1.0),
     jitter=0.0,
+    tta="none",
 )
 
 

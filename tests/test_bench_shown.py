@@ -14,7 +14,16 @@ from config import Config
 from posterior import evidence
 
 
-@pytest.mark.parametrize("more, own", [({}, "middle"), (dict(crop_scale=(0.5, 1.0)), "whole")])
+@pytest.mark.parametrize(
+    "more, own",
+    [
+        ({}, "middle"),
+        (dict(tta="auto"), "middle, mirrored too"),
+        (dict(tta="auto", crop_scale=(0.5, 1.0)), "whole, mirrored too"),
+        (dict(tta="auto", crop_scale=(0.5, 1.0), flip=False), "whole"),
+        (dict(tta="crops", crop_scale=(0.5, 1.0), prior="uniform"), "whole, corners, all mirrored"),
+    ],
+)
 def test_one_of_the_ways_is_that_of_the_training(settings, more, own):
     base = Config(**settings | more, folds=2, monitor="last", amp=False)
     for fold in (0, 1):

@@ -35,6 +35,16 @@ def test_softmax():
     assert metrics.softmax(np.float32([[1000, 1000]])).tolist() == [[0.5, 0.5]]
 
 
+def test_views_are_averaged_as_probabilities():
+    one, other = (outputs(scale=scale)[0].astype(np.float32) for scale in (3.0, 300.0))
+    assert metrics.averaged([one]) is one
+    mean = torch.stack([torch.softmax(torch.tensor(each).double(), 1) for each in (one, other)]).mean(0)
+    found = metrics.averaged([one, other])
+    assert found.dtype == np.float32 and np.allclose(np.exp(found), mean.numpy(), rtol=1e-4, atol=1e-7)
+    # No probability is too small for its logarithm.
+    assert metrics.averaged([np.float32([[0, 4000]]), np.float32([[0, 4000]])]).tolist() == [[-4000, 0]]
+
+
 @pytest.mark.parametrize("absent", [(), (0, 6)])
 def test_counts_equal_scikit_learns(absent):
     logits, targets = outputs(absent=absent)

@@ -73,7 +73,7 @@ def test_a_resume_says_that_pictures_are_shown_in_another_way(settings, capsys):
     path = Path(settings["project"]) / "run" / "env.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(format=2)))
     train.train(Config(**settings, resume=True))
-    assert "its scores so far are of centre crops, those from now on of whole pictures" in capsys.readouterr().err
+    assert "its scores so far are of centre crops; later ones of whole pictures" in capsys.readouterr().err
 
 
 def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
