@@ -51,7 +51,7 @@ def evaluate(args: Namespace) -> None:
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
-    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior)
+    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
     folder = _output_folder(args, folders)  # which may be refused: before the work, not after it
     classes = checkpoints[0]["classes"]
     counts = np.mean([checkpoint["counts"] for checkpoint in checkpoints], 0)

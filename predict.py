@@ -39,7 +39,7 @@ def predict(args: Namespace) -> None:
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
-    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior)
+    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
     if args.sets:
         _check_sets(args, finish, checkpoints[0]["classes"])
     root = Path(args.data or checkpoints[0]["data"])

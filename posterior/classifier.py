@@ -118,11 +118,20 @@ class Finish:
     'tau:0.5', or the path of a CSV of shares. The prior of a tau is training's to the power of 1 - tau, so that the
     arg-max is that of log p - tau log prior (Menon et al. 2021, post hoc).
     Raises LongtailError, before any picture is looked at, where a calibration, that CSV or the pictures that an
-    estimate needs cannot be used.
+    estimate needs cannot be used. tta: as log_posteriors has it; that a scaling was fitted to other views is said.
     """
 
-    def __init__(self, folders: list[Path], checkpoints: list[dict], project: Path | str, calibrated: bool, prior: str):
+    def __init__(
+        self,
+        folders: list[Path],
+        checkpoints: list[dict],
+        project: Path | str,
+        calibrated: bool,
+        prior: str,
+        tta: str | None = None,
+    ):
         self.folders = folders
+        self.other_views = tta and any(tta != checkpoint.get("tta", "none") for checkpoint in checkpoints)
         self.trained = training_prior(checkpoints)
         self.calibration = calibration_of(folders, checkpoints, project) if calibrated else None
         self.asked = prior or checkpoints[0]["config"]["prior"]
@@ -148,6 +157,7 @@ class Finish:
         given = log_posterior
         if self.calibration is not None and self.calibration.scaling.kind != "none":
             words = self.calibration.in_words(self.folders, held_out is not None)
+            words += ", to other views than --tta asks for: that it fits is assumed" * bool(self.other_views)
             if held_out is None:
                 log_posterior = self.calibration.scaling(given)
             else:
