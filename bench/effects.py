@@ -64,7 +64,6 @@ METHODS = {
     "one operation": dict(one_op=True),
     "spectral head": dict(head="spectral"),
     "noise": dict(noise=0.1),
-    "adapted to the gap": dict(adapt="gap"),
 }
 TAUS = np.linspace(0, 1, 21)
 BLUR = 0.01  # of the shorter side: the standard deviation of the corruption

@@ -14,7 +14,7 @@ import torch
 
 import predict
 import train
-from config import Config
+from config import REMOVED, Config
 from engine import run
 from errors import LongtailError
 from study.begin import begin_study
@@ -74,6 +74,18 @@ def test_a_resume_says_that_pictures_are_shown_in_another_way(settings, capsys):
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(format=2)))
     train.train(Config(**settings, resume=True))
     assert "its scores so far are of centre crops, those from now on of whole pictures" in capsys.readouterr().err
+
+
+def test_a_run_that_had_a_removed_setting_off_is_resumed(settings):
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / "args.json"
+    today = json.loads(path.read_text())
+    path.write_text(json.dumps(today | REMOVED))
+    train.train(Config(**settings, until=2, resume=True))
+    assert len(results(path.parent)) == 2
+    path.write_text(json.dumps(today | REMOVED | dict(adapt="gap")))
+    with pytest.raises(LongtailError, match="args.json: --adapt 'gap' was removed: it gained nothing"):
+        train.train(Config(**settings, resume=True))
 
 
 def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
