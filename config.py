@@ -140,15 +140,6 @@ class Config:
         off="linear",
         source="Wang et al. 2018, Miyato et al. 2018",
     )
-    noise: float = knob(
-        0.0,
-        "model",
-        "standard deviation of Gaussian noise on the normalised input in training",
-        low=0,
-        high=10,
-        off=0.0,
-        source="Bishop 1995",
-    )
     init: str = knob(
         "",
         "model",
@@ -556,7 +547,7 @@ class Config:
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
 # Settings of earlier versions, each with the value that meant off, which old runs and recipes still hold.
-REMOVED = {"adapt": "none", "adapt_path": ""}
+REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0}
 
 
 def _reads(metadata, value):

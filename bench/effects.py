@@ -63,7 +63,6 @@ METHODS = {
     "CMO": dict(cutmix_pair="tail"),
     "one operation": dict(one_op=True),
     "spectral head": dict(head="spectral"),
-    "noise": dict(noise=0.1),
 }
 TAUS = np.linspace(0, 1, 21)
 BLUR = 0.01  # of the shorter side: the standard deviation of the corruption

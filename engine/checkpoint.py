@@ -72,6 +72,7 @@ def load_best(path: Path) -> dict:
         }
         sizes = {len(saved["classes"]), len(numbers["bias"]), len(numbers["counts"]), saved["model"]["classes"]}
         fits = len(sizes) == 1 and {"amp", "prior"} <= saved["config"].keys()
+        saved["model"].pop("noise", None)  # an earlier version's, on the input of training alone
         with torch.device("meta"):  # on paper: names and shapes are compared, nothing is computed
             build_model(**saved["model"]).load_state_dict(saved["weights"], assign=True)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:

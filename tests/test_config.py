@@ -178,7 +178,7 @@ def test_a_removed_setting_is_passed_over_where_it_was_off_and_else_refused(tmp_
     path.write_text(json.dumps(dict(REMOVED, lr=0.01)))
     assert read_recipe(path) == Config(lr=0.01)
     assert not REMOVED.keys() & {f.name for f in dataclasses.fields(Config)}
-    for name, on in (("adapt", "gap"), ("adapt_path", "1:1.2")):
+    for name, on in (("adapt", "gap"), ("adapt_path", "1:1.2"), ("noise", 0.1)):
         path.write_text(json.dumps({name: on}))
         with pytest.raises(ConfigError) as e:
             read_recipe(path)

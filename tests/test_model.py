@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from scipy.stats import kstest
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -296,49 +295,6 @@ def test_a_network_without_dropout_has_no_chance_in_it():
     first = network(pictures())
     network.key.fill_(99)
     assert torch.equal(first, network(pictures())) and torch.equal(torch.get_rng_state(), before)
-
-
-def test_noise_is_box_and_mullers_of_the_hash():
-    network = build_model("resnet18", 10, width=0.125, dropout=0.5, noise=0.3)
-    network.key.fill_(77)
-    x = torch.ones(2, 3, 3, 1, dtype=torch.float64)  # an odd number of units
-    expected = torch.ones(2, 9, dtype=torch.float64)
-    for i in range(2):
-        for pair in range(5):
-            first, second = (bits(77, 1, i, unit) / 2**32 for unit in (pair, pair + 5))  # layer 0 is the dropout
-            radius = math.sqrt(-2 * math.log(first))
-            expected[i, pair] += 0.3 * radius * math.cos(2 * math.pi * second)
-            if pair + 5 < 9:
-                expected[i, pair + 5] += 0.3 * radius * math.sin(2 * math.pi * second)
-    torch.testing.assert_close(network.noise(x).view(2, 9), expected, rtol=0, atol=1e-6)
-    assert network.noise(x.bfloat16()).dtype == torch.bfloat16
-    network.row_start, network.row_stride = 1, 2  # the second of two ranks
-    torch.testing.assert_close(network.noise(x)[0].view(9), expected[1], rtol=0, atol=1e-6)
-    assert torch.equal(network.eval().noise(x), x)
-
-
-def test_noise_is_normal_and_fresh_for_every_key():
-    network = build_model("resnet18", 10, width=0.125, noise=1.0)
-    drawn = []
-    for key in (1, 2):
-        network.key.fill_(key)
-        drawn.append(network.noise(torch.zeros(50, 1000)))
-    assert kstest(drawn[0].flatten().numpy(), "norm").pvalue > 1e-3
-    for other in (drawn[1], drawn[0].roll(1, 0), drawn[0].roll(1, 1), drawn[0].roll(500, 1)):
-        assert abs((drawn[0] * other).mean()) < 4 / math.sqrt(50_000)  # uncorrelated, the two of a pair too
-
-
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
-def test_noise_is_on_the_input_in_training_alone(torchvision, name):
-    network = build_model(name, 10, noise=0.5)
-    assert list(network.state_dict()) == list(build_model(name, 10).state_dict())
-    seen = []
-    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
-    first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    x = pictures()
-    network(x), copy.deepcopy(network)(x), network.eval()(x)
-    assert torch.equal(seen[0], network.train().noise(x)) and not torch.equal(seen[0], x)
-    assert torch.equal(seen[1], seen[0]) and torch.equal(seen[2], x)
 
 
 # ---- torchvision's other networks

@@ -97,6 +97,17 @@ def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
     assert predict.main(["--run", str(folder)]) == 0 and capsys.readouterr().out == today
 
 
+def test_weights_of_a_run_with_noise_on_its_input_predict(settings, capsys):
+    """A removed setting of its network, which played no part but in training."""
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / "best.pt"
+    assert predict.main(["--run", str(path)]) == 0
+    today = capsys.readouterr().out
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved | dict(model=saved["model"] | dict(noise=0.1)), path)
+    assert predict.main(["--run", str(path)]) == 0 and capsys.readouterr().out == today
+
+
 def test_rows_of_the_first_format_are_read(settings, pictures):
     study = begin_study(Path(settings["project"]) / "s", Config(**settings), [{}])
     row = dict(

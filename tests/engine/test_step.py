@@ -40,7 +40,6 @@ EVERYTHING = dict(
     gamma=0.5,
     ema_epochs=2.0,
     dropout=0.3,
-    noise=0.1,
     head="spectral",
     jitter=0.2,
     crop_scale=(0.5, 1.0),
