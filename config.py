@@ -134,11 +134,10 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
-        "divided by their largest singular value",
-        choices=("linear", "cosine", "spectral"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
+        choices=("linear", "cosine"),
         off="linear",
-        source="Wang et al. 2018, Miyato et al. 2018",
+        source="Wang et al. 2018",
     )
     init: str = knob(
         "",

@@ -59,14 +59,16 @@ def build_model(
     network of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to
     multiples of 8. stem: of resnet18, imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar
     (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
-    head: linear, or of ours cosine or spectral.
+    head: linear, or of ours cosine.
     pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
-    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward.
-    Raises LongtailError."""
+    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward. Raises
+    LongtailError."""
     if classes < 1:
         raise LongtailError(f"classes must be at least 1; got {classes}")
     if not 0 <= dropout < 1:
         raise LongtailError(f"dropout must be at least 0 and below 1; got {dropout}")
+    if head not in HEADS:
+        raise LongtailError(f"head must be {' or '.join(HEADS)}; got {head!r}")
     build = _resnet if name in LAYOUTS else _torchvision_model
     model = build(name, classes, width, stem, stem_kernel, dropout, head, pretrained)
     model.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)

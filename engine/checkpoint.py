@@ -75,6 +75,8 @@ def load_best(path: Path) -> dict:
         saved["model"].pop("noise", None)  # an earlier version's, on the input of training alone
         with torch.device("meta"):  # on paper: names and shapes are compared, nothing is computed
             build_model(**saved["model"]).load_state_dict(saved["weights"], assign=True)
+    except LongtailError as e:
+        raise LongtailError(f"{path}: {e}") from None  # a network that cannot be here, such as one that was removed
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise LongtailError(f"{path}: its parts do not fit each other ({str(e).splitlines()[0]})") from e
     if not fits:

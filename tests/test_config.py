@@ -158,6 +158,7 @@ def test_recipe_then_flags(tmp_path):
         ('{"%s": 1}' % ("x" * 100_000), "unknown setting"),
         ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
         ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
+        ('{"head": "spectral"}', "--head 'spectral': choose linear"),
         ('{"flip": 1}', "--flip takes true or false"),
         ('{"cutmix_pair": "tail", "mixup_by": "class-batch"}', "--cutmix-pair tail draws a partner for each row"),
         ('{"mixup_pair": "remix", "mixup_by": "batch"}', "a partner for each row: add --mixup-by row, or class"),

@@ -8,12 +8,10 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 import model
 from errors import LongtailError
 from kernels.dropout import counter_hash
-from kernels.heads import SpectralHead
 from model import build_model
 
 
@@ -400,6 +398,7 @@ def test_unknown_names_are_refused_with_the_nearest(torchvision, name, near):
         ({"stem": "vgg"}, "stem"),
         ({"stem_kernel": 4}, "stem_kernel"),
         ({"stem": "cifar", "stem_kernel": 7}, "stem_kernel"),
+        ({"head": "spectral"}, "head must be linear or cosine"),
         ({"name": "resnet32", "stem_kernel": 7}, "resnet32"),
         ({"name": "resnet32", "pretrained": True}, "resnet32"),
         ({"width": 0.5, "pretrained": True}, "pretrained"),
@@ -496,45 +495,6 @@ def test_a_cosine_head_gives_scaled_cosines():
     assert list(network.state_dict())[-1] == "fc.weight"
 
 
-@pytest.mark.parametrize("head", ["cosine", "spectral"])
-def test_other_heads_are_for_our_networks(torchvision, head):
+def test_a_cosine_head_is_for_our_networks(torchvision):
     with pytest.raises(LongtailError, match="head is for resnet18 and resnet32"):
-        build_model("mobilenet_v2", 5, head=head)
-
-
-# the spectral head
-
-
-def test_a_spectral_head_is_torchs_parametrization():
-    """The same power iteration from the same vector, the same outputs and gradients."""
-    ours = SpectralHead(16, 5).double()
-    theirs = spectral_norm(nn.Linear(16, 5).double())
-    with torch.no_grad():
-        theirs.bias.copy_(ours.bias)
-        theirs.parametrizations.weight.original.copy_(ours.weight)
-        norm = theirs.parametrizations.weight[0]
-        ours.left.copy_(nn.functional.normalize(torch.randn(5), dim=0))  # far from converged
-        norm._u.copy_(before := ours.left.clone())
-        norm._v.copy_(nn.functional.normalize(ours.weight.t() @ ours.left, dim=0))
-    x = torch.randn(7, 16).double()
-    outputs = [head(x) for head in (ours, theirs)]
-    torch.testing.assert_close(*outputs)
-    for output in outputs:
-        output.square().sum().backward()
-    torch.testing.assert_close(ours.weight.grad, theirs.parametrizations.weight.original.grad)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
-    assert not torch.allclose(ours.left, before)
-
-
-def test_a_spectral_heads_largest_singular_value_is_1():
-    network = build_model("resnet18", 10, width=0.25, head="spectral")
-    for _ in range(50):
-        network.fc.follow()
-    original = network.fc.weight / torch.linalg.matrix_norm(network.fc.weight, 2)
-    features = torch.randn(4, 128)
-    expected = features @ original.t() + network.fc.bias
-    with torch.no_grad():
-        torch.testing.assert_close(network.fc(features), expected, rtol=1e-3, atol=1e-4)
-        network.eval().fc.left.mul_(0.8)  # as an average of unit vectors may be
-        torch.testing.assert_close(network.fc(features), expected, rtol=1e-3, atol=1e-4)
-    assert list(network.state_dict())[-3:] == ["fc.weight", "fc.bias", "fc.left"] and network.logit_scale == 1
+        build_model("mobilenet_v2", 5, head="cosine")

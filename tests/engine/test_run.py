@@ -305,6 +305,8 @@ def spoilt(saved, how):
         saved["bias"][1] = float("inf")
     if how == "config":
         saved["config"] = {}
+    if how == "a head that was removed":
+        saved["model"]["head"] = "spectral"
     return saved
 
 
@@ -316,7 +318,7 @@ def test_a_foreign_or_partial_checkpoint_is_a_line(settings, capsys):
     good = shutil.copytree(folder, folder.with_name("good"))
     whole = {name: (folder / name).read_bytes() for name in ("best.pt", "last.pt")}
     both = ["tensor", "weights alone", "a layer is missing", "another shape", "nan"]
-    for how in [*both, "classes", "bias", "config"]:
+    for how in [*both, "classes", "bias", "config", "a head that was removed"]:
         path = folder / "best.pt"
         torch.save(spoilt(torch.load(good / "best.pt", weights_only=True), how), path)
         capsys.readouterr()
