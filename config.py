@@ -134,20 +134,10 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; spectral: weights "
-        "divided by their largest singular value",
-        choices=("linear", "cosine", "spectral"),
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
+        choices=("linear", "cosine"),
         off="linear",
-        source="Wang et al. 2018, Miyato et al. 2018",
-    )
-    noise: float = knob(
-        0.0,
-        "model",
-        "standard deviation of Gaussian noise on the normalised input in training",
-        low=0,
-        high=10,
-        off=0.0,
-        source="Bishop 1995",
+        source="Wang et al. 2018",
     )
     init: str = knob(
         "",
@@ -377,24 +367,6 @@ class Config:
         source="Park et al. 2022",
     )
 
-    adapt: str = knob(
-        "none",
-        "mixing",
-        "gap: smoothing, mixup and CutMix rise while training accuracy runs ahead of that on a tenth of the training "
-        "pictures, which is held back, and fall when it does not",
-        choices=("none", "gap"),
-        off="none",
-        source="after Karras et al. 2020",
-        reads=("gap",),
-    )
-    adapt_path: str = knob(
-        "",
-        "mixing",
-        "factors of the odds, joined by ':', that --adapt gap follows after the first epoch, whose factor is 1, where "
-        "there are no validation pictures; nothing "
-        "is then held back; best.json has its runs' mean",
-    )
-
     crop_scale: float = knob(
         (0.35, 1.0),
         "augmentation",
@@ -521,12 +493,8 @@ class Config:
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
-                "every row mixes, and --ls-by, --adapt or --mixup-refine reads what rows show that do not: give a "
-                "--mixup-p and --cutmix-p below 1"
-            )
-        if self.adapt_path and not all(_is_factor(word) for word in self.adapt_path.split(":")):
-            raise ConfigError(
-                f"--adapt-path {SHORT.repr(self.adapt_path)}: give numbers from 0 to 2, joined by ':', as 1:1.2:0.9"
+                "every row mixes, and --ls-by or --mixup-refine reads what rows show that do not: give a --mixup-p and "
+                "--cutmix-p below 1"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -573,14 +541,11 @@ class Config:
         Not refused: where a study takes a method away, its details stay behind.
         """
         mixes = self.mixup_p not in (0, (0, 0))
-        moves = mixes or self.cutmix_p > 0 or self.ls not in (0, (0, 0))  # something is there for --adapt to move
         needs = {
             "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
             "mixup_refine": (self.mixup_refine == 1 or self.mixup_pair == "targeted", "--mixup-pair targeted"),
             "cutmix_pair": (self.cutmix_pair == "uniform" or self.cutmix_p > 0, "--cutmix-p above 0"),
             "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
-            "adapt": (self.adapt == "none" or moves, "--ls, --mixup-p or --cutmix-p"),
-            "adapt_path": (not self.adapt_path or self.adapt == "gap", "--adapt gap"),
         }
         return [
             f"{flag_of(name)} {spelled(getattr(self, name))} (it needs {what})"
@@ -591,14 +556,8 @@ class Config:
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
-
-
-def _is_factor(word):
-    """Whether the word is a number from 0 to 2."""
-    try:
-        return 0 <= float(word) <= 2
-    except ValueError:
-        return False
+# Settings of earlier versions, each with the value that meant off, which old runs and recipes still hold.
+REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0}
 
 
 def _reads(metadata, value):
@@ -678,6 +637,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 def config_from(settings: dict, source: str = "settings", base: Config = Config()) -> Config:
     """`base` with `settings` on top. Unknown names raise ConfigError with the nearest valid one."""
     known = [f.name for f in dataclasses.fields(Config)]
+    settings = without_removed(settings, source)
     for name in settings:
         if name not in known:
             raise ConfigError(f"{source}: unknown setting {SHORT.repr(name)}: did you mean {nearest(name, known)}?")
@@ -685,6 +645,15 @@ def config_from(settings: dict, source: str = "settings", base: Config = Config(
         return dataclasses.replace(base, **settings)
     except ConfigError as e:
         raise ConfigError(f"{source}: {e}") from None
+
+
+def without_removed(settings: dict, source: str = "settings") -> dict:
+    """`settings` without those of REMOVED that are off. ConfigError where one is on: nothing could do what it says."""
+    for name, off in REMOVED.items():
+        if settings.get(name, off) != off:
+            asked = f"{flag_of(name)} {SHORT.repr(settings[name])}"
+            raise ConfigError(f"{source}: {asked} was removed: it gained nothing (docs/log.md)")
+    return {name: value for name, value in settings.items() if name not in REMOVED}
 
 
 def read_recipe(path: str | Path, base: Config = Config()) -> Config:

@@ -5,7 +5,7 @@ listing.py says what there is, store.py decodes it. Only `check` touches test pi
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
@@ -36,7 +36,6 @@ class Pictures:
     mean: list[float]  # RGB in [0, 1], of the training pictures
     std: list[float]
     notes: list[str]  # what was passed over or may be wrong, a line each, to be said
-    held: np.ndarray = field(default_factory=lambda: np.empty(0, int))  # rows that --adapt keeps out of training
 
 
 @dataclass(frozen=True)

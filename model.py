@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from errors import LongtailError
 from kernels.convolution import Convolution, replace_convolutions
-from kernels.dropout import Dropout, Noise, add_noise
+from kernels.dropout import Dropout
 from kernels.heads import COSINE_SCALE, HEADS
 
 Layout = namedtuple("Layout", "channels depth")  # channels of each stage, and how many blocks it has
@@ -39,7 +39,6 @@ class Network:
     stem_kernel: int | str | None
     dropout: float
     head: str
-    noise: float
     pretrained: bool
 
 
@@ -52,7 +51,6 @@ def build_model(
     stem_kernel: int | None = None,
     dropout: float = 0.0,
     head: str = "linear",
-    noise: float = 0.0,
     pretrained: bool = False,
 ) -> nn.Module:
     """A network that maps float [B, 3, H, W] to logits [B, classes], on the CPU, in train mode, freshly initialised.
@@ -61,15 +59,16 @@ def build_model(
     network of torchvision, which keeps the dropouts of its own design. width: multiplies the channels, rounded to
     multiples of 8. stem: of resnet18, imagenet (stride 2, then max-pool; stem_kernel 3, 5 or 7, the default) or cifar
     (3x3, stride 1, no pool), which resnet32 always has. dropout: share of units zeroed before the last layer.
-    head: linear, or of ours cosine or spectral. noise: standard deviation of Gaussian noise on the input in training
-    (Bishop 1995).
+    head: linear, or of ours cosine.
     pretrained: torchvision's ImageNet weights, found in torch.hub's cache; the last layer is then fresh unless there
-    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds the next forward's dropout and noise.
-    Raises LongtailError."""
+    are 1000 classes. The buffer `key` (int64, 0-dim, in no state dict) seeds every dropout of the next forward. Raises
+    LongtailError."""
     if classes < 1:
         raise LongtailError(f"classes must be at least 1; got {classes}")
     if not 0 <= dropout < 1:
         raise LongtailError(f"dropout must be at least 0 and below 1; got {dropout}")
+    if head not in HEADS:
+        raise LongtailError(f"head must be {' or '.join(HEADS)}; got {head!r}")
     build = _resnet if name in LAYOUTS else _torchvision_model
     model = build(name, classes, width, stem, stem_kernel, dropout, head, pretrained)
     model.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
@@ -78,10 +77,8 @@ def build_model(
     # Row i of a batch is hashed as row_start + i * row_stride: with several ranks, its place in the whole batch.
     model.row_start = 0
     model.row_stride = 1
-    if noise:
-        add_noise(model, noise)  # comes last, and so leaves the numbers of the dropouts alone
-    hashed = [module for module in model.modules() if isinstance(module, (Dropout, Noise))]
-    for layer, module in enumerate(hashed):
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+    for layer, module in enumerate(dropouts):
         module.layer = layer
         module.owner = (model,)  # in a tuple, so that the owner is no submodule of its own part
     return model

@@ -17,8 +17,7 @@ import torch
 
 from config import Config
 from data import Pictures
-from engine import adapt
-from engine.build import Loss, build_stepper, plans_of, plans_showing, prepare_pictures
+from engine.build import Loss, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
 from engine.fastest import decide
 from engine.flags import SettingsParser, config_from_args
@@ -32,7 +31,7 @@ from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, run_command
-from losses import BIAS, SETTLING
+from losses import SETTLING
 from metrics import averaged
 from plan import Plan
 
@@ -101,7 +100,7 @@ def trial(
                 plan = next_plan.result() if next_plan else draw(state.epoch, state.earlier_signals)
                 if state.epoch + 1 < last_epoch:  # drawn while this epoch trains: it cannot know what this one tells
                     next_plan = drawing.submit(draw, state.epoch + 1, state.signals)
-                table, bias = loss.at(state.epoch, state.signals, state.earlier_signals)
+                table, bias = loss.at(state.epoch, state.signals)
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
                     end = min(state.epoch + SETTLING, last_epoch)
@@ -139,7 +138,7 @@ def trial(
                 # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
                 if stepper.gather:
-                    scores |= update_signals(config, state, stepper, plan, pictures, keeper.pause_in_evaluation)
+                    update_signals(state, stepper, plan, pictures)
                 times = dict(
                     seconds=round(time.perf_counter() - started, 3),
                     data_wait=round(stepper.waited / training, 4),
@@ -231,28 +230,12 @@ class Keeper:
             self.pause()
 
 
-def update_signals(
-    config: Config, state: State, stepper: Stepper, plan: Plan, pictures: Pictures, pause: Callable
-) -> dict:
-    """Takes into `state` what the epoch tells of the training pictures. Returns what of it results.csv tells.
-
-    pause: called between batches of the pictures that are held back; where it raises, `state` is as it was.
-    """
-    labels, rows = pictures.listing.labels, stepper.rows_seen()
+def update_signals(state: State, stepper: Stepper, plan: Plan, pictures: Pictures) -> None:
+    """Takes into `state` what the epoch tells of the training pictures."""
+    labels = pictures.listing.labels
     before = state.signals or nothing_known(len(labels), len(pictures.counts))
-    signals, told = after_epoch(before, plan.index, labels, rows), {}
-    if config.adapt == "gap":
-        told["adapt"] = adapt.factor(state.signals)  # of the epoch's own loss table
-        if len(pictures.held):
-            shown = plans_showing(config, pictures, pictures.held)[0]
-            logits = stepper.logits(shown, len(pictures.held), pause) + stepper.table[BIAS].cpu().numpy()
-            told["gap"] = adapt.gap(plan.index, rows, pictures.held, logits, labels)
-            factor = adapt.moved(told["adapt"], told["gap"], config.epochs)
-        else:
-            factor = adapt.followed(config.adapt_path, state.epoch + 1, config.epochs)
-        signals["factor"] = torch.tensor(factor, dtype=torch.float64)
-    state.earlier_signals, state.signals = state.signals, signals
-    return told
+    state.earlier_signals = state.signals
+    state.signals = after_epoch(before, plan.index, labels, stepper.rows_seen())
 
 
 def main(args: list[str] | None = None) -> int:

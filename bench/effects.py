@@ -62,9 +62,6 @@ METHODS = {
     "RegMixup": dict(mixup_p=0.5, mixup_alpha=10.0, cutmix_p=0.0),
     "CMO": dict(cutmix_pair="tail"),
     "one operation": dict(one_op=True),
-    "spectral head": dict(head="spectral"),
-    "noise": dict(noise=0.1),
-    "adapted to the gap": dict(adapt="gap"),
 }
 TAUS = np.linspace(0, 1, 21)
 BLUR = 0.01  # of the shorter side: the standard deviation of the corruption

@@ -4,7 +4,7 @@
     python -m bench.factorial --screen --data painters --img-size 64 --width 0.5 --folds 3 --epochs 40 --threads 1
 
 The first trains all 16 combinations of four settings (Fisher's 2^4 factorial), which shows every pair's interaction.
---screen trains 32 of the 2^15 combinations of fifteen, 16 on one split of the pictures into folds and 16 on another,
+--screen trains 32 combinations of up to fifteen settings, 16 on one split of the pictures into folds and 16 on another,
 chosen so that no setting's effect is mixed up with another's, with a pair's or with the split's (resolution IV in two
 blocks; Box, Hunter & Hunter, ch. 6). All runs bear on every effect: each is known as well as if 16 runs with it stood
 beside 16 without it, where as many runs, one setting at a time, give 2 beside 2.
@@ -14,11 +14,13 @@ last epoch, tau and scaling chosen on the other folds. The effect of a setting i
 without it. The interaction of two is half of what the first one's effect grows by where the second is on. An effect is
 compared with two bounds, each of 95% for all effects of a column together. ± is of other pictures, by the paired
 delete-one jackknife. "noise" is of other pictures and of another training, by columns in which no setting's effect is:
-with four settings interactions of three and four, with --screen the sum of seven pairs' and of how much one setting's
-effect differs between the splits. Where such interactions are there, they make it larger.
+with four settings interactions of three and four, with --screen the sum of up to seven pairs' and of how much one
+setting's effect differs between the splits; a column that no setting took has those of three. Where such interactions
+are there, they make it larger.
 
-With --report a screening shows its first 16 runs alone where the others are not done. An effect then includes seven
-pairs' interactions, and noise is told by the effects themselves, most of which are taken for nothing else (Lenth 1989).
+With --report a screening shows its first 16 runs alone where the others are not done. An effect then includes up to
+seven pairs' interactions, and noise is told by the effects themselves, most of which are taken for nothing else (Lenth
+1989).
 """
 
 import dataclasses
@@ -47,8 +49,6 @@ FOUR = {
 }
 SCREENED = {
     "one operation": (dict(one_op=False), dict(one_op=True)),
-    "noise 0.1": (dict(noise=0.0), dict(noise=0.1)),
-    "spectral head": (dict(head="linear"), dict(head="spectral")),
     "head's decay 0.5": (dict(head_decay="auto"), dict(head_decay=0.5)),
     "decay 0.3": (dict(weight_decay=0.1), dict(weight_decay=0.3)),
     "smoothing by frequency": (dict(ls=0.1), dict(ls=(0.2, 0.0), ls_by="frequency")),
@@ -56,7 +56,6 @@ SCREENED = {
     "CMO": (dict(cutmix_pair="uniform"), dict(cutmix_pair="tail")),
     "deferred weights": (dict(drw=0.0), dict(drw=0.8)),
     "focal": (dict(gamma=0.0), dict(gamma=2.0)),
-    "adapted to the gap": (dict(adapt="none"), dict(adapt="gap")),
     "no average": (dict(), dict(ema_epochs=0.0)),
     "margin 0.5": (dict(margin=0.0), dict(margin=0.5)),
     "learning rate 4e-3": (dict(lr=2e-3), dict(lr=4e-3)),
@@ -90,15 +89,18 @@ def all_of(factors: dict) -> Design:
 
 
 def some_of(factors: dict) -> Design:
-    """32 combinations of fifteen factors, of resolution IV, the first 16 of them of resolution III and of one split.
+    """32 combinations of up to fifteen factors, of resolution IV, the first 16 of them of resolution III and of one
+    split.
 
     Of the 31 products of five columns those of an odd number are the split and the settings. The product of two of
-    these is one of an even number: pairs' interactions, and luck, are all that those 15 show.
+    these is one of an even number: pairs' interactions, and luck, are all that those 15 show. One of an odd number that
+    no setting took shows no pair's.
     """
     levels = np.array(list(itertools.product((-1.0, 1.0), repeat=5)))
-    split, *own = columns(levels, (1, 3, 5))  # the first column is that of the halves
+    split, *odd = columns(levels, (1, 3, 5))  # the first column is that of the halves
+    own, unused = odd[: len(factors)], odd[len(factors) :]
     settings = changes({"split": (dict(split_seed=0), dict(split_seed=1))} | factors, [split, *own])
-    return Design(settings, dict(zip(factors, own, strict=True)), columns(levels, (2, 4)))
+    return Design(settings, dict(zip(factors, own, strict=True)), columns(levels, (2, 4)) + unused)
 
 
 def changes(factors: dict, signs) -> list[dict]:
@@ -112,7 +114,7 @@ def changes(factors: dict, signs) -> list[dict]:
 
 
 def first_half(design: Design) -> Design:
-    """The first half of the runs, which leaves no column for noise."""
+    """The first half of the runs, which leaves no column for noise: pairs' interactions are in all of them."""
     half = len(design.settings) // 2
     return Design(design.settings[:half], {name: signs[:half] for name, signs in design.effects.items()}, [])
 
@@ -173,7 +175,7 @@ def table(study: Study, design: Design, by_run: list[list[int]]) -> None:
 
 def main() -> int:
     parser, what = parser_of("bench.factorial", __doc__, "[--screen] ")
-    what.add_argument("--screen", action="store_true", help=f"fifteen settings: {', '.join(SCREENED)}")
+    what.add_argument("--screen", action="store_true", help=f"{len(SCREENED)} settings: {', '.join(SCREENED)}")
     space = parser.parse_args()
 
     def run():

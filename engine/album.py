@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from config import Config, config_from
+from config import REMOVED, Config, config_from
 from engine.folder import Folder
 from engine.redraw import Seen, first_batch
 from errors import LongtailError
@@ -55,6 +55,6 @@ class Album:
         """The first pictures of training as the network saw them. LongtailError where they cannot be drawn again."""
         if self.why:
             raise LongtailError(self.why)
-        if gone := self.run.settings.keys() - vars(Config()).keys():
+        if gone := self.run.settings.keys() - vars(Config()).keys() - REMOVED.keys():
             raise LongtailError(f"the run is of another version, with settings unknown here: {', '.join(sorted(gone))}")
         return first_batch(self.run, config_from(self.run.settings), self.listing)

@@ -15,7 +15,7 @@ import losses
 from augment import Views, shown
 from config import Config
 from data import Pictures
-from engine import adapt, resident
+from engine import resident
 from engine.capture import Captured
 from engine.checkpoint import FORMAT, load_best
 from engine.numerics import LAYOUTS, precision, repeatable
@@ -72,10 +72,7 @@ def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures
     if not root:
         judge(config)
         root = synthetic.folder(config.data)
-    pictures = data.prepare(root, config.group(data.Source), config.group(data.Split))
-    if adapt.measures(config, len(pictures.val)):
-        pictures = adapt.hold_back(pictures, config.split_seed)
-    return pictures
+    return data.prepare(root, config.group(data.Source), config.group(data.Split))
 
 
 def build_stepper(
@@ -149,19 +146,16 @@ class Loss:
         self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
         self.mixing, self.schedule = config.group(Mixing), config.schedule
 
-    def at(
-        self, epoch: int, signals: dict | None = None, earlier: dict | None = None
-    ) -> tuple[torch.Tensor, np.ndarray]:
+    def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
         """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0.
 
-        signals: those of the epoch before. earlier: those that the epoch's plan was drawn with.
+        signals: those of the epoch before.
         """
-        mixing = adapt.strengthened(self.mixing, adapt.MIXING, earlier)
         # At the very end mixing changes, and the network keeps the prior of before.
-        mixing = in_epoch(mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
+        mixing = in_epoch(self.mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
         sampled = label_counts(self.drawn, self.counts, mixing)
         table = losses.schedule(
-            adapt.strengthened(self.objective, adapt.SMOOTHING, signals),
+            self.objective,
             sampled,
             epoch,
             self.epochs,
@@ -276,22 +270,15 @@ def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], l
     course, mixing, views = config.group(Course), config.group(Mixing), config.group(Views)
 
     def draw(epoch, signals=None):
-        adapted = adapt.strengthened(mixing, adapt.MIXING, signals)
-        return draw_plan(material, epoch, course, adapted, views, signals=signals)
+        return draw_plan(material, epoch, course, mixing, views, signals=signals)
 
-    return draw, plans_showing(config, pictures, pictures.val)
-
-
-def plans_showing(config: Config, pictures: Pictures, rows: np.ndarray) -> list[Plan]:
-    """The plans that show `rows` without augmentation, one for each view that is averaged; none where there are no
-    rows."""
-    if not len(rows):
-        return []
-    size, side = pictures.size, pictures.store.pixels.shape[1]
-    return evaluation_plans(
-        rows,
-        size=size,
+    if not len(pictures.val):
+        return draw, []
+    shows = evaluation_plans(
+        pictures.val,
+        size=pictures.size,
         store_size=side,
-        shown=shown(config.group(Views), size, side),
+        shown=shown(views, pictures.size, side),
         views=config.averaged_views(),
     )
+    return draw, shows

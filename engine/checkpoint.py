@@ -72,8 +72,11 @@ def load_best(path: Path) -> dict:
         }
         sizes = {len(saved["classes"]), len(numbers["bias"]), len(numbers["counts"]), saved["model"]["classes"]}
         fits = len(sizes) == 1 and {"amp", "prior"} <= saved["config"].keys()
+        saved["model"].pop("noise", None)  # an earlier version's, on the input of training alone
         with torch.device("meta"):  # on paper: names and shapes are compared, nothing is computed
             build_model(**saved["model"]).load_state_dict(saved["weights"], assign=True)
+    except LongtailError as e:
+        raise LongtailError(f"{path}: {e}") from None  # a network that cannot be here, such as one that was removed
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
         raise LongtailError(f"{path}: its parts do not fit each other ({str(e).splitlines()[0]})") from e
     if not fits:

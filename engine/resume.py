@@ -112,7 +112,6 @@ def begin_or_resume(
         state = State()
         run.say(
             f"{run.folder}: {counted(len(pictures.train), 'picture')} to train on, {len(pictures.val)} to validate, "
-            f"{f'{len(pictures.held)} held back, ' if len(pictures.held) else ''}"
             f"{len(pictures.listing.classes)} classes, {pictures.size} px, {env['precision']} on {env['device']}"
         )
     run.results(state.rows)
@@ -178,7 +177,6 @@ def _write_lists(run, pictures):
     files = pictures.listing
     run.write_text("classes.txt", "\n".join(files.classes) + "\n")
     part_of = dict.fromkeys(pictures.train, "train") | dict.fromkeys(pictures.val, "val")
-    part_of |= dict.fromkeys(pictures.held, "held")
     run.write_rows(
         "split.csv",
         ["path", "class", "part"],

@@ -7,7 +7,6 @@ from a validation picture. A dict of float32 tensors on the CPU, NaN where nothi
     loss [C], confidence [C]    by class, cross-entropy and largest probability: means over the last epoch that showed
                                 it unmixed
     own [N]                     by picture of the Store, the probability of its own label, likewise
-    factor []                   with --adapt: by what the odds of smoothing and mixing are multiplied (engine/adapt.py)
 """
 
 import numpy as np

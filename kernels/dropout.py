@@ -1,4 +1,4 @@
-"""Dropout and noise by a counter-based hash, in plain PyTorch: the same on every device, drawn from no generator."""
+"""Dropout by a counter-based hash, in plain PyTorch: the same bits on every device, drawn from no generator."""
 
 import math
 
@@ -47,41 +47,6 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, share={self.share}"
-
-
-class Noise(nn.Module):
-    """Adds Gaussian noise of standard deviation sigma to [B,...]; the identity in eval mode.
-
-    Box and Muller's transform (1958) of two hashes of (key, layer, row, unit) gives two normal numbers. `layer` and
-    `owner` as Dropout has them.
-    """
-
-    def __init__(self, sigma: float):
-        super().__init__()
-        self.sigma = torch.tensor(sigma)  # a tensor on the CPU, as Dropout's numbers
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        model = self.owner[0]
-        units = math.prod(x.shape[1:])
-        pairs = (units + 1) // 2
-        bits = counter_hash(model.key, self.layer, len(x), 2 * pairs, model.row_start, model.row_stride)
-        first, second = bits.float().mul(2.0**-32).split(pairs, 1)
-        radius = (-2 * first.clamp_min(2.0**-33).log()).sqrt()  # a hash of 0 would be infinitely far
-        angle = 2 * math.pi * second
-        normal = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :units]
-        return x + (normal * self.sigma).view(x.shape).to(x.dtype)
-
-
-def add_noise(model: nn.Module, sigma: float) -> None:
-    """Puts Noise before the forward of `model`, as its part `noise`, which no state dict knows of."""
-    model.noise = Noise(sigma)
-    model.register_forward_pre_hook(_with_noise)
-
-
-def _with_noise(model, inputs):
-    return (model.noise(*inputs),)
 
 
 def counter_hash(

@@ -23,7 +23,7 @@ CALIBRATION = "calibration.json"
 LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products", "adapt_path")
+NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
 # The numbers of a scaling, and bounds that no fit comes near. Within them no probability overflows.
 BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": (-1e6, 1e6), "floor": (-1e-9, 1)}
 
@@ -179,7 +179,8 @@ def _read(path):
             raise ValueError("scaling.kind")
         runs = [path.parent / name for name in saved["runs"]]
         members, pictures = (_whole(saved, name) for name in ("members", "pictures"))
-        return saved["recipe"], classes, Calibration(scaling, path, members, pictures, runs, _tau(saved), _least(saved))
+        belongs_to = recipe(json.loads(saved["recipe"]))  # an older version's has other settings
+        return belongs_to, classes, Calibration(scaling, path, members, pictures, runs, _tau(saved), _least(saved))
     except KeyError as error:
         what = f"it has no {error}"
     except (LongtailError, ValueError, TypeError, AttributeError, OverflowError) as error:

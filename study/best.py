@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 from config import Config, read_recipe, spelled
-from engine.adapt import mean_path
 from engine.run import replacing
 from errors import LongtailError, Parser, run_command
 from study import ranking
@@ -30,13 +29,8 @@ def recipe(study: Study, point: Point) -> Config:
     first = point.trials[0]
     spec, ran = study.spec, study.run(first) / "args.json"
     way = read_recipe(ran) if ran.exists() else study.config(first)
-    config = study.config(first)
-    runs = [study.run(i) for i in point.trials]
-    if config.adapt == "gap" and all((run / "results.csv").exists() for run in runs):
-        # For a training on all pictures, which holds none back to measure by.
-        config = dataclasses.replace(config, adapt_path=mean_path(runs, config.epochs))
     return dataclasses.replace(
-        config,
+        study.config(first),
         fold=0,
         seed=study.base.seed,
         data=spec["base"]["data"],

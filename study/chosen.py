@@ -7,7 +7,7 @@ from errors import LongtailError, counted
 from study import ranking
 from study.table import Study, newest, recipe_of
 
-FOUND = ("amp", "layout", "products", "adapt_path")  # by the runs, where the study leaves them open
+WAY = ("amp", "layout", "products")
 
 
 def choose(project: Path | str) -> tuple[list[Path], str]:
@@ -72,14 +72,13 @@ def study_of_recipe(recipe: Path) -> tuple[Study, list[int]]:
 def finished_trials(study: Study, recipe: Path) -> list[int]:
     """The trials of a study that ended well and have the settings of a recipe, whichever their fold and seed.
 
-    How they computed counts only where the study says it: a recipe says what was found to be fastest, and what
-    --adapt measured.
+    How they computed counts only where the study says it: a recipe says what was found to be fastest.
     """
     wanted = recipe_of(read_recipe(recipe))
     found = []
     for i, row in study.latest().items():
         own = recipe_of(study.config(i))
-        same = all(own[name] == wanted[name] or (name in FOUND and own[name] in ("auto", "")) for name in own)
+        same = all(own[name] == wanted[name] or (name in WAY and own[name] == "auto") for name in own)
         if same and study.over(row) and row["status"] == "ok":
             found.append(i)
     return found

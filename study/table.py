@@ -13,7 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
-from config import Config, config_from, spelled
+from config import Config, config_from, spelled, without_removed
 from engine.run import replacing, scratch_path
 from errors import LongtailError
 from study.damage import row_from, spec_from
@@ -53,6 +53,8 @@ class Study:
         settings, trials = spec["base"], spec["trials"]
         if self.old:
             settings = {name: value for name, value in settings.items() if hasattr(Config(), name)}
+        else:
+            settings = spec["base"] = without_removed(settings, str(path))  # so that a base of today is the same
         base = config_from(settings, str(path))
         configs = [config_from(trial, f"{path}, trial {i}", base) for i, trial in enumerate(trials)]
         self._text, self.spec, self.trials = text, spec, trials

@@ -46,32 +46,41 @@ def test_an_effect_is_a_difference_of_means_and_an_interaction_half_of_its_growt
     assert found["smoothing 0.1 × mixup 0.6"] == pytest.approx(grown / 2)
 
 
-def test_no_effect_of_a_screening_is_mixed_up_with_another_or_with_a_pair():
-    design = factorial.some_of(factorial.SCREENED)
+FIFTEEN = {f"setting {k}": ({f"s{k}": 0}, {f"s{k}": 1}) for k in range(15)}
+
+
+@pytest.mark.parametrize("factors", [factorial.SCREENED, FIFTEEN], ids=["ours", "fifteen"])
+def test_no_effect_of_a_screening_is_mixed_up_with_another_or_with_a_pair(factors):
+    design, n = factorial.some_of(factors), len(factors)
     # Which run has which setting on, read back from what it trains with.
     on = np.array(
-        [
-            [run | values == run and values != off for off, values in factorial.SCREENED.values()]
-            for run in design.settings
-        ]
+        [[run | values == run and values != off for off, values in factors.values()] for run in design.settings]
     )
     assert [run["split_seed"] for run in design.settings] == [0] * 16 + [1] * 16
     split = np.repeat([-1.0, 1.0], 16)
     signs = np.column_stack([np.where(on, 1.0, -1.0), split])
     rng = np.random.default_rng(0)
-    own, pairs = rng.normal(size=16), rng.normal(size=(16, 16))  # the split's own effect, and those by split, too
+    # The split's own effect, and those by split, too.
+    own, pairs = rng.normal(size=n + 1), rng.normal(size=(n + 1, n + 1))
     scores = signs @ own + np.einsum("ra,rb,ab->r", signs, signs, pairs)
-    for effect, coefficient in zip(design.effects.values(), own[:15], strict=True):
+    for effect, coefficient in zip(design.effects.values(), own[:n], strict=True):
         assert factorial.effect(effect, scores) == pytest.approx(2 * coefficient)
     assert len({tuple(row) for row in on.tolist()}) == 32 and not on[0].any()  # the first run is the base
     # Without pairs' interactions nothing is left in the columns of noise, which with them is where they are.
     assert np.allclose([factorial.effect(each, signs @ own) for each in design.noise], 0)
-    assert np.abs([factorial.effect(each, scores) for each in design.noise]).max() > 0.1
+    of_pairs = np.abs([factorial.effect(each, scores) for each in design.noise])
+    # A column that no setting took is one of noise, without any pair's.
+    assert of_pairs[:15].min() > 1e-3 and of_pairs[15:] == pytest.approx(np.zeros(15 - n))
     # The first half alone: none mixed up with another.
     half = factorial.first_half(design)
-    assert list(half.effects) == list(factorial.SCREENED)
-    for effect, coefficient in zip(half.effects.values(), own[:15], strict=True):
+    assert list(half.effects) == list(factors)
+    for effect, coefficient in zip(half.effects.values(), own[:n], strict=True):
         assert factorial.effect(effect, signs[:16] @ own) == pytest.approx(2 * coefficient)
+
+
+def test_a_screening_has_no_column_for_a_sixteenth_setting():
+    with pytest.raises(ValueError):
+        factorial.some_of(FIFTEEN | {"one more": (dict(more=0), dict(more=1))})
 
 
 def test_lenths_noise_is_that_of_the_effects_that_are_nothing():

@@ -8,7 +8,7 @@ import pytest
 
 import seeds
 import sweep
-from config import OFF, Config, flag_of, knob, read_recipe, spelled, validated
+from config import OFF, REMOVED, Config, flag_of, knob, read_recipe, spelled, validated
 from conftest import ROOT
 from engine.flags import SettingsParser, config_from_args, methods_table, train_command
 from errors import ConfigError
@@ -158,6 +158,7 @@ def test_recipe_then_flags(tmp_path):
         ('{"%s": 1}' % ("x" * 100_000), "unknown setting"),
         ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
         ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
+        ('{"head": "spectral"}', "--head 'spectral': choose linear"),
         ('{"flip": 1}', "--flip takes true or false"),
         ('{"cutmix_pair": "tail", "mixup_by": "class-batch"}', "--cutmix-pair tail draws a partner for each row"),
         ('{"mixup_pair": "remix", "mixup_by": "batch"}', "a partner for each row: add --mixup-by row, or class"),
@@ -171,6 +172,18 @@ def test_bad_recipes_are_refused_by_name(tmp_path, text, said):
     with pytest.raises(ConfigError, match=said) as e:
         read_recipe(path)
     assert str(path) in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 1000
+
+
+def test_a_removed_setting_is_passed_over_where_it_was_off_and_else_refused(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(dict(REMOVED, lr=0.01)))
+    assert read_recipe(path) == Config(lr=0.01)
+    assert not REMOVED.keys() & {f.name for f in dataclasses.fields(Config)}
+    for name, on in (("adapt", "gap"), ("adapt_path", "1:1.2"), ("noise", 0.1)):
+        path.write_text(json.dumps({name: on}))
+        with pytest.raises(ConfigError) as e:
+            read_recipe(path)
+        assert str(e.value) == f"{path}: {flag_of(name)} {on!r} was removed: it gained nothing (docs/log.md)"
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xfe{}", b'{"name": "\xe9"}'])
@@ -223,7 +236,7 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(crop_scale=(1, 0.5)),
         dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
         dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
-        dict(adapt="gap", mixup_p=1),
+        dict(mixup_pair="targeted", mixup_refine=4, mixup_p=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):
@@ -238,14 +251,12 @@ def test_settings_that_contradict_each_other(settings):
         (dict(ls=0.1, ls_by="frequency"), "--ls-by frequency (it needs --ls A:B)"),
         (dict(mixup_pair="remix", mixup_p=0), "--mixup-pair remix (it needs --mixup-p above 0)"),
         (dict(cutmix_pair="tail", cutmix_p=0), "--cutmix-pair tail (it needs --cutmix-p above 0)"),
-        (dict(adapt="gap", ls=0, mixup_p=0, cutmix_p=0), "--adapt gap (it needs --ls, --mixup-p or --cutmix-p)"),
-        (dict(adapt_path="1:1.5"), "--adapt-path 1:1.5 (it needs --adapt gap)"),
     ],
 )
 def test_settings_that_change_nothing_are_named(settings, said):
     assert Config(**settings).without_effect() == [said]
     needed = dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_p=(0, 0.4), mixup_by="class", cutmix_p=0.3)
-    needed |= dict(ls=(0.2, 0.0), adapt="gap")
+    needed |= dict(ls=(0.2, 0.0))
     assert not Config().without_effect() and not Config(**settings | needed).without_effect()
 
 
@@ -296,7 +307,6 @@ def test_signals_are_gathered_for_settings_that_read_them():
     by = [dict(ls_by=by) for by in ("progress", "frequency", "difficulty", "confidence")]
     assert [Config(**settings).reads_signals() for settings in by] == [False, False, True, True]
     assert not Config().reads_signals() and not Curious().reads_signals() and Curious(follow=0.5).reads_signals()
-    assert Config(adapt="gap").reads_signals()
 
 
 def test_the_command_of_a_config_gives_it_again():

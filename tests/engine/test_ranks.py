@@ -81,7 +81,6 @@ def test_two_ranks_take_the_steps_of_one_process(settings, tmp_path):
             settings,
             amp=False,
             dropout=0.5,
-            noise=0.1,
             mixup_p=0.5,
             cutmix_p=0.3,
             opt="sgd",

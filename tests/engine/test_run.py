@@ -14,7 +14,7 @@ import torch
 
 import predict
 import train
-from config import Config
+from config import REMOVED, Config
 from engine import run
 from errors import LongtailError
 from study.begin import begin_study
@@ -76,6 +76,18 @@ def test_a_resume_says_that_pictures_are_shown_in_another_way(settings, capsys):
     assert "its scores so far are of centre crops; later ones of whole pictures" in capsys.readouterr().err
 
 
+def test_a_run_that_had_a_removed_setting_off_is_resumed(settings):
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / "args.json"
+    today = json.loads(path.read_text())
+    path.write_text(json.dumps(today | REMOVED))
+    train.train(Config(**settings, until=2, resume=True))
+    assert len(results(path.parent)) == 2
+    path.write_text(json.dumps(today | REMOVED | dict(adapt="gap")))
+    with pytest.raises(LongtailError, match="args.json: --adapt 'gap' was removed: it gained nothing"):
+        train.train(Config(**settings, resume=True))
+
+
 def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
     train.train(Config(**settings))
     folder = Path(settings["project"]) / "run"
@@ -83,6 +95,17 @@ def test_a_run_of_the_first_format_predicts(settings, capsys, keep_last):
     today = capsys.readouterr().out
     as_format_1(folder)
     assert predict.main(["--run", str(folder)]) == 0 and capsys.readouterr().out == today
+
+
+def test_weights_of_a_run_with_noise_on_its_input_predict(settings, capsys):
+    """A removed setting of its network, which played no part but in training."""
+    train.train(Config(**settings, until=1))
+    path = Path(settings["project"]) / "run" / "best.pt"
+    assert predict.main(["--run", str(path)]) == 0
+    today = capsys.readouterr().out
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved | dict(model=saved["model"] | dict(noise=0.1)), path)
+    assert predict.main(["--run", str(path)]) == 0 and capsys.readouterr().out == today
 
 
 def test_rows_of_the_first_format_are_read(settings, pictures):
@@ -282,6 +305,8 @@ def spoilt(saved, how):
         saved["bias"][1] = float("inf")
     if how == "config":
         saved["config"] = {}
+    if how == "a head that was removed":
+        saved["model"]["head"] = "spectral"
     return saved
 
 
@@ -293,7 +318,7 @@ def test_a_foreign_or_partial_checkpoint_is_a_line(settings, capsys):
     good = shutil.copytree(folder, folder.with_name("good"))
     whole = {name: (folder / name).read_bytes() for name in ("best.pt", "last.pt")}
     both = ["tensor", "weights alone", "a layer is missing", "another shape", "nan"]
-    for how in [*both, "classes", "bias", "config"]:
+    for how in [*both, "classes", "bias", "config", "a head that was removed"]:
         path = folder / "best.pt"
         torch.save(spoilt(torch.load(good / "best.pt", weights_only=True), how), path)
         capsys.readouterr()

@@ -66,17 +66,16 @@ def test_a_step_notes_what_its_unmixed_rows_show(settings, monkeypatch, pair):
 
 def told(monkeypatch, config):
     """What draws and loss tables of a run are given, by epoch, and the run's final State."""
-    given = dict(plan={}, table={}, prior={}, states=[])
+    given = dict(plan={}, table={}, states=[])
     drawer, at = build.draw_plan, build.Loss.at
 
     def draw(material, epoch, *groups, signals=None):
         given["plan"][epoch] = signals
         return drawer(material, epoch, *groups, signals=signals)
 
-    def table(self, epoch, signals=None, earlier=None):
+    def table(self, epoch, signals=None):
         given["table"][epoch] = signals
-        given["prior"][epoch] = earlier
-        return at(self, epoch, signals, earlier)
+        return at(self, epoch, signals)
 
     def kept(**fields):
         given["states"].append(State(**fields))
@@ -105,8 +104,6 @@ def test_plans_read_the_epoch_before_the_last_and_tables_the_last(settings, monk
     for epoch in (2, 3, 4):  # what the plan of an epoch knows, the table knew an epoch before
         assert equal(whole["plan"][epoch], whole["table"][epoch - 1])
     assert not equal(whole["table"][1], whole["table"][2])
-    for epoch, known in whole["plan"].items():  # the prior that a table takes out is that of the epoch's plan
-        assert equal(whole["prior"][epoch], known)
     own = whole["states"][0].signals["own"]
     rows = torch.from_numpy(prepare_pictures(config).val)
     assert own[rows].isnan().all() and not own.isnan().all()  # never a validation picture

@@ -14,7 +14,6 @@ from engine.update import Ascent, Update, optimizer
 from model import build_model
 
 SMALL = dict(batch_size=4, amp=False, dropout=0.3, opt="sgd", lr=0.01, weight_decay=0.05, ls=0.1, mixup_p=0.5)
-SMALL |= dict(noise=0.1, head="spectral")
 
 
 def made(settings, **more):

@@ -8,6 +8,7 @@ import pytest
 import calibrate
 import metrics
 import oracles
+from config import REMOVED
 from errors import LongtailError
 from posterior import calibration, evidence, scaling
 from samples import judged_run
@@ -59,11 +60,14 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     assert "carried over to runs of other settings" in mixed.carried_over([folder])
 
 
-def test_it_belongs_to_a_training_that_follows_what_its_runs_measured(calibrated):
-    """`final` of --adapt gap replays the folds' path, which no fold had in its settings."""
+def test_one_that_a_version_with_other_settings_wrote_is_found(calibrated, tmp_path):
     folder, checkpoint = calibrated
-    final = checkpoint | dict(config=checkpoint["config"] | dict(adapt_path="1:1.2", val_split=0.0, folds=0))
-    assert calibration.calibration_of([folder / "final"], [final], folder.parent).path.parent == folder
+    saved = json.loads((folder / "calibration.json").read_text())
+    settings = json.loads(saved["recipe"])
+    del settings["sam"]  # as if it came later
+    (tmp_path / "calibration.json").write_text(json.dumps(saved | dict(recipe=json.dumps(settings | REMOVED))))
+    assert found(tmp_path, checkpoint).path.parent == tmp_path
+    assert found(tmp_path, dict(checkpoint, config=checkpoint["config"] | dict(sam=0.2))) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 
 import report
 import train
-from config import Config
+from config import REMOVED, Config
 from conftest import PLAIN
 from engine import resident
 from engine.album import Album
@@ -188,14 +188,14 @@ def test_an_older_versions_names_are_read(tmp_path, undrawn):
     epochs(folder, "1,0.001,2,0.2,0.4,0.3,1.7", "2,0.001,1,0.4,0.5,0.4,1.2",
            header="epoch,lr,train_loss,train_acc,val_acc,macro_f1,val_loss")  # fmt: skip
     settings = json.loads((folder / "args.json").read_text())
-    (folder / "args.json").write_text(json.dumps(settings | dict(a_setting_that_is_gone=1)))
+    (folder / "args.json").write_text(json.dumps(settings | REMOVED | dict(the_setting_that_is_gone=1)))
     shape = Shape(page(folder))
     assert "validation ends at 1.2" in shape.text and "macro F1 0." in shape.text
     assert f"{tmp_path / 'gone'} is not there" in shape.text  # the folder, not the setting, hides the pictures
     for name in ("a", "b"):
         (tmp_path / "gone" / name).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "gone" / name / "1.png")
-    assert "of another version, with settings unknown here: a_setting_that_is_gone" in Shape(page(folder)).text
+    assert "of another version, with settings unknown here: the_setting_that_is_gone" in Shape(page(folder)).text
 
 
 @pytest.mark.parametrize("name", ["args.json", "env.json", "results.csv", "val_logits.npy", "val_predictions.csv",

@@ -14,7 +14,6 @@ from errors import LongtailError
 from samples import answered
 from study import best
 from study.begin import begin_study
-from study.chosen import study_of_recipe
 from study.table import write_spec
 from test_train import made
 
@@ -35,20 +34,6 @@ def test_a_recipe_has_what_repeats_the_trial(settings, tmp_path):
     recipe = read_recipe(tmp_path / "best.json")
     assert recipe.settings() == study.config(1).settings()
     assert (recipe.threads, recipe.data) == (2, study.spec["base"]["data"])
-
-
-def test_a_recipe_that_adapts_has_the_path_of_its_trials(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.adapt.FEWEST", 4)
-    study = stage(settings, "sweep", {0.0: 0.5, 0.3: 0.4}, adapt="gap", epochs=3)
-    for i, path in enumerate(([1, 1.2, 1.3], [1, 1.1, 0.9])):
-        study.run(i).mkdir(parents=True, exist_ok=True)
-        lines = ["epoch,adapt", *(f"{k},{value}" for k, value in enumerate(path))]
-        (study.run(i) / "results.csv").write_text("\n".join(lines) + "\n")
-    best.write_best(study, chosen(study).point, tmp_path / "best.json")
-    assert read_recipe(tmp_path / "best.json").adapt_path == "1:1.2:1.3"
-    # The recipe names the trials that it came from, though none of them had that path.
-    best.write_best(study, chosen(study).point, study.folder / "best.json")
-    assert study_of_recipe(study.folder / "best.json")[1] == [0]
 
 
 def test_the_best_stage_is_the_one_that_scored_best_and_equals_go_to_the_earlier(settings, tmp_path, capsys):

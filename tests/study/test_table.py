@@ -21,7 +21,7 @@ import torch
 
 import metrics
 import train
-from config import flag_of, read_recipe, spelled
+from config import REMOVED, flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
 from engine.checkpoint import load_checkpoint
 from engine.stop import StopRequest
@@ -136,6 +136,15 @@ def test_a_study_whose_trials_were_shown_other_views_is_refused(settings):
     (study.folder / "study.json").write_text(json.dumps(spec))
     with pytest.raises(LongtailError, match="by an earlier version, .*: choose another --name, or remove it"):
         begun(settings, POINTS)
+
+
+def test_a_study_whose_base_had_a_removed_setting_off_goes_on(settings):
+    path = begun(settings, [{}]).folder / "study.json"
+    spec = json.loads(path.read_text())
+    spec["base"] |= REMOVED
+    path.write_text(json.dumps(spec))
+    study = begun(settings, [{}, dict(ls=0.3)])
+    assert study.trials == [{}, dict(ls=0.3)] and not REMOVED.keys() & study.spec["base"].keys()
 
 
 def test_pictures_that_moved_are_found_at_their_new_place(settings, pictures, tmp_path):
