@@ -84,27 +84,32 @@ def judged(study: Study, trials: list[int]) -> Judged:
     """What the runs of `trials`, one a fold, say of the pictures that they had not seen."""
     latest = study.latest()
     found = evidence.pooled([[study.run(i)] for i in trials])
-    parts, rows = found.parts, np.arange(len(found.targets))
-    moved, taus = np.empty(len(rows), np.int64), []
-    at_tau = priors.frontier(found.log_posterior, found.prior, TAUS)
-    for part in np.unique(parts):
-        others = parts != part
-        scores = [metrics.macro_f1(found.targets[others], each[others], len(found.classes)) for each in at_tau]
-        best = int(np.argmax(scores))  # of equals the smallest
-        moved[~others] = at_tau[best][~others]
-        taus.append(TAUS[best])
-    kinds, _ = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
-    order = np.argsort(found.paths, kind="stable")
+    rows, order = np.arange(len(found.targets)), np.argsort(found.paths, kind="stable")
+    moved, tau = at_tau(found)
+    kinds, _ = scaling.compare(found.log_posterior, found.targets, found.counts, found.parts)
     return Judged(
         targets=found.targets[order],
         predicted=found.log_posterior.argmax(1)[order],
         moved=moved[order],
-        tau=float(np.mean(taus)),
+        tau=tau,
         nll=-found.log_posterior[rows, found.targets][order],
         confidence=float(np.exp(found.log_posterior.max(1)).mean()),
         scaled=scaling.simplest(kinds).held_out[order],
         seconds=float(np.mean([latest[i]["seconds"] for i in trials])),
     )
+
+
+def at_tau(found: evidence.Evidence) -> tuple[np.ndarray, float]:
+    """(classes int [N] of `found` at the tau that macro F1 of the other folds chose, the mean of the taus)."""
+    moved, taus = np.empty(len(found.targets), np.int64), []
+    answers = priors.frontier(found.log_posterior, found.prior, TAUS)
+    for part in np.unique(found.parts):
+        others = found.parts != part
+        scores = [metrics.macro_f1(found.targets[others], each[others], len(found.classes)) for each in answers]
+        best = int(np.argmax(scores))  # of equals the smallest
+        moved[~others] = answers[best][~others]
+        taus.append(TAUS[best])
+    return moved, float(np.mean(taus))
 
 
 def difference(own: list[Judged], base: list[Judged], classes: int) -> tuple[float, float]:

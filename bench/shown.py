@@ -4,10 +4,12 @@
     python -m bench.shown runs/screen --points 4
 
 Reads a study on folds and trains nothing: each fold's pictures are judged again by the network that had not seen them,
-as it stands, without tau and scaling. Points are averaged; a difference from the middle is paired picture by picture,
-± is 95% of other pictures by the delete-one jackknife. "points" is in how many of them macro F1 is higher.
+as it stands, without scaling; "at tau" is macro F1 at the tau that the other folds chose. Points are averaged. A
+difference from the middle is paired picture by picture; ± is 95% of other pictures by the delete-one jackknife.
+"points" is in how many of them macro F1 is higher.
 """
 
+import dataclasses
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from statistics import NormalDist
 import numpy as np
 
 import metrics
+from bench import effects
 from engine.numerics import pick_device
 from errors import ConfigError, Parser, run_command
 from pictures import synthetic
@@ -44,43 +47,39 @@ def points(study: Study) -> list[list[int]]:
     return [trials for trials in done if len(trials) == study.base.folds]
 
 
-def judged(study: Study, trials: list[int], device: str) -> tuple[np.ndarray, dict[str, np.ndarray], int]:
-    """(classes [N], by way log posteriors [N,C], number of classes) of the pictures of all folds, in order of path."""
+def judged(study: Study, trials: list[int], device: str) -> dict[str, evidence.Evidence]:
+    """By way what the networks of `trials`, one a fold, say of the pictures that they had not seen."""
     root = synthetic.folder(study.base.data)
-    paths, targets, by_way = [], [], defaultdict(list)
+    by_way = defaultdict(list)
     for i in trials:
-        found = evidence.of_run(study.run(i))
         (network,) = classifier.members([study.run(i)])
-        files = [root / path for path in found.paths]
+        files = [root / path for path in evidence.of_run(study.run(i)).paths]
         for name, (whole, views) in WAYS.items():
             shows = network | dict(shown=network["store_size" if whole else "size"])
             log_posterior, _ = classifier.log_posteriors([shows], files, device=pick_device(device), tta=views)
             by_way[name].append(log_posterior)
-        paths += found.paths
-        targets.append(found.targets)
-    order = np.argsort(paths, kind="stable")
-    of_way = {name: np.concatenate(each)[order] for name, each in by_way.items()}
-    return np.concatenate(targets)[order], of_way, len(found.classes)
+    found = evidence.pooled([[study.run(i)] for i in trials])
+    return {name: dataclasses.replace(found, log_posterior=np.concatenate(each)) for name, each in by_way.items()}
 
 
-def scores(targets: np.ndarray, log_posterior: np.ndarray, classes: int) -> dict[str, tuple[float, np.ndarray]]:
-    """Of each score its value, and those with one picture left out [N]."""
-    predicted, rows = log_posterior.argmax(1), np.arange(len(targets))
-    found = {
-        "macro F1": (
-            metrics.macro_f1(targets, predicted, classes),
-            metrics.macro_f1_left_out(targets, predicted, classes),
-        )
-    }
-    for name, each in {"accuracy": predicted == targets, "NLL": -log_posterior[rows, targets]}.items():
-        found[name] = (float(each.mean()), (each.sum() - each) / (len(each) - 1))
-    return found
+def scores(found: evidence.Evidence) -> dict[str, tuple[float, np.ndarray]]:
+    """Of each score its value, and those with one picture left out [N], in order of path."""
+    targets, predicted, classes = found.targets, found.log_posterior.argmax(1), len(found.classes)
+    order, of_score = np.argsort(found.paths, kind="stable"), {}
+    for name, answers in {"macro F1": predicted, "at tau": effects.at_tau(found)[0]}.items():
+        left_out = metrics.macro_f1_left_out(targets, answers, classes)
+        of_score[name] = (metrics.macro_f1(targets, answers, classes), left_out[order])
+    nll = -found.log_posterior[np.arange(len(targets)), targets]
+    for name, each in {"accuracy": predicted == targets, "NLL": nll}.items():
+        of_score[name] = (float(each.mean()), (each.sum() - each[order]) / (len(each) - 1))
+    return of_score
 
 
-def table(by_point: list[dict[str, dict]], pictures: int) -> None:
+def table(by_point: list[dict[str, dict]]) -> None:
     """Prints a line a way. by_point: of each point, by way, its scores."""
     z = NormalDist().inv_cdf(0.975)
     names = list(by_point[0]["middle"])
+    pictures = len(by_point[0]["middle"]["NLL"][1])
     print(f"\n{pictures} pictures out of fold, {len(by_point)} points; ±: 95%, from the middle\n")
     header = ["shown", *(part for name in names for part in (name, "difference")), "points"]
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
@@ -110,11 +109,10 @@ def main() -> int:
             raise ConfigError(f"{args.study}: no point has all its folds done: name a study with --folds 3")
         by_point = []
         for trials in done:
-            targets, by_way, classes = judged(study, trials, args.device)
-            by_point.append({name: scores(targets, each, classes) for name, each in by_way.items()})
+            by_point.append({name: scores(found) for name, found in judged(study, trials, args.device).items()})
             said = {name: f"{found['macro F1'][0]:.4f}" for name, found in by_point[-1].items()}
             print(f"trials {trials}: macro F1 {said}", file=sys.stderr, flush=True)
-        table(by_point, len(targets))
+        table(by_point)
 
     return run_command("bench.shown", run)
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import train
-from bench import shown
+from bench import effects, shown
 from config import Config
 from posterior import evidence
 
@@ -29,13 +29,12 @@ def test_one_of_the_ways_is_that_of_the_training(settings, more, own):
     for fold in (0, 1):
         train.train(dataclasses.replace(base, fold=fold, name=str(fold)))
     study = SimpleNamespace(base=base, run=lambda i: Path(settings["project"]) / str(i))
-    targets, by_way, classes = shown.judged(study, [0, 1], "cpu")
-    folds = [evidence.of_run(study.run(i)) for i in (0, 1)]
-    order = np.argsort([path for each in folds for path in each.paths])
-    assert (targets == np.concatenate([each.targets for each in folds])[order]).all() and classes == 3
-    trained = np.concatenate([each.log_posterior for each in folds])[order]
-    np.testing.assert_allclose(by_way.pop(own), trained, atol=1e-3)
-    assert len(by_way) == 5 and min(np.abs(each - trained).max() for each in by_way.values()) > 1e-2
+    by_way = shown.judged(study, [0, 1], "cpu")
+    trained = evidence.pooled([[study.run(0)], [study.run(1)]])
+    assert by_way[own].paths == trained.paths and (by_way[own].targets == trained.targets).all()
+    np.testing.assert_allclose(by_way.pop(own).log_posterior, trained.log_posterior, atol=1e-3)
+    assert len(by_way) == 5
+    assert min(np.abs(each.log_posterior - trained.log_posterior).max() for each in by_way.values()) > 1e-2
 
 
 def test_points_are_those_whose_folds_are_done():
@@ -46,15 +45,22 @@ def test_points_are_those_whose_folds_are_done():
 
 
 def test_scores_and_those_without_one_picture():
+    """In order of path, whichever order the pictures are in."""
     rng = np.random.default_rng(0)
     targets, logits = rng.integers(3, size=40), rng.normal(size=(40, 3))
     log_posterior = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    found = shown.scores(targets, log_posterior, 3)
+    names = [f"{i:02d}" for i in rng.permutation(40)]
+    parts = rng.integers(2, size=40)
+    said = evidence.Evidence(names, targets, log_posterior, parts, ["a", "b", "c"], np.array([9.0, 3.0, 1.0]), 1)
+    found = shown.scores(said)
+    moved, _ = effects.at_tau(said)
+    assert (moved != log_posterior.argmax(1)).any()
     for picture in (None, 0, 17):
-        rest = np.arange(40) != picture
+        rest = np.array(names) != f"{picture:02d}" if picture is not None else np.full(40, True)
         predicted, posterior = log_posterior[rest].argmax(1), np.exp(log_posterior[rest])
         right = {
             "macro F1": f1_score(targets[rest], predicted, average="macro"),
+            "at tau": f1_score(targets[rest], moved[rest], average="macro"),
             "accuracy": accuracy_score(targets[rest], predicted),
             "NLL": log_loss(targets[rest], posterior),
         }
