@@ -51,7 +51,6 @@ METHODS = {
     "LDAM-DRW": dict(margin=0.5, drw=0.8, head="cosine"),
     "focal": dict(gamma=2.0),
     "decay 0.3": dict(weight_decay=0.3),
-    "decay of the head 0.5": dict(head_decay=0.5),
     "SAM": dict(sam=0.2),
     "smoothing by frequency": dict(ls=(0.2, 0.0), ls_by="frequency"),
     "smoothing by progress": dict(ls=(0.2, 0.0), ls_by="progress"),

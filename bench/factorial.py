@@ -49,7 +49,6 @@ FOUR = {
 }
 SCREENED = {
     "one operation": (dict(one_op=False), dict(one_op=True)),
-    "head's decay 0.5": (dict(head_decay="auto"), dict(head_decay=0.5)),
     "decay 0.3": (dict(weight_decay=0.1), dict(weight_decay=0.3)),
     "smoothing by frequency": (dict(ls=0.1), dict(ls=(0.2, 0.0), ls_by="frequency")),
     "targeted mixup, alpha 0.8": (dict(), dict(mixup_pair="targeted", mixup_alpha=0.8)),  # CutMix has the alpha too

@@ -20,7 +20,6 @@ class Update:
     opt: str
     lr: float
     weight_decay: float
-    head_decay: float | str
     ema_epochs: float
     sam: float
     freeze_bn: str
@@ -31,20 +30,14 @@ def optimizer(model: torch.nn.Module, update: Update, lr: torch.Tensor) -> torch
 
     lr: a tensor, which is read at every step.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    trained = [p for p in model.parameters() if p.requires_grad]
     # Decay pulls towards 0, which means nothing for a norm's scale or a bias.
-    weights = {name: p for name, p in trained.items() if p.ndim > 1}
-    others = [p for p in trained.values() if p.ndim <= 1]
-    groups = []
-    if update.head_decay != "auto":
-        head = last_layer(dict(model.named_parameters()))
-        of_head = [weights.pop(name) for name in list(weights) if _within(name, head)]
-        groups.append(dict(params=of_head, weight_decay=update.head_decay))
-    groups.append(dict(params=list(weights.values()), weight_decay=update.weight_decay))
-    groups.append(dict(params=others, weight_decay=0.0))
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
+    groups = [dict(params=weights, weight_decay=update.weight_decay), dict(params=others, weight_decay=0.0)]
     if update.opt == "sgd":
         made = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=True)
-        for p in trained.values():  # a first step that is left out for an overflow would leave them uninitialised
+        for p in trained:  # a first step that is left out for an overflow would leave them uninitialised
             made.state[p]["momentum_buffer"] = torch.zeros_like(p)
     else:
         made = torch.optim.AdamW(groups, lr=lr, fused=True, capturable=lr.is_cuda)

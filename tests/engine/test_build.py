@@ -49,7 +49,7 @@ def test_frozen_batch_norms_adapt_where_they_are_asked_to(settings, first):
 
 def test_a_cosine_head_is_the_last_layer(settings, first):
     """It is fresh after a linear one, taken from one of its kind, and all that moves where the body is frozen."""
-    settings |= dict(head="cosine", freeze="body", monitor="last", head_decay=0.5)
+    settings |= dict(head="cosine", freeze="body", monitor="last")
     train.train(Config(**settings, name="second", init=first, until=1))
     second = str(Path(settings["project"]) / "second")
     train.train(Config(**settings | dict(name="third", init=second, lr=1e-8, warmup=3.0), until=1))
