@@ -649,7 +649,7 @@ def without_removed(settings: dict, source: str = "settings") -> dict:
     for name, off in REMOVED.items():
         if settings.get(name, off) != off:
             asked = f"{flag_of(name)} {SHORT.repr(settings[name])}"
-            raise ConfigError(f"{source}: {asked} was removed: it gained nothing (docs/log.md)")
+            raise ConfigError(f"{source}: {asked} was removed: docs/log.md says why")
     return {name: value for name, value in settings.items() if name not in REMOVED}
 
 

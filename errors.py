@@ -11,7 +11,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 
@@ -51,6 +51,8 @@ def first_ten(lines: list[str]) -> list[str]:
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
 
+    removed: Collection[str] = ()  # flags of earlier versions
+
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
@@ -59,6 +61,8 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         space, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            if unknown[0].split("=")[0] in self.removed:
+                self.error(f"{unknown[0]} was removed: docs/log.md says why")
             close = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, n=1)
             hint = f": did you mean {close[0]}?" if close else "; see --help"
             self.error(f"unknown argument {unknown[0]!r}{hint}")

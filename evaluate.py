@@ -2,7 +2,7 @@
 
     python evaluate.py                                 on the data's own test pictures, where they have labels
     python evaluate.py --test labelled                 on class folders, or on a CSV of file names and labels
-    python evaluate.py --run runs/a runs/b --tta flip  of two runs, averaged
+    python evaluate.py --run runs/a runs/b --tta crops of two runs, averaged
 
 Without labelled test pictures it scores the pictures that were held out from training. Tables go to stdout;
 evaluation.json and predictions.csv to the run's folder, or to -o.
@@ -142,7 +142,7 @@ def _say_left_out(what, listed, targets):
 
 def _held_out(args, folders, checkpoints):
     """The pictures that were held out from training, as the runs' folders have them."""
-    if args.tta:
+    if args.tta and any(args.tta != checkpoint.get("tta", "none") for checkpoint in checkpoints):
         raise LongtailError(f"--tta {args.tta}: held-out pictures are not looked at again: name others by --test")
     found = evidence.pooled(evidence.runs_by_fold(folders))
     chosen = {checkpoint["config"]["monitor"] for checkpoint in checkpoints} != {"last"}

@@ -1,7 +1,7 @@
 """Labels for the test pictures, as CSV on stdout: the last step of the work.
 
     python predict.py > submission.csv
-    python predict.py --run runs/a runs/b --tta flip -o submission.csv       (an averaged ensemble)
+    python predict.py --run runs/a runs/b --tta crops -o submission.csv      (an averaged ensemble)
 
 The checkpoint carries classes, preprocessing and weights; of the test set nothing but the pictures and their ids is
 read.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from config import Config, bounds_of, flag_of, read_recipe, spelled
+from config import REMOVED, Config, bounds_of, flag_of, read_recipe, spelled
 from errors import ConfigError, Parser, counted
 
 
@@ -24,6 +24,7 @@ class SettingsParser(Parser):
     def __init__(self, prog: str, description: str, takes: str = ""):
         usage = f"%(prog)s {takes}[-c RECIPE] [--SETTING VALUE ...]\n       %(prog)s --help | --help-all"
         super().__init__(prog=prog, description=description, usage=usage, add_help=False)
+        self.removed = {flag_of(name) for name in REMOVED}
         self._settings = []  # the groups that hold settings
         self._daily = []  # the settings that --help shows
         self._common = self.add_argument_group("help and recipes")

@@ -96,8 +96,6 @@ def begin_or_resume(
     elif not all((run.folder / name).exists() for name in lists):  # somebody removed one
         _write_lists(run, pictures)
     if old_env and old_env.get("format", 1) < FORMAT:
-        if resized(config.group(Views)) or config.averaged_views() != "none":
-            run.say(f"{run.folder}: its scores so far are of centre crops; later ones of whole pictures, mirrored too")
         run.write_json("env.json", old_env | dict(format=FORMAT))  # what is written from now on
     if saved:
         state = _taken_up(run, saved, stepper)
@@ -152,7 +150,13 @@ def _refuse_changes(run, config, env, old_env):
         if value != old_settings[name] and name not in HELD_ELSEWHERE:
             changed.append(f"{flag_of(name)} {spelled(old_settings[name])} -> {spelled(value)}")
     if old_env:
-        check_format(old_env.get("format", 1), run.folder / "env.json")
+        number = old_env.get("format", 1)
+        check_format(number, run.folder / "env.json")
+        if number < 3 and (resized(config.group(Views)) or config.averaged_views() != "none"):
+            raise LongtailError(
+                f"{run.folder} was begun by an earlier version, which validated by other views of the pictures: resume "
+                "it with that version, or begin another --name"
+            )
         for name in HELD:
             if name in old_env and env[name] != old_env[name]:
                 changed.append(f"{name} {old_env[name]} -> {env[name]}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import Config, read_object
+from config import REMOVED, Config, read_object
 from engine.run import replacing
 from errors import LongtailError, counted
 from posterior import evidence
@@ -115,7 +115,13 @@ def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.n
 def recipe(settings: dict) -> str:
     """What a calibration belongs to, as one string: settings without split, seed and threads."""
     known = Config().settings()  # a run of an older version lacks the settings that came later
-    return json.dumps({name: settings.get(name, known[name]) for name in known if name not in NOT_THE_RECIPE})
+    own = {name: settings.get(name, known[name]) for name in known if name not in NOT_THE_RECIPE}
+    if "tta" not in settings:
+        own["tta"] = "middle"  # an older version's validation showed that alone
+    elif own["tta"] == "auto":
+        own["tta"] = "flip" if own["flip"] else "none"
+    own |= {name: settings[name] for name, off in REMOVED.items() if settings.get(name, off) != off}
+    return json.dumps(own)
 
 
 def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judged: dict) -> Path:

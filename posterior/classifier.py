@@ -72,7 +72,8 @@ def _posterior(checkpoint, files, device, tta):
     products = checkpoint["config"].get("products", 0)  # a run of an older version had none
     use_products(net, 0 if products == "auto" else products)
     net = net.to(device, memory_format=torch.channels_last)
-    show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border="reflect")
+    border = "constant" if checkpoint["config"].get("pad") else "reflect"  # as in its training
+    show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border=border)
     dtype = precision(device, checkpoint["config"]["amp"])
     shown, views = checkpoint.get("shown", size), tta or checkpoint.get("tta", "none")  # older versions: a centre crop
     plans = evaluation_plans(np.arange(len(files)), size=size, store_size=store_size, shown=shown, views=views)
@@ -157,7 +158,9 @@ class Finish:
         given = log_posterior
         if self.calibration is not None and self.calibration.scaling.kind != "none":
             words = self.calibration.in_words(self.folders, held_out is not None)
-            words += ", to other views than --tta asks for: that it fits is assumed" * bool(self.other_views)
+            if self.other_views:
+                assumed = ": that it fits is assumed"
+                words = words.removesuffix(assumed) + ", to other views than --tta asks for" + assumed
             if held_out is None:
                 log_posterior = self.calibration.scaling(given)
             else:

@@ -183,7 +183,7 @@ def test_a_removed_setting_is_passed_over_where_it_was_off_and_else_refused(tmp_
         path.write_text(json.dumps({name: on}))
         with pytest.raises(ConfigError) as e:
             read_recipe(path)
-        assert str(e.value) == f"{path}: {flag_of(name)} {on!r} was removed: it gained nothing (docs/log.md)"
+        assert str(e.value) == f"{path}: {flag_of(name)} {on!r} was removed: docs/log.md says why"
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xfe{}", b'{"name": "\xe9"}'])

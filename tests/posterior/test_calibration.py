@@ -8,7 +8,7 @@ import pytest
 import calibrate
 import metrics
 import oracles
-from config import REMOVED
+from config import REMOVED, Config
 from errors import LongtailError
 from posterior import calibration, evidence, scaling
 from samples import judged_run
@@ -27,6 +27,17 @@ def calibrated(tmp_path_factory):
 
 def found(folder, checkpoint):
     return calibration.calibration_of([folder], [checkpoint], None)
+
+
+def test_a_calibration_belongs_to_the_views_that_it_was_fitted_to():
+    today = Config().settings()
+    older = {name: value for name, value in today.items() if name != "tta"}
+    same = [calibration.recipe(today | dict(tta=tta)) for tta in ("auto", "flip")]
+    others = [today | dict(tta="none"), today | dict(flip=False), older, today | dict(noise=0.1)]
+    assert len({*same}) == 1 and len({*same, *map(calibration.recipe, others)}) == 5
+    assert calibration.recipe(today | dict(noise=0.0)) == same[0]
+    for settings in (today, *others):  # read back
+        assert calibration.recipe(json.loads(calibration.recipe(settings))) == calibration.recipe(settings)
 
 
 def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
