@@ -21,9 +21,10 @@ from engine.build import init_key
 from engine.folder import read_folder
 from engine.outcome import predict_command
 from engine.stop import StopRequest
-from errors import Parser, run_command
+from errors import LongtailError, Parser, run_command
 from pictures import synthetic
 from posterior import evidence, priors, scaling
+from posterior.classifier import members
 from study.chosen import chosen_last, runs_of
 from study.held_out import macro_f1_difference
 
@@ -126,6 +127,9 @@ def twostage(args, stop: StopRequest) -> None:
     """The command, from its parsed arguments."""
     project = Path(args.project)
     path, runs = runs_of(Path(args.what) if args.what else chosen_last(project))
+    for run, network in zip(runs, members(runs)):
+        if "tta" not in network:  # stage two would be shown more of a picture, and gain by that
+            raise LongtailError(f"{run} is of an earlier version, which validated by other views: train it again")
     stages = [judged(f"one: {path}", runs)]  # what cannot be judged is not trained
     configs = {recipe: [second_stage(run, recipe, project / "twostage") for run in runs] for recipe in args.recipes}
     for recipe, of_recipe in configs.items():

@@ -14,6 +14,7 @@ import train
 from config import Config, read_recipe
 from conftest import ROOT
 from engine.stop import StopRequest
+from errors import LongtailError
 from posterior import evidence
 from samples import judged_run
 from study import twostage
@@ -43,6 +44,11 @@ def test_each_fold_gets_a_stage_two_of_its_own_once(settings, tmp_path, monkeypa
     monkeypatch.setattr(train, "train", lambda *_: pytest.fail("trained again"))
     twostage.twostage(args, StopRequest())
     assert capsys.readouterr().out == out
+    best = torch.load(runs[1] / "best.pt", weights_only=True)
+    del best["tta"]
+    torch.save(best, runs[1] / "best.pt")
+    with pytest.raises(LongtailError, match="one-1 is of an earlier version, which validated by other views"):
+        twostage.twostage(args, StopRequest())
 
 
 def test_the_difference_of_two_stages_is_the_jackknifes(tmp_path):
