@@ -52,20 +52,6 @@ class Frame:
     shown: float
 
 
-def shown(views: Views, size: int, store_size: int) -> int:
-    """The side in Store pixels of what evaluation shows of a picture, in its middle, to a network for `size` pixels.
-
-    Where training's views are random resized crops it is the whole picture: that measured better (bench/shown.py), for
-    crops come from everywhere and are themselves resized. Else it is as much as training's own views show.
-    """
-    return store_size if resized(views) else size
-
-
-def resized(views: Views) -> bool:
-    """Whether views are random resized crops of the picture, not a window of one size."""
-    return not views.pad and tuple(views.crop_scale) != (1, 1)
-
-
 def draw_views(
     rng: Callable[[str], np.random.Generator], rare: np.ndarray, means: np.ndarray, frame: Frame, views: Views
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -18,17 +18,6 @@ def log_softmax(logits: ArrayLike) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def averaged(logits: list[np.ndarray]) -> np.ndarray:
-    """Logits [N, C] of the mean posterior of several views; those of a single one as they are, log p of more.
-
-    Posteriors are averaged, not logits: a view with large logits does not outvote the others.
-    """
-    if len(logits) == 1:
-        return logits[0]
-    mean = np.logaddexp.reduce([log_softmax(each) for each in logits]) - np.log(len(logits))
-    return mean.astype(logits[0].dtype)
-
-
 def softmax(logits: ArrayLike) -> np.ndarray:
     """Probabilities float64 [N, C]: e^z_k / sum_j e^z_j, row by row."""
     logits = np.asarray(logits, np.float64)

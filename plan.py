@@ -160,8 +160,8 @@ def evaluation_plans(
 ) -> list[Plan]:
     """Plans (one per view) that show every row of `rows` once, unaugmented; the last batch is padded with its last row.
 
-    shown: the side in Store pixels of the middle that is shown, as augment.shown has it. views: 'none' but this one;
-    'flip': and its mirror image; 'crops': and those of the four corners, `size` wide, with theirs.
+    shown: the side in Store pixels of the middle that is shown. views: 'none' but this one; 'flip': and its mirror
+    image; 'crops': and those of the four corners, `size` wide, with theirs.
     """
     steps = math.ceil(len(rows) / batch_size)
     padding = np.repeat(rows[-1:], steps * batch_size - len(rows))

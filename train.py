@@ -19,6 +19,7 @@ from config import Config
 from data import Pictures
 from engine.build import Loss, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
+from engine.evaluate import averaged
 from engine.fastest import decide
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
@@ -32,7 +33,6 @@ from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, run_command
 from losses import SETTLING
-from metrics import averaged
 from plan import Plan
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.

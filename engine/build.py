@@ -12,12 +12,13 @@ import torch
 import data
 import kernels
 import losses
-from augment import Views, shown
+from augment import Views
 from config import Config
 from data import Pictures
 from engine import resident
 from engine.capture import Captured
 from engine.checkpoint import FORMAT, load_best
+from engine.evaluate import shown
 from engine.numerics import LAYOUTS, precision, repeatable
 from engine.ranks import Ranks
 from engine.step import Stepper

@@ -1,4 +1,5 @@
-"""Logits of a network over an evaluation plan: the same step again and again, captured once on CUDA."""
+"""What of a picture evaluation shows, and a network's logits for it: the same step again and again, captured once on
+CUDA."""
 
 import functools
 import warnings
@@ -10,7 +11,33 @@ import torch
 import augment
 from engine.numerics import autocast, input_dtype
 from engine.tables import Tables
+from metrics import log_softmax
 from plan import Plan
+
+
+def shown(views: augment.Views, size: int, store_size: int) -> int:
+    """The side in Store pixels of what evaluation shows of a picture, in its middle, to a network for `size` pixels.
+
+    Where training's views are random resized crops it is the whole picture: that measured better (bench/shown.py), for
+    crops come from everywhere and are themselves resized. Else it is as much as training's own views show.
+    """
+    return store_size if resized(views) else size
+
+
+def resized(views: augment.Views) -> bool:
+    """Whether views are random resized crops of the picture, not a window of one size."""
+    return not views.pad and tuple(views.crop_scale) != (1, 1)
+
+
+def averaged(logits: list[np.ndarray]) -> np.ndarray:
+    """Logits [N, C] of the mean posterior of several views; those of a single one as they are, log p of more.
+
+    Posteriors are averaged, not logits: a view with large logits does not outvote the others.
+    """
+    if len(logits) == 1:
+        return logits[0]
+    mean = np.logaddexp.reduce([log_softmax(each) for each in logits]) - np.log(len(logits))
+    return mean.astype(logits[0].dtype)
 
 
 def view(

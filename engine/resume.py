@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from augment import Views, resized
+from augment import Views
 from config import Config, config_from, flag_of, spelled
 from data import Pictures
 from engine.build import init_key
 from engine.checkpoint import FORMAT, check_format, not_finite
+from engine.evaluate import resized
 from engine.outcome import State, filters, is_done
 from engine.ranks import Ranks
 from engine.run import FollowedRun, Run, environment, uncommitted, with_todays_names

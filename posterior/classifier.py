@@ -12,11 +12,11 @@ import torch
 
 from engine import resident
 from engine.checkpoint import load_best
-from engine.evaluate import logits, view
+from engine.evaluate import averaged, logits, view
 from engine.numerics import precision
 from errors import LongtailError
 from kernels.convolution import use_products
-from metrics import averaged, log_softmax
+from metrics import log_softmax
 from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans

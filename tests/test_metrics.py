@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import metrics
+from engine.evaluate import averaged
 
 sklearn = pytest.importorskip("sklearn")
 pytest.importorskip("sklearn.metrics")
@@ -37,12 +38,12 @@ def test_softmax():
 
 def test_views_are_averaged_as_probabilities():
     one, other = (outputs(scale=scale)[0].astype(np.float32) for scale in (3.0, 300.0))
-    assert metrics.averaged([one]) is one
+    assert averaged([one]) is one
     mean = torch.stack([torch.softmax(torch.tensor(each).double(), 1) for each in (one, other)]).mean(0)
-    found = metrics.averaged([one, other])
+    found = averaged([one, other])
     assert found.dtype == np.float32 and np.allclose(np.exp(found), mean.numpy(), rtol=1e-4, atol=1e-7)
     # No probability is too small for its logarithm.
-    assert metrics.averaged([np.float32([[0, 4000]]), np.float32([[0, 4000]])]).tolist() == [[-4000, 0]]
+    assert averaged([np.float32([[0, 4000]]), np.float32([[0, 4000]])]).tolist() == [[-4000, 0]]
 
 
 @pytest.mark.parametrize("absent", [(), (0, 6)])

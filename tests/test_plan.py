@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 import losses
-from augment import Views, sampled, shown
+from augment import Views, sampled
+from engine.evaluate import shown
 from mixup import Mixing, label_counts
 from pictures import painters
 from plan import (
