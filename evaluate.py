@@ -4,8 +4,9 @@
     python evaluate.py --test labelled                 on class folders, or on a CSV of file names and labels
     python evaluate.py --run runs/a runs/b --tta crops of two runs, averaged
 
-Without labelled test pictures it scores the pictures that were held out from training. Tables go to stdout;
-evaluation.json and predictions.csv to the run's folder, or to -o.
+Without labelled test pictures it scores the pictures that were held out from training. Test pictures that the training
+data has too are counted in a warning. Tables go to stdout; evaluation.json and predictions.csv to the run's folder, or
+to -o.
 """
 
 import csv
@@ -21,10 +22,13 @@ import numpy as np
 
 import data
 import metrics
+from config import Config
 from engine.numerics import pick_device
 from engine.run import replacing
 from errors import LongtailError, Parser, counted, first_ten, run_command
+from pictures.duplicates import rows_of_both
 from pictures.names import natural_key, shown, some
+from pictures.store import load_store
 from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table
 from study.chosen import choose, named
@@ -121,9 +125,29 @@ def _test_pictures(args, folders, checkpoints):
     good = np.setdiff1d(np.arange(len(rows)), list(bad))
     if not len(good):
         raise LongtailError(f"{what}: no picture can be read")
+    _say_taught(what, [files[row] for row in good], checkpoints[0])
     rows = rows[good]
     groups = [listed.groups[row] for row in rows] if args.by else None
     return Judged(what, [listed.paths[row] for row in rows], targets[rows], log_posterior[good], groups)
+
+
+def _say_taught(what, files, checkpoint):
+    """Says how many of the pictures the training data has too, to the pixel, and where that is not looked at."""
+    config = checkpoint["config"]
+    columns = [config.get(name, Config().settings()[name]) for name in ("labels", "image_col", "label_col")]
+    try:
+        taught = data.listing(checkpoint["data"], columns[0] or None, *columns[1:])
+    except LongtailError as error:
+        print(f"{what}: whether training had them too cannot be looked up: {error}", file=sys.stderr)
+        return
+    side, resize = checkpoint["store_size"], checkpoint["resize"]
+    both = rows_of_both(load_store(files, side, resize), load_store(taught.files, side, resize))
+    if both:
+        print(
+            f"warning: {what}: {len(both)} of {counted(len(files), 'picture')} are in the training data too, to the "
+            f"pixel, {files[both[0]]} for one: their scores flatter",
+            file=sys.stderr,
+        )
 
 
 def _say_left_out(what, listed, targets):

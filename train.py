@@ -17,7 +17,7 @@ import torch
 
 from config import Config
 from data import Pictures
-from engine.build import Loss, build_stepper, plans_of, prepare_pictures
+from engine.build import Loss, beginning, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
 from engine.evaluate import averaged
 from engine.fastest import decide
@@ -77,6 +77,8 @@ def trial(
         saved = saved_state(run, config)
         config = decide(config, pictures, device, ranks, way_of(run) or way)
         stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
+        if config.init and saved is None:
+            run.say(beginning(stepper.model, config, pictures.listing.classes))
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
         if config.without_effect() and not state.rows:

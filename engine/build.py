@@ -205,7 +205,7 @@ def network_to_train(config: Config, pictures: Pictures, resumed: bool = False) 
 
 def _begin_and_freeze(model, config, pictures, resumed):
     if config.init and not resumed:
-        weights = weights_to_begin_with(model, config.init, pictures.listing.classes, config.fresh_head)
+        weights = weights_to_begin_with(model, config.init, pictures.listing.classes, config.fresh_head)[0]
         if not next(model.parameters()).is_meta:  # on paper there is nothing to load them into
             model.load_state_dict(weights)
     prefixes = [prefix.strip() for prefix in config.freeze.split(",")]
@@ -213,8 +213,10 @@ def _begin_and_freeze(model, config, pictures, resumed):
         freeze(model, [prefix for prefix in prefixes if prefix])
 
 
-def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str], fresh_head: bool = False) -> dict:
-    """The state of `model` with the weights of another run.
+def weights_to_begin_with(
+    model: torch.nn.Module, run: str, classes: list[str], fresh_head: bool = False
+) -> tuple[dict, str]:
+    """(the state of `model` with the weights of another run, why its last layer is the model's own, else '').
 
     The last layer's are taken where it is of the same kind and knows the same classes, in order, and no `fresh_head` is
     asked for. Raises LongtailError where the run has no weights, or those of another network.
@@ -225,15 +227,27 @@ def weights_to_begin_with(model: torch.nn.Module, run: str, classes: list[str], 
     loaded = {name: value for name, value in saved["weights"].items() if not name.startswith(head + ".")}
     old_head = {name: value for name, value in saved["weights"].items() if name not in loaded}
     own_head = {name: value for name, value in own.items() if name.startswith(head + ".")}
-    fits = _shapes(old_head) == _shapes(own_head) and saved["classes"] == classes
-    loaded |= old_head if fits and not fresh_head else own_head
+    anew = ""
+    if fresh_head:
+        anew = "as --fresh-head asks"
+    elif saved["classes"] != classes:
+        anew = "for that run knows other classes"
+    elif _shapes(old_head) != _shapes(own_head):
+        anew = "for that run's --head is of another kind"
+    loaded |= own_head if anew else old_head
     unlike = _shapes(loaded).items() ^ _shapes(own).items()
     if unlike:
         name = min(unlike)[0]
         raise LongtailError(
             f"--init {run}: it is another network ({name} does not fit): give its --model, --width and --stem-kernel"
         )
-    return loaded
+    return loaded, anew
+
+
+def beginning(model: torch.nn.Module, config: Config, classes: list[str]) -> str:
+    """What a network that begins with the weights of --init begins with, in a sentence."""
+    _, anew = weights_to_begin_with(model, config.init, classes, config.fresh_head)
+    return f"begins with the weights of {config.init}" + (anew and f"; the last layer begins anew, {anew}")
 
 
 def _shapes(state):

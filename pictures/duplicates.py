@@ -45,14 +45,24 @@ def duplicates(parts: list[Listing], stored: list[Store]) -> list[tuple[str, str
         return []
     equal_sets = {}
     for picture in pictures:
-        digest = hashlib.blake2b(picture.store.pixels[picture.row]).digest()
-        equal_sets.setdefault(digest, []).append(picture)
+        equal_sets.setdefault(_digest(picture.store, picture.row), []).append(picture)
     found = [_finding("same picture", members) for members in equal_sets.values() if len(members) > 1]
     # One picture stands for its equals, which are named already.
     distinct = [members[0] for members in equal_sets.values()]
     for numbers in _near_sets(_thumbnails([picture.store.pixels[picture.row] for picture in distinct])):
         found.append(_finding("nearly the same", [distinct[number] for number in numbers]))
     return found
+
+
+def rows_of_both(store: Store, other: Store) -> list[int]:
+    """The rows of `store` whose pixels are those of a row of `other`, a Store of the same side; bad ones left out."""
+    known = {_digest(other, row) for row in range(len(other.pixels)) if row not in other.bad}
+    return [row for row in range(len(store.pixels)) if row not in store.bad and _digest(store, row) in known]
+
+
+def _digest(store, row):
+    """Of a picture's pixels."""
+    return hashlib.blake2b(store.pixels[row]).digest()
 
 
 def near_sets(store: Store) -> list[list[int]]:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import evaluate
@@ -240,6 +241,28 @@ def test_one_picture_in_one_class_folder(project, labelled, capsys, tmp_path):
     named = next(csv.DictReader(open(tmp_path / "predictions.csv")))["predicted"]
     by_class = {line.split()[0]: line.split() for line in out.split("By class:")[1].splitlines() if line}
     assert by_class["red" if named != "red" else "blue"][2:] == ["0", "-", "-", "-", "-"]
+
+
+def test_pictures_of_the_training_data_are_named(project, pictures, labelled, capsys, tmp_path):
+    """By their pixels: a copy elsewhere, saved again without loss, is the same picture."""
+    args = ["--project", project, "--test", labelled, "-o", tmp_path]
+    assert "training data" not in run(capsys, *args)[2]
+    blue, other = sorted((pictures / "train" / "blue").iterdir())[:2]
+    with Image.open(blue) as picture:
+        picture.save(labelled / "blue" / "again.png", compress_level=1)
+    shutil.copy(other, labelled / "blue" / "copied.png")
+    said = run(capsys, *args)[2]
+    assert f"warning: {labelled}: 2 of 9 pictures are in the training data too, to the pixel" in said
+    assert "again.png for one: their scores flatter" in said
+
+
+def test_training_data_that_is_gone_is_said(pictures, labelled, capsys, tmp_path):
+    moved = shutil.copytree(pictures, tmp_path / "data")
+    train.train(Config(**dict(PLAIN, epochs=1, data=str(moved), project=str(tmp_path / "runs"), name="run")))
+    shutil.rmtree(moved)
+    code, out, said = run(capsys, "--project", tmp_path / "runs", "--test", labelled)
+    assert (code, "macro F1" in out) == (0, True)
+    assert f"{labelled}: whether training had them too cannot be looked up: " in said
 
 
 def test_groups_are_in_natural_order_and_an_empty_one_has_a_name(project, pictures, capsys, tmp_path):

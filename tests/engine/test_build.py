@@ -23,6 +23,10 @@ def best(settings, name):
     return torch.load(Path(settings["project"]) / name / "best.pt", weights_only=True)
 
 
+def log(settings, name):
+    return (Path(settings["project"]) / name / "train.log").read_text()
+
+
 @pytest.fixture
 def first(settings):
     train.train(Config(**settings, name="first", monitor="last"))
@@ -59,6 +63,8 @@ def test_a_cosine_head_is_the_last_layer(settings, first):
         b["conv1.weight"], c["conv1.weight"]
     )
     assert not torch.allclose(a["fc.weight"], b["fc.weight"], atol=1e-2)
+    assert "the last layer begins anew, for that run's --head is of another kind" in log(settings, "second")
+    assert f"begins with the weights of {second}\n" in log(settings, "third")
 
 
 def test_a_fresh_head_is_the_seeds_own(settings, first):
@@ -66,6 +72,7 @@ def test_a_fresh_head_is_the_seeds_own(settings, first):
     train.train(Config(**still, name="second", init=first, fresh_head=True))
     train.train(Config(**still, name="fresh"))
     second, fresh, old = (best(settings, name)["weights"] for name in ("second", "fresh", "first"))
+    assert "begins anew, as --fresh-head asks" in log(settings, "second")
     assert torch.equal(second["conv1.weight"], old["conv1.weight"])
     assert torch.allclose(second["fc.weight"], fresh["fc.weight"], atol=1e-6)
     assert not torch.allclose(second["fc.weight"], old["fc.weight"], atol=1e-2)
