@@ -48,6 +48,11 @@ def first_ten(lines: list[str]) -> list[str]:
     return lines[:10] + [f"... and {left} more of this kind"] * (left > 0)
 
 
+def first_line(error: BaseException) -> str:
+    """What `error` says, in a line; '' where it says nothing, as Python's own MemoryError."""
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
 
@@ -95,7 +100,7 @@ def run_command(name: str, function: Callable[[], int | None], *, continue_with:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except MemoryError as error:
-        print(f"{name}: out of memory: {error}", file=sys.stderr)
+        print(f"{name}: out of memory{f': {error}' if str(error) else ''}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # who read our output has left: say nothing more, not even while Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,8 @@
 """How good a classifier is: NumPy in float64, over the whole set at once, never averaged over batches.
 
 `targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]. Scores are fractions, not per
-cent. Every score raises ValueError for an empty set, for shapes that do not fit and for labels that are no class."""
+cent. Every score raises ValueError for an empty set, for shapes that do not fit and, but for accuracy, which does not
+know the classes, for labels that are none."""
 
 import math
 

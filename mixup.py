@@ -12,8 +12,8 @@ import numpy as np
 REMIX_RATIO, REMIX_SHARE = 3.0, 0.5  # kappa and tau of Remix
 # Epochs without CutMix at either end of a training whose boxes are of rare classes, as CMO has it.
 WITHOUT_BOXES = 3
-# The last ones are at most one in so many: the learning rate is then so low that the network keeps the prior that it
-# has learned, which `label_counts` gives.
+# At the end at most 1/ENDING of the epochs are without CutMix: the learning rate is so low by then that the network
+# keeps the prior that it has learned, which `label_counts` gives.
 ENDING = 25
 
 

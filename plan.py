@@ -101,7 +101,8 @@ def draw_plan(
         return drawn.reshape(shape)
 
     def drawn_partners(pair, table):
-        """Rows by --mixup-pair or --cutmix-pair; where it has no sampler, as the rows, and the same for all methods."""
+        """Rows by --mixup-pair or --cutmix-pair. All methods without a sampler of their own draw the same partners, as
+        the rows are drawn."""
         if mixup.by_class(pair):
             return drawn_rows(table, "sampler")
         if pair == "targeted":
@@ -160,8 +161,8 @@ def evaluation_plans(
 ) -> list[Plan]:
     """Plans (one per view) that show every row of `rows` once, unaugmented; the last batch is padded with its last row.
 
-    shown: the side in Store pixels of the middle that is shown. views: 'none' but this one; 'flip': and its mirror
-    image; 'crops': and those of the four corners, `size` wide, with theirs.
+    shown: the side in Store pixels of the middle that is shown. views: 'none': the middle; 'flip': the middle and its
+    mirror image; 'crops': also the four corners, `size` wide, and their mirror images.
     """
     steps = math.ceil(len(rows) / batch_size)
     padding = np.repeat(rows[-1:], steps * batch_size - len(rows))
@@ -283,7 +284,7 @@ def _one_cycle(done):
 def ema_weights(epoch: int, steps: int, ema_epochs: float) -> np.ndarray:
     """The weight of the new weights in the averaged ones, float32 [T].
 
-    What weights add to the average falls to 1/e in `ema_epochs` of `steps` each; faster early on. 0: nothing reads it.
+    A step's weights count 1/e as much after `ema_epochs` epochs of `steps`; early on they fade faster. 0: no average.
     """
     if not ema_epochs:
         return np.ones(steps, np.float32)

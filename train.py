@@ -31,7 +31,7 @@ from engine.resume import begin_or_resume, open_run, saved_state, way_of
 from engine.signals import after_epoch, nothing_known
 from engine.step import NonFinite, Stepper
 from engine.stop import StopRequest
-from errors import LongtailError, Stopped, run_command
+from errors import LongtailError, Stopped, first_line, run_command
 from losses import SETTLING
 from plan import Plan
 
@@ -56,9 +56,9 @@ def trial(
 
     stop: a StopRequest that is asked between batches; the state is then saved and Stopped raised. guard: called before
     every write to the folder, which does not happen where it raises. turn: steps after which it yields None in between,
-    for others to have their turn on the same device (0: never). way: `amp` and `layout` where `config` leaves them open
-    and a study has decided. Raises LongtailError for any other failure; the last
-    checkpoint stays as it was.
+    for others to have their turn on the same device (0: never). way: `amp`, `layout` and `products` where `config`
+    leaves them open and a study has decided. Raises LongtailError for any other failure; the last checkpoint stays as
+    it was.
     """
     stop = stop or StopRequest()
     ranks = Ranks()
@@ -78,7 +78,7 @@ def trial(
         config = decide(config, pictures, device, ranks, way_of(run) or way)
         stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
         if config.init and saved is None:
-            run.say(beginning(stepper.model, config, pictures.listing.classes))
+            run.say(beginning(stepper.model, recipe["model"], config, pictures.listing.classes))
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
         if config.without_effect() and not state.rows:
@@ -106,10 +106,10 @@ def trial(
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
                     end = min(state.epoch + SETTLING, last_epoch)
-                    all_left = ", so none with the new loss is (--monitor last keeps the last)" * (end == last_epoch)
+                    none = ", so none with the new loss is: --monitor last keeps the last" * (end == last_epoch)
                     run.say(
                         "the loss changes, and the network needs time to follow: "
-                        f"epochs {state.epoch + 1} to {end} are not taken as the best{all_left}"
+                        f"epochs {state.epoch + 1} to {end} are not taken as the best{none}"
                     )
                 steps, first = len(plan.index), state.step
                 stepper.take_table(table)
@@ -167,11 +167,11 @@ def trial(
             f"lower --lr, some --warmup, or --no-amp"
         ) from e
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:
-        said = str(e).splitlines()[0]
+        said = first_line(e)
         a_cpus = "can't allocate memory" in said  # its allocator has no error of its own
         if not (a_cpus or isinstance(e, (torch.OutOfMemoryError, MemoryError))):
             raise
-        raise LongtailError(f"out of memory ({said}): try a smaller --batch-size or --img-size") from e
+        raise LongtailError(f"out of memory{said and f' ({said})'}: try a smaller --batch-size or --img-size") from e
     finally:
         drawing.shutdown(cancel_futures=True)
         bar.close()

@@ -28,14 +28,15 @@ from config import Config
 from engine.numerics import pick_device
 from errors import ConfigError, run_command
 from pictures import synthetic
+from pictures.rgb import upright_rgb
 from posterior import classifier, evidence, priors, reliability, scaling
 from study.held_out import macro_f1_difference
 from study.table import Study
 
 METHODS = {
     "base": {},
-    "half the width, 3 times as long": dict(width=0.5, epochs=120),
-    "half the width, 96 px": dict(width=0.5, img_size=96, epochs=53),
+    "half the width, 120 epochs": dict(width=0.5, epochs=120),
+    "half the width, 96 px, 53 epochs": dict(width=0.5, img_size=96, epochs=53),
     "no smoothing": dict(ls=0.0),
     "smoothing 0.02": dict(ls=0.02),
     "smoothing 0.05": dict(ls=0.05),
@@ -64,7 +65,6 @@ METHODS = {
     "CMO": dict(cutmix_pair="tail"),
     "one operation": dict(one_op=True),
 }
-TAUS = np.linspace(0, 1, 21)
 BLUR = 0.01  # of the shorter side: the standard deviation of the corruption
 
 
@@ -74,7 +74,7 @@ class Judged(NamedTuple):
     targets: np.ndarray  # int [N]
     predicted: np.ndarray  # int [N], the class of the highest posterior
     moved: np.ndarray  # int [N], at the tau that the other folds chose
-    tau: float  # the mean over the folds
+    tau: float  # that of all pictures
     nll: np.ndarray  # [N], in nats, as they are
     confidence: float  # the mean probability of the answer, as they are
     scaled: np.ndarray  # [N, C], the log posterior, by the scaling that the other folds chose
@@ -86,7 +86,7 @@ def judged(study: Study, trials: list[int]) -> Judged:
     latest = study.latest()
     found = evidence.pooled([[study.run(i)] for i in trials])
     rows, order = np.arange(len(found.targets)), np.argsort(found.paths, kind="stable")
-    moved, tau = at_tau(found)
+    tau, moved = priors.choose_tau(found.log_posterior, found.prior, found.targets, found.parts)
     kinds, _ = scaling.compare(found.log_posterior, found.targets, found.counts, found.parts)
     return Judged(
         targets=found.targets[order],
@@ -98,19 +98,6 @@ def judged(study: Study, trials: list[int]) -> Judged:
         scaled=scaling.simplest(kinds).held_out[order],
         seconds=float(np.mean([latest[i]["seconds"] for i in trials])),
     )
-
-
-def at_tau(found: evidence.Evidence) -> tuple[np.ndarray, float]:
-    """(classes int [N] of `found` at the tau that macro F1 of the other folds chose, the mean of the taus)."""
-    moved, taus = np.empty(len(found.targets), np.int64), []
-    answers = priors.frontier(found.log_posterior, found.prior, TAUS)
-    for part in np.unique(found.parts):
-        others = found.parts != part
-        scores = [metrics.macro_f1(found.targets[others], each[others], len(found.classes)) for each in answers]
-        best = int(np.argmax(scores))  # of equals the smallest
-        moved[~others] = answers[best][~others]
-        taus.append(TAUS[best])
-    return moved, float(np.mean(taus))
 
 
 def difference(own: list[Judged], base: list[Judged], classes: int) -> tuple[float, float]:
@@ -130,7 +117,7 @@ def blurred(study: Study, trials: list[int], root: Path, device: str) -> float:
             files = []
             for row, path in enumerate(found.paths):
                 with Image.open(root / path) as picture:
-                    picture = picture.convert("RGB")
+                    picture = upright_rgb(picture, max(picture.size))
                 copy = Path(folder) / f"{row}.png"
                 picture.filter(ImageFilter.GaussianBlur(BLUR * min(picture.size))).save(copy, compress_level=1)
                 files.append(copy)
@@ -173,10 +160,7 @@ def table(study: Study, groups: dict[str, list[list[int]]], device: str, blur: b
         def mean(score, splits=splits):
             return float(np.mean([score(each) for each in splits]))
 
-        group = {
-            kind: mean(lambda s, kind=kind: metrics.groups(s.targets, s.moved, counts)[kind])
-            for kind in ("many", "medium", "few")
-        }
+        group = [metrics.groups(each.targets, each.moved, counts) for each in splits]
         helped, harmed = moved_classes(splits, base, classes)
         probs = [metrics.softmax(each.scaled) for each in splits]
         right = [reliability.chance(each)["ece"] for each in probs]
@@ -192,7 +176,7 @@ def table(study: Study, groups: dict[str, list[list[int]]], device: str, blur: b
             f"{mean(lambda s: s.confidence):.3f}, {mean(lambda s: metrics.softmax(s.scaled).max(1).mean()):.3f}",
             f"{mean(lambda s: s.nll.mean()):.3f}, {mean(lambda s: metrics.nll(s.scaled, s.targets)):.3f}",
             f"{np.mean(error_of):.3f} ({low:.3f} to {high:.3f})",
-            " / ".join(f"{value:.3f}" for value in group.values()),
+            " / ".join(f"{np.mean([each[kind] for each in group]):.3f}" for kind in ("many", "medium", "few")),
             "" if name == "base" else f"{helped} / {harmed}",
         ]
         if blur:

@@ -18,11 +18,11 @@ from statistics import NormalDist
 import numpy as np
 
 import metrics
-from bench import effects
 from engine.numerics import pick_device
 from errors import ConfigError, Parser, run_command
 from pictures import synthetic
 from posterior import classifier, evidence
+from posterior.priors import choose_tau
 from study import stats
 from study.table import Study
 
@@ -66,7 +66,8 @@ def scores(found: evidence.Evidence) -> dict[str, tuple[float, np.ndarray]]:
     """Of each score its value, and those with one picture left out [N], in order of path."""
     targets, predicted, classes = found.targets, found.log_posterior.argmax(1), len(found.classes)
     order, of_score = np.argsort(found.paths, kind="stable"), {}
-    for name, answers in {"macro F1": predicted, "at tau": effects.at_tau(found)[0]}.items():
+    _, moved = choose_tau(found.log_posterior, found.prior, targets, found.parts)
+    for name, answers in {"macro F1": predicted, "at tau": moved}.items():
         left_out = metrics.macro_f1_left_out(targets, answers, classes)
         of_score[name] = (metrics.macro_f1(targets, answers, classes), left_out[order])
     nll = -found.log_posterior[np.arange(len(targets)), targets]

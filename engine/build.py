@@ -36,8 +36,9 @@ SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 def judge(config: Config) -> None:
     """What can be said against a run's settings before its pictures are seen. Raises LongtailError.
 
-    Settings without the one that they are about are refused always; names that are taken, files that are not there and
-    networks that cannot be, where the built-in set would have to be painted.
+    Settings without the one that they are about are always refused. The rest (a folder that cannot be written, a
+    missing CSV or run, an impossible network) is looked at here only where the built-in set would have to be painted
+    first; elsewhere later steps find it.
     """
     if config.fresh_head and not config.init:
         raise ConfigError("--fresh-head is for a network that begins with a run's weights: add --init RUN")
@@ -64,8 +65,8 @@ def judge(config: Config) -> None:
         _weights_of(config.init)
     size = config.img_size if isinstance(config.img_size, int) else synthetic.SIDE
     with torch.device("meta"):
-        model, _ = _network(config, synthetic.PAINTERS, size)
-        _begin_and_freeze(model, dataclasses.replace(config, init=""), None, resumed=False)
+        model, shape = _network(config, synthetic.PAINTERS, size)
+        _begin_and_freeze(model, shape, dataclasses.replace(config, init=""), None, resumed=False)
 
 
 def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures:
@@ -81,9 +82,8 @@ def build_stepper(
 ) -> tuple[Stepper, dict]:
     """The run's Stepper, and the contents of best.pt beside the weights: what a prediction needs.
 
-    resumed: the weights come from a checkpoint, so those of --init are not looked for. A --amp that is not decided
-    (engine/fastest.py) is on where a device's own word is that it has bfloat16; a --layout is then channels_last, and
-    there are no products.
+    resumed: the weights come from a checkpoint, so those of --init are not looked for. What engine/fastest.py has not
+    decided: --amp is on where the device reports bfloat16, --layout is channels_last, and there are no products.
     """
     ranks = ranks or Ranks()
     repeatable(config.deterministic)
@@ -199,13 +199,13 @@ def _network(config, classes, size):
 def network_to_train(config: Config, pictures: Pictures, resumed: bool = False) -> tuple[torch.nn.Module, dict]:
     """As `build_network`, with what it begins with (unless `resumed`) and what is frozen."""
     model, shape = build_network(config, pictures)
-    _begin_and_freeze(model, config, pictures, resumed)
+    _begin_and_freeze(model, shape, config, pictures, resumed)
     return model, shape
 
 
-def _begin_and_freeze(model, config, pictures, resumed):
+def _begin_and_freeze(model, shape, config, pictures, resumed):
     if config.init and not resumed:
-        weights = weights_to_begin_with(model, config.init, pictures.listing.classes, config.fresh_head)[0]
+        weights, _ = weights_to_begin_with(model, shape, config, pictures.listing.classes)
         if not next(model.parameters()).is_meta:  # on paper there is nothing to load them into
             model.load_state_dict(weights)
     prefixes = [prefix.strip() for prefix in config.freeze.split(",")]
@@ -213,14 +213,14 @@ def _begin_and_freeze(model, config, pictures, resumed):
         freeze(model, [prefix for prefix in prefixes if prefix])
 
 
-def weights_to_begin_with(
-    model: torch.nn.Module, run: str, classes: list[str], fresh_head: bool = False
-) -> tuple[dict, str]:
-    """(the state of `model` with the weights of another run, why its last layer is the model's own, else '').
+def weights_to_begin_with(model: torch.nn.Module, shape: dict, config: Config, classes: list[str]) -> tuple[dict, str]:
+    """(the state of `model` with the weights of the run --init, why its last layer is the model's own, else '').
 
-    The last layer's are taken where it is of the same kind and knows the same classes, in order, and no `fresh_head` is
-    asked for. Raises LongtailError where the run has no weights, or those of another network.
+    shape: what `build_model` made the model of. The last layer's weights are taken where it is of the same kind and
+    knows the same classes, in order, and no --fresh-head is asked for. Raises LongtailError where the run has no
+    weights, or those of another network.
     """
+    run = config.init
     saved = _weights_of(run)
     own = model.state_dict()
     head = last_layer(own)
@@ -228,7 +228,7 @@ def weights_to_begin_with(
     old_head = {name: value for name, value in saved["weights"].items() if name not in loaded}
     own_head = {name: value for name, value in own.items() if name.startswith(head + ".")}
     anew = ""
-    if fresh_head:
+    if config.fresh_head:
         anew = "as --fresh-head asks"
     elif saved["classes"] != classes:
         anew = "for that run knows other classes"
@@ -236,17 +236,20 @@ def weights_to_begin_with(
         anew = "for that run's --head is of another kind"
     loaded |= own_head if anew else old_head
     unlike = _shapes(loaded).items() ^ _shapes(own).items()
+    if saved["model"]["stem"] != shape["stem"]:  # the two stems' weights may have the same shape
+        unlike = {("the stem",)}
     if unlike:
         name = min(unlike)[0]
         raise LongtailError(
-            f"--init {run}: it is another network ({name} does not fit): give its --model, --width and --stem-kernel"
+            f"--init {run}: it is another network ({name} does not fit): give its --model, --width, --stem and "
+            "--stem-kernel"
         )
     return loaded, anew
 
 
-def beginning(model: torch.nn.Module, config: Config, classes: list[str]) -> str:
+def beginning(model: torch.nn.Module, shape: dict, config: Config, classes: list[str]) -> str:
     """What a network that begins with the weights of --init begins with, in a sentence."""
-    _, anew = weights_to_begin_with(model, config.init, classes, config.fresh_head)
+    _, anew = weights_to_begin_with(model, shape, config, classes)
     return f"begins with the weights of {config.init}" + (anew and f"; the last layer begins anew, {anew}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from errors import LongtailError
+from errors import LongtailError, first_line
 from model import build_model
 
 FORMAT = 3  # of what a run's folder and a study's rows hold; higher numbers are a later version's
@@ -78,7 +78,7 @@ def load_best(path: Path) -> dict:
     except LongtailError as e:
         raise LongtailError(f"{path}: {e}") from None  # a network that cannot be here, such as one that was removed
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise LongtailError(f"{path}: its parts do not fit each other ({str(e).splitlines()[0]})") from e
+        raise LongtailError(f"{path}: its parts do not fit each other ({first_line(e)})") from e
     if not fits:
         raise LongtailError(f"{path}: its parts do not fit each other (classes, or config)")
     bad = not_finite(saved["weights"] | numbers)

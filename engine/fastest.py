@@ -37,7 +37,7 @@ LOOK = 0.15  # seconds that a float32 forward pass takes at first, so that what 
 HOPELESS = 1.6  # a way that takes so many times as long as another is timed no further
 STEP = 0.4  # seconds that a step may take: of a large batch fewer rows are timed
 ROWS = 8  # but not less than these: on an EPYC at 224 px layouts are alike with 4 rows, 8% apart with 8, 13% with 32
-PART = 1.06  # what contiguous maps lose on a whole batch to what they gain on a part: measured at 224 px, docs/log.md
+PART = 1.06  # part of a batch flatters contiguous maps by as much: measured at 224 px, docs/log.md
 SMALL = 8  # pixels a side of the largest map that is tried as a matrix product: of larger ones the patches fill memory
 SURE = 3  # pixels a side up to which products gained in every way and on every processor that was tried
 BUDGET = 1.5  # seconds of computing after which no further round begins
@@ -77,11 +77,9 @@ def _way(config, pictures, device, held, world):
         amps = [False]
     products = held.get("products") if config.products == "auto" else config.products
     ways = [Way(amp, layout, products) for amp in amps for layout in layouts]
-    return (
-        ways[0]
-        if len(ways) == 1 and products is not None
-        else _fastest(config, pictures, config.batch_size // world, ways)
-    )
+    if len(ways) == 1 and products is not None:
+        return ways[0]
+    return _fastest(config, pictures, config.batch_size // world, ways)
 
 
 def _fastest(config, pictures, batch, ways):
@@ -183,6 +181,7 @@ def _far_behind(seconds):
 def best_products(model: torch.nn.Module, size: int, rows: int, way: Way) -> int:
     """Up to how many pixels a side a map's convolution is faster as a matrix product, 0 for none: by timing each kind
     of convolution of `model` alone, both ways, forward and backward."""
+    model.to(memory_format=LAYOUTS[way.layout])  # of weights in another layout a product makes a copy
     gain = dict.fromkeys(range(SMALL + 1), 0.0)  # seconds of a step, by the longer side of the output
     for convolution, shape, count in _small_convolutions(model, size):
         seconds = {}

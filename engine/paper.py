@@ -12,7 +12,7 @@ from config import Config
 from data import Pictures
 from engine.build import network_to_train
 from engine.numerics import pick_device
-from errors import ConfigError, LongtailError
+from errors import ConfigError, LongtailError, first_line
 from plan import Course, view_size
 
 
@@ -67,7 +67,7 @@ def strides_beyond_map(model: nn.Module, size: int) -> str:
         with torch.no_grad():
             model.eval()(torch.empty(2, 3, size, size, device="meta"))
     except (RuntimeError, AssertionError) as error:
-        said = str(error).splitlines()[0]
+        said = first_line(error)
         raise LongtailError(f"the network takes no pictures of {size} px ({said}): give a larger --img-size") from error
     finally:
         model.train(training)

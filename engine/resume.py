@@ -15,7 +15,7 @@ from engine.outcome import State, filters, is_done
 from engine.ranks import Ranks
 from engine.run import FollowedRun, Run, environment, uncommitted, with_todays_names
 from engine.step import Stepper
-from errors import LongtailError, counted
+from errors import LongtailError, counted, first_line
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
@@ -133,7 +133,7 @@ def _taken_up(run, saved, stepper):
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as e:
-        said = str(e).splitlines()[0]
+        said = first_line(e)
         raise LongtailError(f"{run.folder / 'last.pt'} is not of this run ({said}): begin another --name") from e
     if bad:
         raise LongtailError(f"{run.folder / 'last.pt'}: the weights are not finite ({bad}): begin another --name")

@@ -25,7 +25,7 @@ import torch
 from config import read_object
 from engine.checkpoint import FORMAT, load_checkpoint
 from engine.progress import painted
-from errors import ConfigError, LongtailError
+from errors import ConfigError, LongtailError, first_line
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": "many", "tail": "few"}
@@ -167,7 +167,7 @@ class Run:
                 torch.save(value, path)
         except (OSError, RuntimeError) as e:  # torch reports a full disk as a RuntimeError of several lines
             raise LongtailError(
-                f"{self.folder / name} could not be written ({str(e).splitlines()[0]}): is the disk full? "
+                f"{self.folder / name} could not be written ({first_line(e)}): is the disk full? "
                 "Make room, then --resume"
             ) from e
 

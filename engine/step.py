@@ -22,7 +22,7 @@ from engine.tables import Tables
 from engine.update import Ascent, floating, lerp, optimizer, set_training
 from plan import Plan, store_level
 
-CHECK_EVERY = 50  # steps between two looks at the losses of a GPU, which the host is up to twice as many ahead of
+CHECK_EVERY = 50  # steps between two looks at a GPU's losses; the host runs at most twice as many ahead of it
 
 
 class NonFinite(ArithmeticError):
@@ -130,7 +130,8 @@ class Stepper:
         if self.device.type == "cpu":
             self.check(t + 1)
         elif (t + 1) % CHECK_EVERY == 0:
-            self._look_back(t + 1) if self.device.type == "cuda" else self.check(t + 1)
+            look = self._look_back if self.device.type == "cuda" else self.check
+            look(t + 1)
 
     def check(self, steps: int) -> None:
         """Waits for the device; NonFinite if one of the epoch's first `steps` losses is not."""
@@ -194,7 +195,8 @@ class Stepper:
     def note(self, row: Plan, a: torch.Tensor, b: torch.Tensor, logits: torch.Tensor, row_losses: torch.Tensor) -> None:
         """Keeps the step's mean loss and accuracy; for signals, its rows'."""
         loss = row_losses.mean()
-        guess = logits.argmax(1)
+        adjusted = logits.float() + self.table[losses.BIAS]  # of what the loss takes for the right class's odds
+        guess = adjusted.argmax(1)
         # A mixed row is right by the share of the target that was named.
         right = (row.lam * (guess == a) + (1 - row.lam) * (guess == b)).mean()
         self.ranks.mean(loss, right)
@@ -203,7 +205,7 @@ class Stepper:
         if not self.gather:
             return
         # Of a mixed row nothing can be said about either picture.
-        log_p = torch.log_softmax(logits.float() + self.table[losses.BIAS], 1)
+        log_p = torch.log_softmax(adjusted, 1)
         p, own = log_p.exp(), a.long()[:, None]
         # Not the row's loss: what reads the signals changes weights and smoothing, and would read itself.
         noted = dict(loss=-log_p.gather(1, own)[:, 0], confidence=p.amax(1), own=p.gather(1, own)[:, 0])

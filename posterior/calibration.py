@@ -99,7 +99,7 @@ def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.n
     """(log posteriors [N,C], what was done): held-out pictures of a run or study, scaled by fits to others of them.
 
     The kind of scaling is that of its calibration.json, else one temperature, to show what calibrate.py would do; None
-    where that would take minutes, and where the fit did not converge.
+    where that would take minutes, and where a fit did not converge.
     """
     kept = calibration_of([folder], [dict(config=settings, classes=found.classes)], folder.parent)
     if kept is None:
@@ -107,8 +107,10 @@ def scaled_held_out(folder: Path, settings: dict, found: Evidence) -> tuple[np.n
     else:
         kind, said = kept.scaling.kind, f"{kept.path} keeps {kept.scaling.in_words()}"
     if found.log_posterior.size > LARGE:
-        return (None, said) if kept is None else (kept.scaling(found.log_posterior), said)
+        return None, f"{said}. Not scaled here: a fit to so many probabilities takes minutes"
     after = cross_fit(kind, found.log_posterior, found.targets, found.counts, fitting_parts(found))
+    if after is None:
+        return None, f"{said}. Not scaled here: a fit of {kind} to a part of the pictures did not converge"
     return after, f"{said}. Scaled here: {kind}, each picture by a fit to others"
 
 

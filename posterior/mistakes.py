@@ -90,11 +90,9 @@ def suspects(log_posterior: np.ndarray, targets: np.ndarray, counts: np.ndarray)
     doubted &= seems != targets
     doubted &= probs.argmax(1) != targets
     margin = probs[rows, seems] - own
-    found = []
-    for row in np.argsort(-margin, kind="stable"):
-        if doubted[row]:
-            found.append((int(row), int(seems[row]), float(margin[row])))
-    return found
+    order = np.argsort(-margin, kind="stable")
+    order = order[doubted[order]]
+    return list(zip(order.tolist(), seems[order].tolist(), margin[order].tolist()))
 
 
 def worth_a_look(

@@ -79,9 +79,9 @@ SCORES: dict[str, Score] = {
 
 
 class Errors:
-    """SCORES of the same probabilities [N,C] for other labels, or some of the rows, in little more time than N takes.
+    """SCORES of the same probabilities [N,C], for many sets of labels or of rows.
 
-    As SCORES are one by one, each looks at all N x C probabilities.
+    Fast: only class-wise ECE needs all N x C probabilities, and its sums are kept. SCORES one by one look at all.
     """
 
     def __init__(self, probs: np.ndarray):
@@ -177,8 +177,11 @@ def coverage(probs: np.ndarray, targets: np.ndarray, shares=(1.0, 0.9, 0.8, 0.7,
 def _p_value(confidence, hits):
     """Twice the smaller tail of the number of hits, which is Poisson-binomial; for many rows, as good as normal."""
     if len(confidence) > EXACT:
+        variance = (confidence * (1 - confidence)).sum()
+        if not variance:  # all answers are said to be certain
+            return float(hits == len(confidence))
         # Half a hit nearer: the normal distribution stands for one that takes whole numbers.
-        z = max(abs(hits - confidence.sum()) - 0.5, 0) / math.sqrt((confidence * (1 - confidence)).sum())
+        z = max(abs(hits - confidence.sum()) - 0.5, 0) / math.sqrt(variance)
         return math.erfc(z / math.sqrt(2))
     chance = np.ones(1)  # of 0, 1, 2, ... hits among the rows so far
     for p in confidence:

@@ -13,7 +13,7 @@ import torch
 from metrics import count_groups, log_softmax
 from posterior.priors import shares
 
-# Each kind and its parameters for C classes in G groups, the simplest first.
+# The simplest first; `parameters` counts the numbers of each.
 KINDS = (
     "none",
     "temperature",
@@ -86,7 +86,7 @@ def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts:
     """The scaling of a kind that makes `targets` most likely; None where the search did not converge.
 
     log_posterior [N,C], targets int [N], train_counts [C]: of the training pictures. Maximum likelihood by L-BFGS in
-    float64 from the identity on (temperature: Guo et al. 2017; vector: the same; bias and temperature: Alexandari et
+    float64 (temperature: Guo et al. 2017; vector: the same; bias and temperature: Alexandari et
     al. 2020). Class by class there may be few rows or none, so that biases, logarithms of slopes and of group
     temperatures have a standard normal prior; numbers for all classes have none. In its own measure the result is never
     worse than the identity.

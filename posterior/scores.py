@@ -144,7 +144,8 @@ def guesses(targets: np.ndarray, train_counts: np.ndarray) -> dict[str, dict[str
     """What two rules get that look at no picture: 'most frequent' and 'drawn by the prior', by score.
 
     The second names each class as often as it was trained on; its scores are expected ones, with the prior as its
-    probabilities.
+    probabilities. Named M times of N, a class of n pictures is right n M / N times on average: F1 2 n M / (N (n + M)),
+    where M has a binomial distribution.
     """
     counts = np.asarray(train_counts, np.float64)
     prior = shares(counts)
@@ -157,11 +158,17 @@ def guesses(targets: np.ndarray, train_counts: np.ndarray) -> dict[str, dict[str
         "macro_f1": metrics.macro_f1(targets, most_frequent, len(counts)),
         "top5": float(part[five_most].sum()),
     }
-    drawn_f1 = 2 * part * prior / (part + prior)
+    named = np.arange(len(targets) + 1)
+    log_factorial = np.append(0.0, np.log(named[1:]).cumsum())
+    choices = log_factorial[-1] - log_factorial - log_factorial[::-1]
+    drawn_f1 = []
+    for n, p in zip(support[support > 0], prior[support > 0]):
+        chance = np.exp(choices + named * math.log(p) + named[::-1] * math.log1p(-p))
+        drawn_f1.append(chance @ (2 * n * named / (len(targets) * (n + named))))
     missed_by_five = (1 - prior) ** 5
     second = {
         "acc": float(part @ prior),
-        "macro_f1": float(drawn_f1[support > 0].mean()),
+        "macro_f1": float(np.mean(drawn_f1)),
         "top5": float(part @ (1 - missed_by_five)),
         "nll": float(-part @ np.log(prior)),
         "brier": float((prior**2).sum() - 2 * part @ prior + 1),

@@ -15,9 +15,10 @@ LEAST = ONE_IN - 1  # pictures, below which no threshold is low enough
 def threshold(log_posterior: np.ndarray, targets: np.ndarray, prior: np.ndarray) -> float:
     """The log ratio that a class of the set must reach, from held-out pictures.
 
-    log_posterior [N,C], under the training prior [C]; targets int [N]. Of N pictures and a new one like them the new
-    one is as likely to be in any place of their order, so that floor((N + 1) / ONE_IN) of the N may lie below
-    (Vovk, Gammerman & Shafer 2005). Raises ValueError for fewer than LEAST pictures.
+    log_posterior [N,C], under the training prior [C]; targets int [N]. It is the k-th smallest of the N pictures' own
+    ratios, k = floor((N + 1) / ONE_IN). A new picture like them is as likely to be in any place of their order: it lies
+    below with a probability of at most k / (N + 1) (Vovk, Gammerman & Shafer 2005). Raises ValueError for fewer than
+    LEAST pictures.
     """
     outside = (len(targets) + 1) // ONE_IN
     if not outside:

@@ -78,9 +78,10 @@ def _of_epochs(run):
         best = int(losses.argmin())
         if losses[-1] > 1.1 * losses[best] and best < len(rows) - 2:
             seen = f"Validation loss was lowest at epoch {best + 1} ({losses[best]:.3f}) and ends at {losses[-1]:.3f}"
-            yield Finding(
-                0.55, seen, "calibrate.py repairs its probabilities; more augmentation or weight decay delays it"
+            mend = (
+                "calibrate.py repairs its probabilities; with more augmentation or weight decay the loss falls longer"
             )
+            yield Finding(0.55, seen, mend)
         # A third of the epochs ago, by a straight line through the last ones.
         tail = losses[-max(3, len(rows) // 5) :]
         gain = -np.polyfit(np.arange(len(tail)), tail, 1)[0] * len(rows) / 3

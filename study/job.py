@@ -14,7 +14,7 @@ import train
 from engine import outcome
 from engine.numerics import pick_device
 from engine.stop import StopRequest
-from errors import LongtailError, Stopped
+from errors import LongtailError, Stopped, first_line
 from study.lease import Lease, LeaseLost
 from study.table import Study
 
@@ -76,12 +76,12 @@ class Job:
 
 def _in_a_line(error):
     """An exception as the reason of a row."""
-    lines = str(error).strip().splitlines() or [""]
+    said = first_line(error)
     if isinstance(error, MemoryError):
-        return f"out of memory: {lines[0]}"
+        return f"out of memory: {said}"
     if isinstance(error, LongtailError):  # its message is for people as it is
-        return lines[0]
-    return f"{type(error).__name__}: {lines[0]}"
+        return said
+    return f"{type(error).__name__}: {said}"
 
 
 def _scores(folder, config):

@@ -105,7 +105,7 @@ def jackknife(scores: ArrayLike, left_out: ArrayLike) -> float:
     inflation = (pictures - 1) / pictures
     variance = inflation * ((by_picture - by_picture.mean()) ** 2).sum()
     if seeds > 1:
-        # What seed and picture leave over. By so much the seeds' scores would differ even if no seed were lucky.
+        # The interaction of seed and picture: seeds differ by this even where all are equally good.
         rest = left_out - by_picture
         rest = rest - rest.mean(1, keepdims=True)
         expected = inflation * (rest**2).sum() / (seeds - 1)

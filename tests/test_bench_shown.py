@@ -9,9 +9,10 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 import train
-from bench import effects, shown
+from bench import shown
 from config import Config
 from posterior import evidence
+from posterior.priors import choose_tau
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_scores_and_those_without_one_picture():
     parts = rng.integers(2, size=40)
     said = evidence.Evidence(names, targets, log_posterior, parts, ["a", "b", "c"], np.array([9.0, 3.0, 1.0]), 1)
     found = shown.scores(said)
-    moved, _ = effects.at_tau(said)
+    _, moved = choose_tau(said.log_posterior, said.prior, said.targets, said.parts)
     assert (moved != log_posterior.argmax(1)).any()
     for picture in (None, 0, 17):
         rest = np.array(names) != f"{picture:02d}" if picture is not None else np.full(40, True)

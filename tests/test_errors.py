@@ -33,6 +33,7 @@ def raising(error):
             "x.py: a name of two lines or three: mend it",
         ),
         (MemoryError("Unable to allocate 8. GiB"), 1, "x.py: out of memory: Unable to allocate 8. GiB"),
+        (MemoryError(), 1, "x.py: out of memory"),
     ],
 )
 def test_an_error_is_a_line_and_its_exit_code(error, code, said, capsys):

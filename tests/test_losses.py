@@ -392,6 +392,11 @@ def test_smoothing_by_frequency_is_that_of_mislas():
         even = smoothing_at(counts=[100] * 10, pictures=counts.numpy(), ls=(head, tail), ls_by="frequency")
         assert even == found
     assert smoothing_at(counts=(9, 9, 9), ls=(0.4, 0.1), ls_by="frequency") == pytest.approx([0.4] * 3)
+    # A class that has no picture changes nothing for those that have some.
+    there, with_none = (
+        smoothing_at(counts=c, ls=(0.4, 0.1), ls_by="frequency") for c in ((20, 15, 10), (20, 15, 10, 0))
+    )
+    assert with_none == pytest.approx([*there, there[2]]) and there[2] == pytest.approx(0.1)
 
 
 def test_smoothing_goes_from_the_first_end_to_the_last_over_training():

@@ -12,7 +12,7 @@ import seeds
 import sweep
 import train
 from config import Config
-from engine.build import Loss, init_key, prepare_pictures
+from engine.build import Loss, build_stepper, init_key, plans_of, prepare_pictures
 from engine.outcome import kept_row
 from errors import ConfigError, LongtailError
 from reporting import montage
@@ -130,6 +130,9 @@ def test_what_cannot_be_begun_with_or_frozen_is_refused_by_name(settings, more, 
 def test_another_networks_weights_are_refused(settings, first):
     with pytest.raises(LongtailError, match="another network"):
         train.train(Config(**settings | dict(init=first, width=0.25, name="wide")))
+    # Two stems of one kernel have weights of the same shapes, and do not compute the same.
+    with pytest.raises(LongtailError, match=r"another network \(the stem does not fit\): .* --stem "):
+        train.train(Config(**settings | dict(init=first, stem="imagenet", stem_kernel=3, name="stem")))
 
 
 def test_other_classes_get_a_fresh_last_layer(settings, first, pictures, tmp_path):
@@ -199,12 +202,26 @@ def test_an_epoch_that_settles_is_no_reason_to_stop(settings, monkeypatch):
 def test_tables_are_copied_in_place(settings):
     config = Config(**settings)
     pictures = prepare_pictures(config)
-    from engine.build import build_stepper
-
     stepper = build_stepper(config, pictures, torch.device("cpu"))[0]
     place = stepper.table.data_ptr()
     stepper.take_table(torch.full((5, 3), 0.5))
     assert stepper.table.data_ptr() == place and (stepper.table == 0.5).all()
+
+
+def test_training_accuracy_is_of_what_the_loss_takes_for_right(settings):
+    """The table's bias joins the logits, as in validation, where it is a part of the posterior's."""
+    config = Config(**settings)
+    pictures = prepare_pictures(config)
+    stepper, _ = build_stepper(config, pictures, torch.device("cpu"))
+    stepper.table[losses.BIAS, 2] = 100
+    draw, _ = plans_of(config, pictures)
+    plan = draw(0)
+    stepper.begin(plan)
+    steps = len(plan.index)
+    for t in range(steps):
+        stepper.train(t)
+    of_class_2 = pictures.listing.labels[np.asarray(plan.index)] == 2
+    assert stepper.right[:steps].tolist() == pytest.approx(of_class_2.mean(1).tolist()) and of_class_2.any()
 
 
 def test_a_studys_row_is_of_the_epoch_that_was_kept(settings):

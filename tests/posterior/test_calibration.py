@@ -57,6 +57,20 @@ def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
     np.testing.assert_allclose(mixed[-1:], own.scaling(known.log_posterior[:1]), atol=1e-12)
 
 
+def test_what_a_report_calls_scaled_is_by_fits_to_others_or_not_there(calibrated, monkeypatch):
+    """Of too many probabilities none: what the file keeps was fitted to these pictures."""
+    folder, checkpoint = calibrated
+    known = evidence.of_run(folder)
+    scaled, said = calibration.scaled_held_out(folder, checkpoint["config"], known)
+    np.testing.assert_allclose(scaled, found(folder, checkpoint).held_out(known.paths, known.log_posterior), atol=1e-9)
+    assert "each picture by a fit to others" in said
+    monkeypatch.setattr(calibration, "cross_fit", lambda *args: None)
+    assert calibration.scaled_held_out(folder, checkpoint["config"], known)[0] is None
+    monkeypatch.setattr(calibration, "LARGE", 100)
+    scaled, said = calibration.scaled_held_out(folder, checkpoint["config"], known)
+    assert scaled is None and said.endswith("Not scaled here: a fit to so many probabilities takes minutes")
+
+
 def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     folder, checkpoint = calibrated
     own = found(folder, checkpoint)

@@ -88,6 +88,14 @@ def test_the_chance_of_hits_is_summed_over_all_outcomes():
     assert reliability._p_value(many, 820) == pytest.approx(long_way, rel=0.1)
 
 
+@pytest.mark.parametrize("n", [reliability.EXACT, reliability.EXACT + 1])
+def test_answers_that_claim_to_be_certain(n):
+    """No chance is left: all are right, or something is wrong."""
+    probs = np.tile([1.0, 0.0], (n, 1))
+    assert reliability.gap(probs, np.zeros(n, int)).p_value == 1
+    assert reliability.gap(probs, np.arange(n) // (n - 1)).p_value == 0
+
+
 def test_coverage_keeps_the_surest():
     probs = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
     targets = np.array([0, 1, 1, 0])

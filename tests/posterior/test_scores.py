@@ -62,6 +62,11 @@ def test_guesses_are_scikit_learns_dummies():
     assert guesses["drawn by the prior"]["acc"] == pytest.approx((named == targets).mean(), abs=0.03)
     f1 = f1_score(targets, named, average="macro")
     assert guesses["drawn by the prior"]["macro_f1"] == pytest.approx(f1, abs=0.03)
+    few = np.array([0, 0, 1, 3])  # F1 bends most where a class has one picture
+    draws = np.random.default_rng(0).choice(oracles.CLASSES, (4000, 4), p=COUNTS / COUNTS.sum())
+    f1 = [f1_score(few, each, average="macro", labels=np.unique(few), zero_division=0) for each in draws]
+    expected = scores.guesses(few, COUNTS)["drawn by the prior"]["macro_f1"]
+    assert expected == pytest.approx(np.mean(f1), abs=4 * np.std(f1) / np.sqrt(len(f1)))
     prior = COUNTS / COUNTS.sum()
     logits = np.tile(np.log(prior), (len(targets), 1))
     assert guesses["drawn by the prior"]["nll"] == pytest.approx(metrics.nll(logits, targets))
