@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import f1_score
 
 import augment
 from model import build_model
+from posterior import priors
+from posterior.evidence import Evidence
 from study.held_out import HeldOut
 
 
@@ -240,6 +243,37 @@ def test_attempts_stand_side_by_side_on_the_same_folds(pictures, tmp_path, monke
         assert float(row[4].split(" ± ")[0]) == pytest.approx(np.mean(found), abs=1e-3)
     monkeypatch.setattr("train.train", None)  # nothing is trained again
     assert attempts.main() == 0 and capsys.readouterr().out == first
+
+
+def test_recipes_are_compared_picture_by_picture_in_whatever_order():
+    """Against scikit-learn, one picture left out at a time."""
+    rng = np.random.default_rng(0)
+    targets, parts = rng.integers(3, size=60), np.repeat([0, 1], 30)
+    counts = np.array([50.0, 20.0, 5.0])
+    each, moved = [], []
+    for hint in (2.0, 1.0):
+        logits = rng.normal(size=(60, 3)) + hint * np.eye(3)[targets] + np.log(counts)
+        log_posterior = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        taus = [best_tau(log_posterior, counts, targets, parts != part) for part in (0, 1)]
+        moved.append((log_posterior - np.array(taus)[parts, None] * np.log(counts / counts.sum())).argmax(1))
+        order = rng.permutation(60)
+        names = [f"{i:02d}.jpg" for i in order]
+        each.append(Evidence(names, targets[order], log_posterior[order], parts[order], list("abc"), counts, 1))
+    (first, change), (last, nothing) = importlib.import_module("bench.attempts").at_tau(each)
+    scores = [f1_score(targets, own, average="macro") for own in moved]
+    assert (float(first), float(last), nothing) == (round(scores[0], 3), round(scores[1], 3), "")
+    left_out = []
+    for i in range(60):
+        rest = np.arange(60) != i
+        left_out.append(np.subtract(*(f1_score(targets[rest], own[rest], average="macro") for own in moved)))
+    half = 1.96 * np.sqrt(59 / 60 * np.var(left_out) * 60)
+    assert change == f"{scores[0] - scores[1]:+.3f} ± {half:.3f}"
+
+
+def best_tau(log_posterior, counts, targets, rows):
+    """The tau, of equals the smallest, at which macro F1 of `rows` is highest."""
+    answers = {t: (log_posterior - t * np.log(counts / counts.sum())).argmax(1) for t in priors.TAUS}
+    return max(answers, key=lambda t: f1_score(targets[rows], answers[t][rows], average="macro"))
 
 
 def test_the_default_is_told_beside_every_way_and_timm(bench):
