@@ -200,7 +200,7 @@ def _sets(found, in_sets, markdown) -> Iterator[str]:
     rows = []
     for name, here in parts:
         if here.any():
-            held = scores.share(right[here].sum(), here.sum())
+            held = scores.wilson(right[here].sum(), here.sum())
             cells = [number(held.value), interval(held.low, held.high), number(size[here].mean(), 1)]
             rows.append([name, str(here.sum()), *cells])
     yield f"Sets that are to hold the right class for {1 - 1 / sets.ONE_IN:.0%} of pictures (predict.py --sets):\n"

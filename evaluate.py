@@ -202,7 +202,7 @@ def _group_lines(column, groups, log_posterior, targets, markdown) -> Iterator[s
     rows = []
     for value in sorted(set(groups), key=natural_key):
         here = group == value
-        accuracy = scores.share((predicted[here] == targets[here]).sum(), here.sum())
+        accuracy = scores.wilson((predicted[here] == targets[here]).sum(), here.sum())
         gap = reliability.gap(probs[here], targets[here])
         f1 = metrics.macro_f1(targets[here], predicted[here], probs.shape[1])
         rows.append(
@@ -226,7 +226,7 @@ def _class_lines(classes, counts, log_posterior, targets, markdown) -> Iterator[
     named = np.bincount(predicted, minlength=len(classes))
     for c in np.argsort(-counts, kind="stable"):
         n = int(columns["support"][c])
-        recall = scores.share(round(columns["recall"][c] * n), n) if n else scores.Score(np.nan)
+        recall = scores.wilson(round(columns["recall"][c] * n), n) if n else scores.Score(np.nan)
         rows.append(
             [
                 classes[c],

@@ -17,7 +17,7 @@ import torch
 
 from config import Config
 from data import Pictures
-from engine.build import Loss, beginning, build_stepper, plans_of, prepare_pictures
+from engine.build import LossSchedule, beginning, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
 from engine.evaluate import averaged
 from engine.fastest import decide
@@ -90,7 +90,7 @@ def trial(
             )
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
-        loss = Loss(config, pictures, stepper.model.logit_scale)
+        loss = LossSchedule(config, pictures, stepper.model.logit_scale)
         if ranks.rank == 0:
             scalars.begin(run.folder, state.epoch)
         next_plan = None

@@ -84,7 +84,7 @@ def judged(folder: Path, test: Listing, uniform: bool, device: str) -> Result:
     equal = priors.move(log_posterior, prior, np.full(len(prior), 1 / len(prior)))
     right = [(each.argmax(1) == targets).sum() for each in (log_posterior, equal)]
     ece = metrics.ece(metrics.softmax(equal if uniform else log_posterior), targets)
-    return Result(*(scores.share(hits, len(targets)) for hits in right), ece)
+    return Result(*(scores.wilson(hits, len(targets)) for hits in right), ece)
 
 
 def accuracy(found: list[scores.Score]) -> str:

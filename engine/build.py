@@ -92,7 +92,7 @@ def build_stepper(
         torch.manual_seed(config.seed)
         model, shape = network_to_train(config, pictures, resumed)
     use_products(model, 0 if config.products == "auto" else config.products)
-    table, bias = Loss(config, pictures, model.logit_scale).at(0)
+    table, bias = LossSchedule(config, pictures, model.logit_scale).at(0)
     fast = config.compile and ranks.world == 1 and kernels.usable(device)  # on a CPU neither gains anything
     side = pictures.store.pixels.shape[1]
     # Small views are taken from a halved Store: bilinear sampling would alias.
@@ -136,7 +136,7 @@ def build_stepper(
     return stepper, recipe
 
 
-class Loss:
+class LossSchedule:
     """The loss of a run, epoch by epoch."""
 
     def __init__(self, config: Config, pictures: Pictures, logit_scale: float):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from posterior.priors import move, shares
-from posterior.scores import Score, share
+from posterior.scores import Score, wilson
 
 
 class Segment(NamedTuple):
@@ -32,7 +32,7 @@ def f1_interval(hits: int, missed: int, wrongly: int) -> Score:
     n = hits + missed + wrongly
     if n == 0:
         return Score(np.nan)
-    return Score(*(2 * j / (1 + j) for j in share(hits, n)))
+    return Score(*(2 * j / (1 + j) for j in wilson(hits, n)))
 
 
 def cluster_order(table: np.ndarray) -> np.ndarray:
@@ -139,5 +139,5 @@ def segments(values: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> 
         z = (rate.sum() - right - 0.5) / error
         p_value = math.erfc(z / math.sqrt(2)) / 2
         low, high = float(values[here].min()), float(values[here].max())
-        found.append(Segment(low, high, n, share(right, n), float(rate.mean()), p_value))
+        found.append(Segment(low, high, n, wilson(right, n), float(rate.mean()), p_value))
     return found

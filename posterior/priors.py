@@ -133,7 +133,7 @@ def choose_tau(
 
 def tilt(log_posterior: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """The prior [C] among the POWERS of `prior` that makes the pictures most likely: one number to fit."""
-    return tilted(prior, max(POWERS, key=lambda power: evidence(log_posterior, prior, tilted(prior, power))))
+    return tilted(prior, max(POWERS, key=lambda power: mean_gain(log_posterior, prior, tilted(prior, power))))
 
 
 def em(log_posterior: np.ndarray, prior: np.ndarray, pseudo: float = PSEUDO) -> np.ndarray:
@@ -152,7 +152,7 @@ def em(log_posterior: np.ndarray, prior: np.ndarray, pseudo: float = PSEUDO) -> 
     return current
 
 
-def evidence(log_posterior: np.ndarray, prior: np.ndarray, new: np.ndarray) -> float:
+def mean_gain(log_posterior: np.ndarray, prior: np.ndarray, new: np.ndarray) -> float:
     """Mean log-likelihood of the pictures under the class prior `new`, beside that under `prior`, in nats."""
     return float(_gain(log_posterior, prior, new).mean())
 

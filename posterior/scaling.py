@@ -60,7 +60,7 @@ class Scaling:
         return self.kind
 
 
-class Trial(NamedTuple):
+class Tried(NamedTuple):
     """A kind of scaling, tried on rows that its fit had not seen."""
 
     kind: str
@@ -182,8 +182,8 @@ def parts_of(targets: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def compare(
     log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
-) -> tuple[list[Trial], list[str]]:
-    """Every kind's Trial, the simplest first, and the kinds whose fit did not converge."""
+) -> tuple[list[Tried], list[str]]:
+    """Every kind as it was tried, the simplest first, and the kinds whose fit did not converge."""
     rows = np.arange(len(targets))
     groups = len(np.unique(count_groups(train_counts)))
     held_out, failed = {}, []
@@ -195,18 +195,18 @@ def compare(
             held_out[kind] = found
     losses = {kind: -found[rows, targets] for kind, found in held_out.items()}  # nats, a picture each
     best = min(losses.values(), key=np.mean)
-    trials = []
+    tried = []
     for kind, own in losses.items():
         behind = own - best
         error = behind.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
         count = parameters(kind, log_posterior.shape[1], groups)
-        trials.append(Trial(kind, count, float(own.mean()), float(behind.mean()), float(error), held_out[kind]))
-    return trials, failed
+        tried.append(Tried(kind, count, float(own.mean()), float(behind.mean()), float(error), held_out[kind]))
+    return tried, failed
 
 
-def simplest(trials: list[Trial]) -> Trial:
-    """The first Trial, from the simplest on, that is within one standard error of the best.
+def simplest(tried: list[Tried]) -> Tried:
+    """The first, from the simplest on, that is within one standard error of the best.
 
     The error is that of the difference, picture by picture: both are judged on the same pictures.
     """
-    return next(trial for trial in trials if trial.behind <= trial.error)
+    return next(one for one in tried if one.behind <= one.error)

@@ -61,11 +61,11 @@ def of(
     predicted = log_posterior.argmax(1)
     true = targets[:, None]  # a column, to take each row's own class by
     scores = {name: Score(value) for name, value in values.items()}
-    scores["acc"] = share((predicted == targets).sum(), n)
+    scores["acc"] = wilson((predicted == targets).sum(), n)
 
     own = np.take_along_axis(log_posterior, true, 1)
     ahead = (log_posterior > own).sum(1)  # classes that are likelier than the true one
-    scores["top5"] = share((ahead < 5).sum(), n)
+    scores["top5"] = wilson((ahead < 5).sum(), n)
 
     low, high = metrics.macro_f1_interval(targets, predicted, classes)
     scores["macro_f1"] = Score(values["macro_f1"], low, high)
@@ -96,7 +96,7 @@ def read_evaluation(folder: Path) -> tuple[str, dict[str, Score]]:
         raise LongtailError("evaluation.json is damaged: python evaluate.py makes it again") from None
 
 
-def share(hits: int, n: int, z: float = 1.96) -> Score:
+def wilson(hits: int, n: int, z: float = 1.96) -> Score:
     """hits of n, with Wilson's interval."""
     more = n + z**2
     middle = (hits + z**2 / 2) / more
@@ -107,7 +107,7 @@ def share(hits: int, n: int, z: float = 1.96) -> Score:
 def bins(probs: np.ndarray, targets: np.ndarray) -> list[tuple]:
     """(confidence, accuracy, its lower and its upper 95% limit, rows) of the bins of `reliability.bins`."""
     found = reliability.bins(probs, targets)
-    return [(gap.confidence, *share(round(gap.accuracy * gap.n), gap.n), gap.n) for gap in found]
+    return [(gap.confidence, *wilson(round(gap.accuracy * gap.n), gap.n), gap.n) for gap in found]
 
 
 def mean(values: np.ndarray) -> Score:

@@ -44,7 +44,7 @@ def outcome(run: Folder, found: Evidence | None) -> str:
     predicted, n = found.log_posterior.argmax(1), len(found.targets)
     f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
     low, high = metrics.macro_f1_interval(found.targets, predicted, len(found.classes))
-    right = scores.share(int((predicted == found.targets).sum()), n)
+    right = scores.wilson(int((predicted == found.targets).sum()), n)
     guess = scores.guesses(found.targets, found.counts)["most frequent"]
     return (
         f"Epoch {run.kept} of {planned} is kept: macro F1 {f1:.3f} (95%: {low:.3f} to {high:.3f}) and accuracy "

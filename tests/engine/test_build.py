@@ -12,7 +12,7 @@ import seeds
 import sweep
 import train
 from config import Config
-from engine.build import Loss, build_stepper, init_key, plans_of, prepare_pictures
+from engine.build import LossSchedule, build_stepper, init_key, plans_of, prepare_pictures
 from engine.outcome import kept_row
 from errors import ConfigError, LongtailError
 from reporting import montage
@@ -151,20 +151,20 @@ def test_other_classes_get_a_fresh_last_layer(settings, first, pictures, tmp_pat
 
 def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, capsys):
     """A loss whose bias differs by epoch, and changes its stage before the third of eight."""
-    at = Loss.at
+    at = LossSchedule.at
 
     def shifted(self, epoch, signals=None):
         table, bias = at(self, epoch, signals)
         return table, bias + np.float32([epoch, 0, 0])
 
-    monkeypatch.setattr(Loss, "at", shifted)
+    monkeypatch.setattr(LossSchedule, "at", shifted)
     monkeypatch.setattr("losses.stage", lambda objective, epoch, epochs: int(epoch >= 2))
     rows = train.train(Config(**settings | dict(epochs=8)))
     kept = best(settings, "run")
     said = capsys.readouterr().err
     assert "epochs 3 to 7 are not taken as the best" in said
     assert kept["epoch"] in (1, 2, 8), "no best epoch within five of the change"
-    plain = at(Loss(Config(**settings), prepare_pictures(Config(**settings)), 1.0), 0)[1]
+    plain = at(LossSchedule(Config(**settings), prepare_pictures(Config(**settings)), 1.0), 0)[1]
     assert kept["bias"] == pytest.approx(list(plain + np.float32([kept["epoch"] - 1, 0, 0])))
     eligible = [row["macro_f1"] for row in rows if row["epoch"] in (1, 2, 8)]
     assert kept["metrics"]["macro_f1"] == max(eligible)
@@ -177,7 +177,7 @@ def test_the_bias_takes_out_the_prior_that_mixing_makes(settings):
     for pair in ("uniform", "balanced"):
         config = Config(**settings | dict(mixup_p=1.0, cutmix_p=0.0, mixup_alpha=1.0, mixup_pair=pair))
         pictures = prepare_pictures(config)
-        found[pair] = Loss(config, pictures, 1.0).at(0)[1]
+        found[pair] = LossSchedule(config, pictures, 1.0).at(0)[1]
     counts = pictures.counts
     seen = counts / counts.sum() / 2 + 1 / len(counts) / 2
     correction = np.log(counts / counts.sum()) - np.log(seen)
@@ -187,7 +187,7 @@ def test_the_bias_takes_out_the_prior_that_mixing_makes(settings):
 
 def test_the_bias_of_tail_boxes_is_that_of_the_epochs_that_have_them(settings):
     config = Config(**settings | dict(mixup_p=0.0, cutmix_p=0.5, cutmix_pair="tail", epochs=80))
-    loss = Loss(config, prepare_pictures(config), 1.0)
+    loss = LossSchedule(config, prepare_pictures(config), 1.0)
     first, second, last = (loss.at(epoch)[1] for epoch in (2, 3, 79))
     assert first == pytest.approx(np.zeros(len(first)), abs=1e-6)
     assert np.array_equal(second, last) and second[loss.counts.argmax()] > 0.05 > 0 > second[loss.counts.argmin()]

@@ -67,7 +67,7 @@ def test_a_step_notes_what_its_unmixed_rows_show(settings, monkeypatch, pair):
 def told(monkeypatch, config):
     """What draws and loss tables of a run are given, by epoch, and the run's final State."""
     given = dict(plan={}, table={}, states=[])
-    drawer, at = build.draw_plan, build.Loss.at
+    drawer, at = build.draw_plan, build.LossSchedule.at
 
     def draw(material, epoch, *groups, signals=None):
         given["plan"][epoch] = signals
@@ -83,7 +83,7 @@ def told(monkeypatch, config):
 
     monkeypatch.setattr(Config, "reads_signals", lambda self: True)
     monkeypatch.setattr(build, "draw_plan", draw)
-    monkeypatch.setattr(build.Loss, "at", table)
+    monkeypatch.setattr(build.LossSchedule, "at", table)
     monkeypatch.setattr("engine.resume.State", kept)
     train.train(config)
     return given

@@ -31,8 +31,8 @@ def test_wilsons_interval_is_its_closed_form():
     z, n, p = 1.96, 50, 0.3
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = ((p + z**2 / (2 * n) + side * half) / (1 + z**2 / n) for side in (-1, 1))
-    assert scores.share(15, 50) == pytest.approx((0.3, low, high))
-    assert scores.share(0, 9).low == 0 and scores.share(9, 9).high == 1
+    assert scores.wilson(15, 50) == pytest.approx((0.3, low, high))
+    assert scores.wilson(0, 9).low == 0 and scores.wilson(9, 9).high == 1
 
 
 def test_a_groups_interval_covers():
