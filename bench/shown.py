@@ -1,12 +1,12 @@
 """What a trained network should be shown of a picture: its middle, all of it, its mirror image, its corners too.
 
-    python -m bench.shown runs/effects              every point of the study whose folds are done
-    python -m bench.shown runs/screen --points 4
+    python -m bench.shown runs/effects                  every point of the study whose folds are done
+    python -m bench.shown runs/first runs/second --points 4
 
-Reads a study on folds and trains nothing: each fold's pictures are judged again by the network that had not seen them,
-as it stands, without scaling; "at tau" is macro F1 at the tau that the other folds chose. Points are averaged. A
-difference from the middle is paired picture by picture; ± is 95% of other pictures by the delete-one jackknife.
-"points" is in how many of them macro F1 is higher.
+Reads studies on folds of the same pictures and trains nothing: each fold's pictures are judged again by the network
+that had not seen them, as it stands, without scaling; "at tau" is macro F1 at the tau that the other folds chose.
+Points are averaged. A difference from the middle is paired picture by picture; ± is 95% of other pictures by the
+delete-one jackknife. "points" is in how many of them macro F1 is higher.
 """
 
 import dataclasses
@@ -98,21 +98,26 @@ def table(by_point: list[dict[str, dict]]) -> None:
 
 def main() -> int:
     parser = Parser(prog="bench.shown", description=__doc__)
-    parser.add_argument("study", type=Path, help="a study on folds")
-    parser.add_argument("--points", type=int, default=0, help="only its first so many points (default: all)")
+    parser.add_argument("studies", nargs="+", type=Path, metavar="study", help="a study on folds")
+    parser.add_argument("--points", type=int, default=0, help="only each one's first so many points (default: all)")
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     args = parser.parse_args()
 
     def run():
-        study = Study(args.study)
-        done = points(study)[: args.points or None]
-        if not done:
-            raise ConfigError(f"{args.study}: no point has all its folds done: name a study with --folds 3")
-        by_point = []
-        for trials in done:
-            by_point.append({name: scores(found) for name, found in judged(study, trials, args.device).items()})
-            said = {name: f"{found['macro F1'][0]:.4f}" for name, found in by_point[-1].items()}
-            print(f"trials {trials}: macro F1 {said}", file=sys.stderr, flush=True)
+        by_point, pictures = [], set()
+        for folder in args.studies:
+            study = Study(folder)
+            done = points(study)[: args.points or None]
+            if not done:
+                raise ConfigError(f"{folder}: no point has all its folds done: name a study with --folds 3")
+            for trials in done:
+                by_way = judged(study, trials, args.device)
+                pictures.add(tuple(sorted(by_way["middle"].paths)))
+                if len(pictures) > 1:
+                    raise ConfigError(f"{folder} is of other pictures than {args.studies[0]}: nothing can be paired")
+                by_point.append({name: scores(found) for name, found in by_way.items()})
+                said = {name: f"{found['macro F1'][0]:.4f}" for name, found in by_point[-1].items()}
+                print(f"{folder} {trials}: macro F1 {said}", file=sys.stderr, flush=True)
         table(by_point)
 
     return run_command("bench.shown", run)
