@@ -439,7 +439,7 @@ class Config:
     )
 
     seed: int = knob(0, "run", "seed of weights, order, augmentation, mixing", low=0, high=2**31 - 1, daily=True)
-    threads: int = knob(0, "run", "CPU threads (0: all cores)", low=0, high=1024, keyed=False)
+    threads: int = knob(0, "run", "CPU threads (0: as many as PyTorch takes by itself)", low=0, high=1024, keyed=False)
     device: str = knob("auto", "run", "where to compute", choices=("auto", "cuda", "mps", "cpu"), keyed=False)
     deterministic: bool = knob(
         False, "run", "on CUDA: only algorithms that repeat bit for bit, which is slower (a CPU's always do)"
@@ -542,6 +542,7 @@ class Config:
             "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
             "mixup_refine": (self.mixup_refine == 1 or self.mixup_pair == "targeted", "--mixup-pair targeted"),
             "cutmix_pair": (self.cutmix_pair == "uniform" or self.cutmix_p > 0, "--cutmix-p above 0"),
+            "fold": (not self.fold or bool(self.folds), "--folds"),
             "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
         }
         return [

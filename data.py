@@ -11,7 +11,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from errors import LongtailError, Parser, counted, first_ten, run_command
+from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_command
 from pictures.class_counts import plot_counts, print_counts, print_findings
 from pictures.dealing import deal, deal_groups, joined, keep_together
 from pictures.duplicates import duplicates, near_sets
@@ -79,15 +79,22 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
             raise LongtailError(
                 f"{len(store.bad)} of {counted(len(found.paths), 'picture')} cannot be read, "
                 f"{found.root / path} for one ({reason}): mend or remove them, or train without "
-                f"them by --skip-bad; `python data.py check {root} --all` lists them"
+                f"them by --skip-bad; `{_check_command(root, source)}` lists them"
             )
         left_out.append(f"bad picture left out: {path}: {reason}")
     notes += first_ten(left_out)  # split.csv has them all
     # A bad picture keeps its row in the Store and is in neither part of the split.
     usable = np.ones(len(found.paths), bool)
     usable[list(store.bad)] = False
-    alike = near_sets(store)
-    if alike and not (found.parts == "val").any():
+    alike, own = near_sets(store), found.parts == "val"
+    if own.any():  # whoever made the data has split it
+        copies = sum(int(own[members].sum()) for members in alike if not own[members].all())
+        if copies:
+            said = f"{copies} of {counted(int(own.sum()), 'validation picture')}"
+            notes.append(f"copies of training pictures, or nearly: {said}, whose scores flatter")
+        if not parted.val_split:
+            notes.append(f"--val-split 0: the {counted(int(own.sum()), 'validation picture')} are trained on too")
+    elif alike:
         count = sum(map(len, alike))
         notes.append(f"{count} pictures are in {counted(len(alike), 'set')} of near duplicates; no split divides a set")
     train, val = split(found, usable, alike, **vars(parted))
@@ -100,6 +107,14 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
     moments = statistics(store, train)
     return Pictures(Path(root), found, store, size, train, val, counts, moments["mean"], moments["std"], notes)
+
+
+def _check_command(root, source):
+    words = ["python", "data.py", "check", str(root)]
+    for name, unsaid in (("labels", ""), ("image_col", "auto"), ("label_col", "auto"), ("group_col", "")):
+        if getattr(source, name) != unsaid:
+            words += [f"--{name.replace('_', '-')}", getattr(source, name)]
+    return shlex.join([*words, "--all"])
 
 
 def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] = "auto") -> tuple[int, int]:
@@ -194,6 +209,8 @@ def check(
     counts, "" for none.
     Raises LongtailError where the pictures cannot be listed.
     """
+    if plot and Path(plot).suffix not in (".png", ".pdf", ".svg"):
+        raise ConfigError(f"--plot {plot}: give a file that ends in .png, .pdf or .svg")
     columns = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
     found = listing(root, labels or None, image_col, label_col, group_col or None)
     refusals = []  # (who would refuse it, why)

@@ -4,13 +4,14 @@
     python evaluate.py --test labelled                 on class folders, or on a CSV of file names and labels
     python evaluate.py --run runs/a runs/b --tta crops of two runs, averaged
 
-Without labelled test pictures it scores the pictures that were held out from training. Test pictures that the training
-data has too are counted in a warning. Tables go to stdout; evaluation.json and predictions.csv to the run's folder, or
+Without labelled test pictures it scores the pictures that were held out from training. Test pictures that were
+trained on are counted in a warning. Tables go to stdout; evaluation.json and predictions.csv to the run's folder, or
 to -o.
 """
 
 import csv
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -22,13 +23,10 @@ import numpy as np
 
 import data
 import metrics
-from config import Config
 from engine.numerics import pick_device
 from engine.run import replacing
 from errors import LongtailError, Parser, counted, first_ten, run_command
-from pictures.duplicates import rows_of_both
 from pictures.names import natural_key, shown, some
-from pictures.store import load_store
 from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table
 from study.chosen import choose, named
@@ -98,18 +96,22 @@ def _test_pictures(args, folders, checkpoints):
     asked = args.test or args.data
     what = str(args.test or f"the test pictures of {root}")
     try:
-        listed = data.test_listing(root, args.test, taught=classes)
+        config = checkpoints[0]["config"]
+        own = dict(taught=classes, label_col=config.get("label_col", "auto"))
+        listed = data.test_listing(root, args.test, **own)
         if (listed.labels < 0).all():
             raise LongtailError(
                 f"{what}: no picture has a label: sort them into class folders, or name a CSV with a column of labels"
             )
         if args.by:
-            listed = data.test_listing(root, args.test, args.by, classes)
+            listed = data.test_listing(root, args.test, args.by, **own)
     except LongtailError as error:
         if asked:
             raise
         print(f"scoring the pictures that were held out from training, for {error}", file=sys.stderr)
         return None
+    for note in listed.notes:
+        print(note, file=sys.stderr)
     number_of = {normalize("NFC", name): i for i, name in enumerate(classes)}
     targets = np.array(
         [-1 if label < 0 else number_of.get(normalize("NFC", listed.classes[label]), -2) for label in listed.labels]
@@ -125,27 +127,23 @@ def _test_pictures(args, folders, checkpoints):
     good = np.setdiff1d(np.arange(len(rows)), list(bad))
     if not len(good):
         raise LongtailError(f"{what}: no picture can be read")
-    _say_taught(what, [files[row] for row in good], checkpoints[0])
+    _say_taught(what, [files[row] for row in good], folders, checkpoints[0])
     rows = rows[good]
     groups = [listed.groups[row] for row in rows] if args.by else None
     return Judged(what, [listed.paths[row] for row in rows], targets[rows], log_posterior[good], groups)
 
 
-def _say_taught(what, files, checkpoint):
-    """Says how many of the pictures the training data has too, to the pixel, and where that is not looked at."""
-    config = checkpoint["config"]
-    columns = [config.get(name, Config().settings()[name]) for name in ("labels", "image_col", "label_col")]
+def _say_taught(what, files, folders, checkpoint):
+    """Says how many of the pictures a run was trained on, to the pixel, and where that cannot be looked up."""
     try:
-        taught = data.listing(checkpoint["data"], columns[0] or None, *columns[1:])
+        both = evidence.trained_pictures(files, folders, checkpoint)
     except LongtailError as error:
-        print(f"{what}: whether training had them too cannot be looked up: {error}", file=sys.stderr)
+        print(f"{what}: whether they were trained on cannot be looked up: {error}", file=sys.stderr)
         return
-    side, resize = checkpoint["store_size"], checkpoint["resize"]
-    both = rows_of_both(load_store(files, side, resize), load_store(taught.files, side, resize))
     if both:
         print(
-            f"warning: {what}: {len(both)} of {counted(len(files), 'picture')} are in the training data too, to the "
-            f"pixel, {files[both[0]]} for one: their scores flatter",
+            f"warning: {what}: {len(both)} of {counted(len(files), 'picture')} are, to the pixel, among those that "
+            f"were trained on, {files[both[0]]} for one: their scores flatter",
             file=sys.stderr,
         )
 
@@ -253,12 +251,15 @@ def _output_folder(args, folders):
         folder = Path(args.output)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    if len(folders) == 1:
-        return folders[0] if folders[0].is_dir() else folders[0].parent
     studies = {folder.parent.parent for folder in folders}
-    if len(studies) == 1 and (next(iter(studies)) / "study.json").exists():
-        return studies.pop()
-    return Path()
+    folder = Path()
+    if len(folders) == 1:
+        folder = folders[0] if folders[0].is_dir() else folders[0].parent
+    elif len(studies) == 1 and (next(iter(studies)) / "study.json").exists():
+        folder = studies.pop()
+    if not os.access(folder, os.W_OK):
+        raise LongtailError(f"{folder} cannot be written to: name another folder by -o")
+    return folder
 
 
 def _write_predictions(path, classes, judged, log_posterior):

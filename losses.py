@@ -87,8 +87,7 @@ def smoothing(objective: Objective, pictures: np.ndarray, progress: float, signa
     """Label smoothing, one number or one a class [C]. For ls = (A, B): A + (B - A) s, s from 0 to 1, by objective.ls_by
 
         progress      s = progress, the share of the epochs that is done
-        frequency     s = 1 - sin(pi/2 (n - lowest n) / (highest n - lowest n)), of training pictures n [C]; a class
-                      without any counts as the rarest of the others
+        frequency     s = 1 - sin(pi/2 (n - lowest n) / (highest n - lowest n)), of training pictures n [C]
         difficulty    s = (l - lowest l) / (highest l - lowest l), of mean losses l [C]; 1/2 where nothing is known
         confidence    s = the mean confidence [C]; 0 where nothing is known
 
@@ -99,8 +98,8 @@ def smoothing(objective: Objective, pictures: np.ndarray, progress: float, signa
     first, last = objective.ls
     share = progress
     if objective.ls_by == "frequency":
-        rarest = pictures[pictures > 0].min()  # a class without pictures has none's smoothing to set
-        share = 1 - np.sin(np.pi / 2 * _spread(np.maximum(pictures, rarest), unknown=1.0))
+        there = np.maximum(pictures, pictures[pictures > 0].min())  # a class without any counts as the rarest
+        share = 1 - np.sin(np.pi / 2 * _spread(there, unknown=1.0))
     elif objective.ls_by == "difficulty":
         share = 0.5 if signals is None else _spread(signals["loss"].double().numpy(), unknown=0.5)
     elif objective.ls_by == "confidence":
@@ -117,10 +116,8 @@ def _spread(values, unknown):
 
 
 def ldam_margins(counts: np.ndarray, largest: float) -> np.ndarray:
-    """Margins [C], proportional to count^(-1/4); the rarest class that has pictures gets `largest`.
-
-    Cao et al. 2019, arXiv:1906.07413, equation 13.
-    """
+    """Margins [C], proportional to count^(-1/4); the rarest class that has pictures gets `largest` (Cao et al. 2019,
+    arXiv:1906.07413, equation 13)."""
     counts = np.asarray(counts, np.float64)
     rarest = counts[counts > 0].min()
     return largest * (rarest / np.maximum(counts, rarest)) ** 0.25

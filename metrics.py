@@ -1,8 +1,7 @@
 """How good a classifier is: NumPy in float64, over the whole set at once, never averaged over batches.
 
 `targets` are int [N] in [0, C), `logits` and `probs` float [N, C], `predicted` int [N]. Scores are fractions, not per
-cent. Every score raises ValueError for an empty set, for shapes that do not fit and, but for accuracy, which does not
-know the classes, for labels that are none."""
+cent. Every score raises ValueError for an empty set, for shapes that do not fit and for labels that are no class."""
 
 import math
 
@@ -296,6 +295,6 @@ def _checked_probs(probs, targets):
 def _whole_labels(labels, classes):
     if labels.dtype.kind not in "iu":  # signed and unsigned integers: a bool is no label
         raise ValueError(f"labels must be integers; got {labels.dtype}")
-    if classes is not None and (labels.min() < 0 or labels.max() >= classes):
+    if labels.min() < 0 or (classes is not None and labels.max() >= classes):
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}, but there are {classes} classes")
     return labels.astype(np.int64)

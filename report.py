@@ -3,7 +3,7 @@ neither network nor server; its charts lie beside it as PNG and CSV.
 
     python report.py runs/photos         of a run, finished or not
     python report.py runs/sweep          of a study or of seeds
-    python report.py --watch             of the newest one, written anew while it goes on
+    python report.py --watch             of the one begun last, written anew while it goes on
 
 Reads the folder and, for the pictures that it shows, the data. No checkpoint is loaded, nothing is trained.
 """
@@ -36,10 +36,10 @@ def report(args: Namespace) -> None:
     if args.what:
         path = Path(args.what)
     else:
-        found = newest(args.project, "study.json") or newest(args.project, "args.json")
-        if found is None:
+        found = [path for path in (newest(args.project, name) for name in ("study.json", "args.json")) if path]
+        if not found:
             raise LongtailError(f"{args.project}: no study and no run there; name one")
-        path = found.parent
+        path = max(found, key=lambda path: path.stat().st_mtime_ns).parent
     changed = True
     while changed:
         before = _state(path)  # what is written while the page is made belongs to the next one

@@ -12,7 +12,6 @@ to validate on. A study in --project, so it resumes. Results: seeds.csv, per_cla
 
 import dataclasses
 import itertools
-import json
 import math
 import shlex
 import sys
@@ -24,23 +23,23 @@ from typing import NamedTuple
 import numpy as np
 
 import metrics
-from config import Config, config_from, flag_of, read_recipe
+from config import Config, config_from, flag_of, read_recipe, spelled
 from engine.flags import SettingsParser, as_flags, config_from_args, given_names, whole_number
 from engine.outcome import predict_command
-from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, counted, run_command
 from study import stats
-from study.begin import begin_study, without_folds
+from study.begin import absolute, begin_study, without_folds
+from study.best import PICTURES
 from study.findings import aligned
 from study.held_out import HeldOut, difference, judged, together
 from study.metric import METRICS, titled
+from study.repeats import SCORES, write
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import SCHEME, Study, changes, identity, newest, write_csv
+from study.table import SCHEME, Study, changes, identity, newest
 
 # What the command of the last training says by itself.
 FINAL = ("name", "project", "folds", "fold", "val_split", "until", "resume")
-SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 
 
 class ClassRow(NamedTuple):
@@ -67,11 +66,14 @@ def other(space: Namespace, base: Config) -> Config:
         path = path / "args.json"
     config = read_recipe(path, dataclasses.replace(Config(), **shared))
     config, _ = without_folds(dataclasses.replace(config, **given))
-    for name in (*SCHEME, "fold"):
-        if getattr(config, name) != getattr(base, name):
+    config = dataclasses.replace(config, init=absolute(config.init))
+    if base.folds:  # they leave no other split, and without --fold all of them are trained
+        config = dataclasses.replace(config, val_split=base.val_split, fold=given.get("fold", base.fold))
+    for name in (*PICTURES, *SCHEME, "fold"):
+        if name != "data" and getattr(config, name) != getattr(base, name):
             raise ConfigError(
-                f"{space.compare} validates on other pictures ({name} {getattr(config, name)}, "
-                f"not {getattr(base, name)}): give {flag_of(name)}, which then holds for both"
+                f"{space.compare} validates on other pictures ({name} {spelled(getattr(config, name))}, "
+                f"not {spelled(getattr(base, name))}): give {flag_of(name)}, which then holds for both"
             )
     return dataclasses.replace(config, data=base.data, seed=base.seed, monitor=base.monitor, patience=base.patience)
 
@@ -119,9 +121,11 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
     yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
     for k, seed in enumerate(result["seeds"]):
         yield _table_line(seed, [f"{score['values'][k]:.4f}" for score in scores])
-    yield _table_line("mean ± sd", [f"{score['mean']:.4f} ± {score['sd']:.4f}" for score in scores])
-    yield _table_line("95% t interval of the mean", [f"± {score['half']:.4f}" for score in scores])
-    yield _table_line(f"ensemble of the {n}", [f"{result['ensemble'][name]:.4f}" for name in SCORES]) + "\n"
+    if n > 1:
+        yield _table_line("mean ± sd", [f"{score['mean']:.4f} ± {score['sd']:.4f}" for score in scores])
+        yield _table_line("95% t interval of the mean", [f"± {score['half']:.4f}" for score in scores])
+        yield _table_line(f"ensemble of the {n}", [f"{result['ensemble'][name]:.4f}" for name in SCORES])
+    yield ""
     if n > 1:
         loose = sorted(table, key=lambda row: -row.f1_sd)[:3]
         named = []
@@ -139,6 +143,8 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
 
 def against(first: HeldOut, second: HeldOut) -> Iterator[str]:
     """Differences first - second of how two recipes did on the same pictures with the same seeds, as Markdown."""
+    if first.pictures != second.pictures:
+        raise LongtailError("the two recipes were scored on other pictures: compare them under another --name")
     metric = first.metric
     differences = first.scores[metric] - second.scores[metric]
     mean, half = stats.interval(differences)
@@ -172,7 +178,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     asked = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     monitor = asked.monitor if asked.patience else "last"
-    base = dataclasses.replace(asked, until=0, resume=False, monitor=monitor)
+    base = dataclasses.replace(asked, until=0, resume=False, monitor=monitor, init=absolute(asked.init))
     base, _ = without_folds(base)
     # Every fold, so that each picture is judged by networks that had not seen it; or the one that is asked for.
     folds = range(base.folds) if base.folds and not hasattr(space, "fold") else [base.fold]
@@ -183,7 +189,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     check_worker_flags(space, base)
     folder = Path(project) / getattr(space, "name", f"seeds-{base.key('')[:8]}")
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
-    study = begin_study(folder, base, seed_by_seed, metric=space.metric)
+    study = begin_study(folder, base, seed_by_seed, metric=space.metric, scored=True)
     if not execute(study, space, base, stop):
         print(
             f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
@@ -204,25 +210,11 @@ def run(space: Namespace, stop: StopRequest) -> int:
         classes += [[title, *row] for row in table]
     if space.compare:
         print(*against(*held_out), sep="\n")
-    write(folder, results, classes)
     final = _final_command(space, asked, project)
+    write(folder, [result | dict(next=final) for result in results], classes)
     answer = predict_command(study.base.data, _in_project(asked, project), base.device)
     print(f"written to {folder}: seeds.csv, per_class.csv, summary.json. Next: {final}, then {answer}", file=sys.stderr)
     return 0
-
-
-def write(folder: Path, results: list[dict], classes: list[list]) -> None:
-    """seeds.csv and summary.json of the summaries `results`; per_class.csv of the lines `classes`."""
-    seeds = [["recipe", "seed", *SCORES]]
-    for result in results:
-        for k, seed in enumerate(result["seeds"]):
-            scores = [result["scores"][name]["values"][k] for name in SCORES]
-            seeds.append([result["recipe"], seed, *scores])
-    write_csv(folder / "seeds.csv", seeds)
-    header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
-    write_csv(folder / "per_class.csv", [header, *classes])
-    with replacing(folder / "summary.json") as path:
-        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(args: list[str] | None = None) -> int:

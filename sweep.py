@@ -43,6 +43,8 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
     configs = []
     for point in points:
         config = dataclasses.replace(base, **point)
+        if not config.patience and any(other.get("patience", base.patience) for other in points):
+            config = dataclasses.replace(config, monitor="last")  # as for all where nobody waits for a best epoch
         # Folds leave no other split: points that differ in it alone are one.
         split = base.val_split if config.folds else config.val_split
         for fold in range(config.folds or 1):
@@ -54,13 +56,15 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
 
 def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
-    command, on `device`. Returns the exit code: 1 where every trial failed."""
+    command, on `device`. Returns the exit code: 1 where trials failed and no point can be ranked."""
     groups = ranking.points(study)
     print(*findings.aligned(findings.report(study, groups), sys.stdout.isatty()), sep="\n")
     choice = ranking.choose(groups)
     if choice is None:
-        good = [i for i, row in study.latest().items() if row["status"] == "ok"]
-        if not good:
+        rows = study.latest()
+        good = [i for i, row in rows.items() if row["status"] == "ok"]
+        if len(good) < len(rows):  # what was to be ranked failed
+            print("Next: the same command with --retry-failed", file=sys.stderr)
             return 1
         words = ["--run", *(str(study.run(i)) for i in good)]
         print(f"Next: {predict_command(study.base.data, words, device)}", file=sys.stderr)
@@ -93,7 +97,8 @@ def arguments():
         type=int,
         default=0,
         metavar="ETA",
-        help="go on with the base and the best 1/ETA of the points at a ninth (for 3) and at a third of the epochs",
+        help="with 3: after a ninth of the epochs, and again after a third, only the best third of the points goes on, "
+        "and the base",
     )
     what.add_argument("--metric", choices=METRICS, help="what the points are ranked by (default macro_f1)")
     what.add_argument(
@@ -117,7 +122,7 @@ def asked(space: Namespace, name: str) -> tuple[Config, list[dict]]:
             raise ConfigError(f"--{chosen[0]} brings the recipe: drop --config")
         space.config = space.ablate or space.around[0]
     base = config_from_args(space)
-    base = dataclasses.replace(base, fold=0, until=0, resume=False, monitor=base.monitor if base.patience else "last")
+    base = dataclasses.replace(base, fold=0, until=0, resume=False)
     if space.around:
         _, *specs = space.around
         return base, around(base, specs)
@@ -133,6 +138,10 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
     """The command, from its parsed arguments; returns the exit code."""
     name = getattr(space, "name", "sweep")
     base, points = asked(space, name)
+    if hasattr(space, "fold") or any("fold" in point for point in points):
+        raise ConfigError("a study trains every one of --folds: leave --fold out")
+    if not any(point.get("patience", base.patience) for point in points):
+        base = dataclasses.replace(base, monitor="last")  # the best epoch of the pictures that score would flatter
     folder = Path(base.project) / name
     halving = whole_number("--halving", space.halving, 2, 100) if space.halving else 0
     if space.status:

@@ -36,9 +36,8 @@ SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 def judge(config: Config) -> None:
     """What can be said against a run's settings before its pictures are seen. Raises LongtailError.
 
-    Settings without the one that they are about are always refused. The rest (a folder that cannot be written, a
-    missing CSV or run, an impossible network) is looked at here only where the built-in set would have to be painted
-    first; elsewhere later steps find it.
+    Settings without the one that they are about are always refused. A folder that cannot be written, a missing CSV or
+    run, an impossible network: only where the built-in set would have to be painted first. Later steps find them too.
     """
     if config.fresh_head and not config.init:
         raise ConfigError("--fresh-head is for a network that begins with a run's weights: add --init RUN")
@@ -239,11 +238,8 @@ def weights_to_begin_with(model: torch.nn.Module, shape: dict, config: Config, c
     if saved["model"]["stem"] != shape["stem"]:  # the two stems' weights may have the same shape
         unlike = {("the stem",)}
     if unlike:
-        name = min(unlike)[0]
-        raise LongtailError(
-            f"--init {run}: it is another network ({name} does not fit): give its --model, --width, --stem and "
-            "--stem-kernel"
-        )
+        why = f"it is another network ({min(unlike)[0]} does not fit)"
+        raise LongtailError(f"--init {run}: {why}: give its --model, --width, --stem and --stem-kernel")
     return loaded, anew
 
 

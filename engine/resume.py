@@ -16,10 +16,16 @@ from engine.ranks import Ranks
 from engine.run import FollowedRun, Run, environment, uncommitted, with_todays_names
 from engine.step import Stepper
 from errors import LongtailError, counted, first_line
+from pictures.dealing import listing_key
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
-HELD = ("data_key", "init_key", "device", "threads", "precision", "layout", "products", "compiled", "ranks")
+KEYS = dict(  # of HELD, what it means that one changed
+    data_key="other pictures (is --data or $DATA the same?)",
+    listing_key="other labels, groups or validation pictures",
+    init_key="other weights of --init",
+)
+HELD = (*KEYS, "device", "threads", "precision", "layout", "products", "compiled", "ranks")
 HELD_ELSEWHERE = ("init", "amp", "layout", "products")  # settings that env.json tells of
 OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 
@@ -71,9 +77,8 @@ def begin_or_resume(
     old_env = run.read_json("env.json")
     resumed = saved is not None
     # What a resumed run began with may be gone: its weights are in last.pt.
-    weights_key = (
-        (old_env or {}).get("init_key", "") if resumed and not Path(config.init).exists() else init_key(config.init)
-    )
+    gone = resumed and not (Path(config.init).is_file() or (Path(config.init) / "best.pt").exists())
+    weights_key = (old_env or {}).get("init_key", "") if gone else init_key(config.init)
     env = environment(stepper.device) | dict(
         precision=PRECISIONS[stepper.dtype],
         layout=config.layout,
@@ -81,6 +86,7 @@ def begin_or_resume(
         compiled=stepper.record is not None,
         data=str(pictures.root.resolve()),
         data_key=pictures.store.key,
+        listing_key=listing_key(pictures.listing),
         init_key=weights_key,
         key=config.key(pictures.store.key, weights_key),
         ranks=ranks.world,
@@ -160,7 +166,7 @@ def _refuse_changes(run, config, env, old_env):
             )
         for name in HELD:
             if name in old_env and env[name] != old_env[name]:
-                changed.append(f"{name} {old_env[name]} -> {env[name]}")
+                changed.append(KEYS.get(name) or f"{name} {old_env[name]} -> {env[name]}")
     if changed:
         raise LongtailError(f"{run.folder} cannot be resumed with other settings: {'; '.join(changed)}")
 

@@ -56,7 +56,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a disk that is full does not say of which file
+        if error.filename in (None, str(temporary)):  # a disk that is full does not say of which file
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -179,7 +180,7 @@ class Run:
         try:
             return load_checkpoint(path)
         except LongtailError as e:
-            raise LongtailError(f"{e}; remove it, and --resume goes on with what there is") from e
+            raise LongtailError(f"{e}; remove it, and --resume begins again at epoch 1") from e
 
     def remove(self, name: str) -> None:
         self.guard()

@@ -37,6 +37,8 @@ class Table:
         Columns in `taken` do not count. flag: what to name in the LongtailError where `wanted` is not there.
         """
         spelled = {_plain(name): name for name in self.header if name not in taken}
+        if wanted in self.header and wanted != "auto":
+            return wanted
         if wanted != "auto":
             usual = (_plain(wanted),)
             if usual[0] not in spelled:

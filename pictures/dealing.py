@@ -3,7 +3,19 @@
 Knows labels, groups and sets of rows; never opens a picture.
 """
 
+import hashlib
+import json
+
 import numpy as np
+
+from pictures.listing import Listing
+
+
+def listing_key(pictures: Listing) -> str:
+    """Hex digest of what a split depends on beside its settings and the pictures: names, classes, parts, groups."""
+    names = [pictures.classes[label] for label in pictures.labels]
+    said = json.dumps([pictures.paths, names, pictures.parts.tolist(), pictures.groups])
+    return hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def deal(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -103,6 +103,8 @@ def _opened(path):
         # What Pillow has said is "PNG opening failed. " and then why, or that it has no decoder of that format.
         why = str(said[-1].message).rpartition("opening failed. ")[2] if said else ""
         raise PictureError(" ".join(what_it_is(path, why).split())) from None
+    except MemoryError:  # the machine's failure too
+        raise
     except Exception as error:  # on a damaged file Pillow may raise nearly anything
         if isinstance(error, OSError) and error.errno in MACHINE:
             raise
@@ -166,6 +168,8 @@ def _worker(pixels: str, start: str, size: str, resize: str) -> None:
                     result = decode_into(file.fileno(), int(start), row, path, int(size), resize)
                 except OSError as error:
                     result = {"errno": error.errno, "path": path}
+                except MemoryError:
+                    result = {"errno": errno.ENOMEM, "path": path}
                 results.append(result)
             print(json.dumps(results), flush=True)
 

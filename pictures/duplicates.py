@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from typing import NamedTuple
 from unicodedata import normalize
 
@@ -54,9 +55,10 @@ def duplicates(parts: list[Listing], stored: list[Store]) -> list[tuple[str, str
     return found
 
 
-def rows_of_both(store: Store, other: Store) -> list[int]:
-    """The rows of `store` whose pixels are those of a row of `other`, a Store of the same side; bad ones left out."""
-    known = {_digest(other, row) for row in range(len(other.pixels)) if row not in other.bad}
+def rows_of_both(store: Store, other: Store, rows: Iterable[int]) -> list[int]:
+    """The rows of `store` whose pixels are those of one of the `rows` of `other`, a Store of the same side; bad ones
+    left out."""
+    known = {_digest(other, row) for row in rows if row not in other.bad}
     return [row for row in range(len(store.pixels)) if row not in store.bad and _digest(store, row) in known]
 
 
@@ -68,16 +70,23 @@ def _digest(store, row):
 def near_sets(store: Store) -> list[list[int]]:
     """Rows of a Store in sets of two or more pictures that are the same, or nearly; found once, and kept in the cache.
 
-    A set of more than a twentieth of the pictures is left out: it is no copy, but what pictures of this kind look like.
+    Of a set of more than a twentieth of the pictures only those of equal pixels are: the others are no copies, but what
+    pictures of this kind look like.
     """
-    path = cache_dir() / store.key / "alike.json"
+    path = cache_dir() / store.key / "copies.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text())
     rows = [row for row in range(len(store.pixels)) if row not in store.bad]
     found = []
     for numbers in _near_sets(_thumbnails([store.pixels[row] for row in rows])) if rows else []:
-        if len(numbers) <= max(SMALL_SET, LARGEST_SHARE * len(rows)):
-            found.append([rows[number] for number in numbers])
+        near = [rows[number] for number in numbers]
+        if len(near) <= max(SMALL_SET, LARGEST_SHARE * len(rows)):
+            found.append(near)
+            continue
+        equal_sets = {}
+        for row in near:
+            equal_sets.setdefault(_digest(store, row), []).append(row)
+        found += [equal for equal in equal_sets.values() if len(equal) > 1]
     with contextlib.suppress(OSError):  # a cache that cannot be written is looked through again
         draft = path.with_suffix(f".{uuid.uuid4().hex}")
         draft.write_text(json.dumps(found))

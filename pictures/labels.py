@@ -69,7 +69,7 @@ def label_rows(
 
     image_col, label_col: a column's name, or "auto". group_col: a column's name, or None for no groups.
     A row that repeats an earlier one is left out and named in `skipped`. One that contradicts an earlier one, by giving
-    the same file another label, raises LongtailError, as do missing files, empty cells and columns not found.
+    the same file another label or group, raises LongtailError, as do missing files, empty cells and columns not found.
     """
     files = NamedFiles(root, file, part)
     table = _read(files, image_col, label_col, group_col)
@@ -115,16 +115,24 @@ def label_rows(
             raise LongtailError(
                 f"{file} line {number}: {path} is {brief(here)} here and {brief(before)} on line {first.number}"
             )
+        elif group and cells[group] != first.cells[group]:
+            raise LongtailError(
+                f"{file} line {number}: {path} is of {group} {brief(cells[group])} here and of "
+                f"{brief(first.cells[group])} on line {first.number}"
+            )
         else:
             skipped.append(f"{file.name} line {number} (repeats line {first.number})")
     return rows
 
 
-def id_rows(root: Path, file: Path, group_col: str | None = None) -> list[Row]:
+def id_rows(
+    root: Path, file: Path, group_col: str | None = None, label_col: str = "auto", notes: list[str] | None = None
+) -> list[Row]:
     """The rows of a CSV of test pictures, of part test. A missing file keeps its row, with the name that the CSV gives.
 
     The picture's column is found by its usual names, else it is the first. The id's is "id", else the picture's. Labels
-    are known where a column has a usual name for them. group_col: a column's name, or None for no groups.
+    are known where a column is called `label_col` or has a usual name for them; that the second stood in for the first
+    is added to `notes`. group_col: a column's name, or None for no groups.
     Raises LongtailError where an id is missing or stands twice, where none of the files is there, and where a missing
     one is there in another spelling.
     """
@@ -134,6 +142,10 @@ def id_rows(root: Path, file: Path, group_col: str | None = None) -> list[Row]:
     image = table.column("auto", IMAGE_COLUMNS) or table.header[0]
     key = table.column("auto", ("id",)) or image
     label = table.column("auto", LABEL_COLUMNS, taken=(image, key))
+    if label_col in table.header:
+        label = label_col
+    elif label and label_col != "auto" and notes is not None:
+        notes.append(f"{file} has no column {label_col!r}, which was trained on: its labels are those of {label!r}")
     ids = set()
     for number, cells in table.lines:
         name = cells[key]

@@ -76,8 +76,9 @@ def listing(
         if csvs:
             names = " and ".join(file.name for file in csvs.values())
             notes.append(f"pictures and labels are those of {names} in {root}")
-    if group_col and not csvs:
-        raise LongtailError("--group-col names a column of a CSV: give the CSV by --labels")
+    for flag, column in (("--group-col", group_col), ("--image-col", image_col), ("--label-col", label_col)):
+        if column not in (None, "auto") and not csvs:
+            raise LongtailError(f"{flag} names a column of a CSV: give the CSV by --labels")
     rows = [] if csvs else _folder_rows(root, skipped)
     for part, file in csvs.items():
         try:
@@ -110,7 +111,11 @@ def listing(
 
 
 def test_listing(
-    root: str | Path, test: str | Path | None = None, group_col: str | None = None, taught: Iterable[str] = ()
+    root: str | Path,
+    test: str | Path | None = None,
+    group_col: str | None = None,
+    taught: Iterable[str] = (),
+    label_col: str = "auto",
 ) -> Listing:
     """The test pictures and their ids, from `test`: a folder, a picture, or a CSV; by default those of `own_test`.
 
@@ -118,11 +123,12 @@ def test_listing(
     names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row.
     A label is known in a class folder, or in a CSV with a column of labels, and is -1 elsewhere. It indexes this
     listing's own `classes`. A lone folder is a class only where it has the name of one in `taught`: test/images is
-    none. group_col: a column of the CSV, for `groups`.
+    none. Nor are several where none of them has: test/part1, test/part2. group_col: a column of the CSV, for `groups`.
+    label_col: the one of labels, where it is there, before those of the usual names.
     Raises LongtailError where there is no test picture, and for faults of the CSV, see `id_rows`.
     """
     root = Path(root)  # where `test` is given, the data itself need not be there
-    skipped = []
+    skipped, notes = [], []
     if test is None:
         root = unpacked(existing_folder(root))
         test = own_test(root)
@@ -141,7 +147,7 @@ def test_listing(
         root = test.parent
         rows = [Row(test.name, None, "test")]
     else:
-        rows = id_rows(root, test, group_col)
+        rows = id_rows(root, test, group_col, label_col, notes)
     if not rows:
         raise LongtailError(f"{test}: no test picture found")
     ids = [row.id for row in rows] if rows[0].id else _ids([row.path for row in rows])
@@ -155,7 +161,7 @@ def test_listing(
     groups = [row.group for row in rows] if group_col else None
     if groups and None in groups:
         raise LongtailError(f"--by {group_col}: {test} is no CSV, so it has no columns")
-    return Listing(root, [row.path for row in rows], labels, classes, parts, groups, skipped, ids)
+    return Listing(root, [row.path for row in rows], labels, classes, parts, groups, skipped, ids, notes)
 
 
 def _pictures(root: Path, base, skipped, above=None):
@@ -260,12 +266,13 @@ def _refuse_unwritable(place, names):
 
 
 def _test_rows(root: Path, base, skipped, taught) -> list[Row]:
-    """The test pictures in root/base: those without a class, then those in class folders; one folder alone is none,
-    unless it has the name of one in `taught`."""
+    """The test pictures in root/base: those without a class, then those in class folders. Folders are classes where one
+    of them has a name in `taught`; where that is empty, if they are several."""
     folders, others = entries(root / base, base, skipped)
     rows = [Row(base + name, None, "test") for name in others]
+    known = any(normalize("NFC", name) in taught for name in folders)
     for name in folders:
-        label = name if len(folders) > 1 or normalize("NFC", name) in taught else None  # test/images, test/unknown
+        label = name if known or (len(folders) > 1 and not taught) else None  # test/images, test/part1
         rows += [Row(path, label, "test") for path in _pictures(root, f"{base}{name}/", skipped)]
     return rows
 

@@ -1,6 +1,6 @@
 """What finished runs said of pictures that they were not trained on: the ground for scaling, priors and thresholds.
 
-Reads the folders of runs and no checkpoint. Chooses nothing.
+Reads the folders of runs, and no checkpoint itself. Chooses nothing.
 """
 
 import csv
@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from config import read_object
+from config import Config, read_object
 from engine.outcome import validation_labels
 from errors import LongtailError
 from metrics import log_softmax
+from pictures.duplicates import rows_of_both
+from pictures.layout import own_csvs
 from pictures.listing import listing
+from pictures.store import load_store
 from posterior.priors import move, shares
 
 
@@ -82,19 +85,44 @@ def read_settings(folder: Path) -> dict:
         raise LongtailError(f"{error}: name the folder of a run") from None
 
 
+def trained_pictures(files: list[Path], runs: list[Path], checkpoint: dict) -> list[int]:
+    """The rows of `files` whose pixels are those of a picture that one of the runs was trained on.
+
+    checkpoint: a best.pt of these. Raises LongtailError where the training data or a run's split.csv is gone.
+    """
+    config = Config().settings() | checkpoint["config"]  # a run of an older version lacks the settings that came later
+    taught = listing(checkpoint["data"], config["labels"] or None, config["image_col"], config["label_col"])
+    paths = {path for run in runs for path in _trained_on(run)}
+    rows = [row for row, path in enumerate(taught.paths) if path in paths]
+    side, resize = checkpoint["store_size"], checkpoint["resize"]
+    return rows_of_both(load_store(files, side, resize), load_store(taught.files, side, resize), rows)
+
+
+def _trained_on(run):
+    """The paths of the pictures that a run was trained on, as its split.csv says."""
+    file = (run if run.is_dir() else run.parent) / "split.csv"
+    try:
+        with open(file, newline="", encoding="utf-8") as f:
+            return [row["path"] for row in csv.DictReader(f) if row["part"] == "train"]
+    except (OSError, KeyError, ValueError):
+        raise LongtailError(f"{file} cannot be read") from None
+
+
 def column_of(run: Path, found: Evidence, column: str) -> np.ndarray:
     """The text of each picture of `found` in a column of the CSV of labels that `run` was trained on, str [N].
 
     Raises LongtailError where there is no such CSV or column, and where it no longer lists one of the pictures.
     """
     settings = read_settings(run)
-    if not settings.get("labels"):
+    env = run / "env.json"  # has the folder that was meant, where args.json may leave it to $DATA
+    root = (read_object(env) if env.exists() else settings).get("data") or settings["data"]
+    if not settings.get("labels") and not own_csvs(Path(root)):
         raise LongtailError(f"--by {column}: {run} was trained on class folders; a column needs a CSV of labels")
-    listed = listing(settings["data"], settings["labels"], settings["image_col"], settings["label_col"], column)
+    listed = listing(root, settings["labels"] or None, settings["image_col"], settings["label_col"], column)
     value_of = dict(zip(listed.paths, listed.groups))
     missing = [path for path in found.paths if path not in value_of]
     if missing:
-        raise LongtailError(f"{settings['labels']} no longer lists {missing[0]}, which {run} validated on")
+        raise LongtailError(f"{settings['labels'] or root} no longer lists {missing[0]}, which {run} validated on")
     return np.array([value_of[path] for path in found.paths])
 
 
@@ -115,8 +143,14 @@ def pooled(folds: list[list[Path]]) -> Evidence:
             )
     if len(of_fold) == 1:
         return first
+    paths = [path for each in of_fold for path in each.paths]
+    if len({*paths}) < len(paths):
+        raise LongtailError(
+            f"{folds[0][0]} and others held out the same pictures in unlike splits, so that they would count twice: "
+            "take the runs of one --split-seed and --folds"
+        )
     return Evidence(
-        paths=[path for each in of_fold for path in each.paths],
+        paths=paths,
         targets=np.concatenate([each.targets for each in of_fold]),
         log_posterior=np.concatenate([each.log_posterior for each in of_fold]),
         parts=np.repeat(np.arange(len(of_fold)), [len(each.targets) for each in of_fold]),

@@ -28,13 +28,14 @@ function sort(head) {
   table.tBodies[0].append(...keyed.map(([, row]) => row));
 }
 
-// "van gogh" finds what holds both words; "f1>0.3" compares the column whose name begins so.
+// "van gogh" finds what holds both words; "f1>0.3" compares the column of that name, or else one whose name begins so.
 function filter(box) {
   const rows = all("tbody tr, .strip", box);
   const names = all("th", box).map((head) => head.textContent.toLowerCase().replace(/\s/g, "_"));
   const tests = box.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
     const [, name, sign, value] = word.match(/^([^<>=]+)([<>=])(.+)$/) || [];
-    const column = name ? names.findIndex((each) => each.startsWith(name)) : -1;
+    const exact = names.indexOf(name);
+    const column = exact < 0 && name ? names.findIndex((each) => each.startsWith(name)) : exact;
     return (row) => {
       if (column < 0) return row.textContent.toLowerCase().includes(word);
       const text = row.cells[column].textContent.toLowerCase(), number = parseFloat(text);

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def _learning(page, run):
         ("smoothing", "Label smoothing", "ε", dict(smoothing=[level] * len(run.epochs))),
     ]
     own = [key for key in dict.fromkeys([*TITLES, *run.epochs[-1]]) if key not in TOGETHER | LEFT_OUT]
+    own = [key for key in own if re.fullmatch(r"\w+", key, re.ASCII)]  # it becomes a file's name; ours all are
     drawn = [each for each in drawn if each[0] not in own]
     drawn[2:2] = [(key, TITLES.get(key, key), UNITS.get(key, ""), {key: column(key)}) for key in own]
     known = [each for each in drawn if np.isfinite(list(each[3].values())).any()]

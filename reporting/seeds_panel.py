@@ -7,10 +7,9 @@ from reporting import charts
 from reporting.page import Page, name, note, table
 from reporting.tables import number
 from study import stats
-from study.repeats import NUMBERS, agreement, in_short, read_repeats
+from study.repeats import NUMBERS, SCORES, agreement, in_short, read_repeats
 from study.table import Study
 
-SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 MOST = 20  # classes and trainings in a chart
 
 
@@ -21,9 +20,9 @@ def seeds(page: Page, study: Study) -> None:
     except LongtailError as error:
         page.section("Seeds", note(error))
         return
-    drawings = []
+    drawings, short = [], in_short([result["recipe"] for result in results])
     for key, title in SCORES.items():
-        of_recipe = {in_short(result["recipe"]): result["scores"][key] for result in results}
+        of_recipe = {recipe: result["scores"][key] for recipe, result in zip(short, results)}
         said = [f"{recipe}: mean {s['mean']:.4f} ± {s['half']:.4f} (95% t)." for recipe, s in of_recipe.items()]
         values = {recipe: score["values"] for recipe, score in of_recipe.items()}
         limits = [(score["mean"], score["half"]) for score in of_recipe.values()]
@@ -36,8 +35,7 @@ def seeds(page: Page, study: Study) -> None:
             p = f"exact sign-flip p {stats.sign_flip(differences):.3f}"
         except ValueError as why:
             p = f"no p: {why}"
-        recipes = " less ".join(in_short(result["recipe"]) for result in results)
-        alt = f"Same seed, {recipes}: {mean:+.4f} ± {half:.4f} (95% t), {p}."
+        alt = f"Same seed, {' less '.join(short)}: {mean:+.4f} ± {half:.4f} (95% t), {p}."
         pairs = {"first less second": differences}
         drawings.append(charts.strips("differences", "Paired differences", alt, "macro F1", pairs, 0, [(mean, half)]))
     names, shares = agreement(study)

@@ -11,40 +11,50 @@ from data import listing
 from engine.build import init_key, judge, prepare_pictures
 from engine.checkpoint import FORMAT
 from engine.paper import try_network
+from engine.resume import KEYS
 from errors import LongtailError
 from pictures import synthetic
+from pictures.dealing import listing_key
+from study.chosen import WAY
 from study.metric import DEFAULT
 from study.table import Study, identity, locked, write_spec
 
 
 def begin_study(
-    folder: Path | str, base: Config, trials: list[dict], halving: int = 0, metric: str | None = None
+    folder: Path | str,
+    base: Config,
+    trials: list[dict],
+    halving: int = 0,
+    metric: str | None = None,
+    scored: bool = False,
 ) -> Study:
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
     A trial keeps its number for ever. metric: what ranks the points, None where nobody said. It changes no trial, so
-    the latest command that names one decides, unless halving has chosen by it who goes on.
+    the latest command that names one decides, unless halving has chosen by it who goes on. scored: whether it is of no
+    use without validation pictures.
     Raises LongtailError for settings that cannot be, before anything is written. So it does where the folder holds a
     run, or a study of another base, of other pictures or of another halving.
     """
     folder = Path(folder)
     # Paths that hold from any folder: another process may go on from elsewhere.
-    base = dataclasses.replace(base, init=_absolute(base.init))
-    trials = [trial | dict(init=_absolute(trial["init"])) if "init" in trial else trial for trial in trials]
+    base = dataclasses.replace(base, init=absolute(base.init))
+    trials = [trial | dict(init=absolute(trial["init"])) if "init" in trial else trial for trial in trials]
     configs = [config_from(trial, "study", base) for trial in trials]
     if (folder / "args.json").exists():
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
     for config in configs:
         judge(dataclasses.replace(config, project=str(folder.parent), name=folder.name))
     root = synthetic.folder(base.data).resolve()
-    data_key = _check(root, configs, halving)
+    pictures = _check(root, configs, halving, scored)
     for sub in ("trials", "rows", "leases"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     settings = dict(base.settings(), data=str(root), compile=base.compile)
     spec = dict(
         format=FORMAT,
         base=settings,
-        data_key=data_key,
+        data_key=pictures.store.key,
+        listing_key=listing_key(pictures.listing),
         init_key=init_key(base.init),
         halving=halving,
         metric=metric or DEFAULT,
@@ -58,6 +68,8 @@ def begin_study(
             wanted, old = spec, Study(folder)
             spec = dict(old.spec, metric=old.metric)
             wanted["metric"] = metric or old.metric
+            pictures = prepare_pictures(old.config(0), root)  # the study's keys are of its first trial's
+            wanted |= dict(data_key=pictures.store.key, listing_key=listing_key(pictures.listing))
             _refuse_another(folder, spec, wanted)
             spec["metric"] = wanted["metric"]
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
@@ -88,7 +100,8 @@ def without_folds(base: Config, points: list[dict] = ()) -> tuple[Config, list[d
     return base, [{name: value for name, value in point.items() if name not in ("folds", "fold")} for point in points]
 
 
-def _absolute(path):
+def absolute(path: str) -> str:
+    """A path that holds from any folder; '' for ''."""
     return str(Path(path).resolve()) if path else ""
 
 
@@ -100,24 +113,24 @@ def _refuse_another(folder, old, new):
             "choose another --name, or remove it"
         )
     changed = []
-    for name, value in old["base"].items():
-        wanted = new["base"].get(name)
-        if name in ("amp", "layout", "products") and wanted == "auto":
+    earlier = Config().settings() | dict(tta="none")  # what a version did that lacked a setting
+    for name, wanted in new["base"].items():
+        value = old["base"].get(name, earlier.get(name))
+        if name in WAY and wanted == "auto":
             continue  # what the study decided holds
         if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
             changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
-    others = dict(data_key="the pictures", init_key="the weights of --init", halving="--halving")
-    if old["halving"]:
-        others["metric"] = "--metric"
+    others = dict(halving="--halving") | (dict(metric="--metric") if old["halving"] else {})
     for name, what in others.items():
         if name in old and old[name] != new[name]:
             changed.append(f"{what} {old[name]}, not {new[name]}")
+    changed += [what for name, what in KEYS.items() if name in old and old[name] != new[name]]
     if changed:
         raise LongtailError(f"{folder} was begun with {'; '.join(changed)}: choose another --name, or remove it")
 
 
-def _check(root, checked, halving):
-    """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns their key."""
+def _check(root, checked, halving, scored):
+    """Prepares the pictures at every size that is asked for, and tries every network on paper. Returns the first."""
     pictures = {}
     for c in checked:
         at = json.dumps(c.settings("data"))
@@ -126,8 +139,7 @@ def _check(root, checked, halving):
     networks = {json.dumps([c.settings("model"), c.img_size]): c for c in checked}
     for c in networks.values():
         try_network(c, pictures[json.dumps(c.settings("data"))])
-    if halving and not all(len(p.val) for p in pictures.values()):
-        raise LongtailError(
-            "--halving ranks trials on validation pictures, and there are none: give --val-split or --folds"
-        )
-    return next(iter(pictures.values())).store.key
+    if (halving or scored) and not all(len(p.val) for p in pictures.values()):
+        what = "--halving ranks trials" if halving else "seeds are scored"
+        raise LongtailError(f"{what} on validation pictures, and there are none: give --val-split or --folds")
+    return next(iter(pictures.values()))

@@ -1,5 +1,6 @@
 """Which runs a command takes: those of what it is told, or when it is told nothing."""
 
+import sys
 from pathlib import Path
 
 from config import read_recipe
@@ -57,8 +58,14 @@ def study_of_recipe(recipe: Path) -> tuple[Study, list[int]]:
         specs = sorted(recipe.parent.glob("*/study.json"), key=lambda path: path.stat().st_mtime_ns)
     found = []
     for spec in specs:
-        study = Study(spec.parent)
-        trials = finished_trials(study, recipe)
+        try:
+            study = Study(spec.parent)
+            trials = finished_trials(study, recipe)
+        except LongtailError as error:
+            if len(specs) == 1:
+                raise
+            print(f"passed over: {error}", file=sys.stderr)  # one of several, which may have nothing to do with it
+            continue
         found.append((len({study.config(trial).fold for trial in trials}), study, trials))
     folds, study, trials = max(reversed(found), key=lambda each: each[0], default=(0, None, []))
     if not folds:
@@ -81,7 +88,10 @@ def finished_trials(study: Study, recipe: Path) -> list[int]:
         same = all(own[name] == wanted[name] or (name in WAY and own[name] == "auto") for name in own)
         if same and study.over(row) and row["status"] == "ok":
             found.append(i)
-    return found
+    # Of a study that was stopped some seeds may lack folds: they could be pooled with nothing.
+    folds = {study.config(i).fold for i in found}
+    of_seed = {i: {study.config(k).fold for k in found if study.config(k).seed == study.config(i).seed} for i in found}
+    return [i for i in found if of_seed[i] == folds]
 
 
 def runs_of(path: Path) -> tuple[Path, list[Path]]:

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 import zlib
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -52,8 +53,15 @@ def grid(specs: list[str]) -> list[dict]:
     """Every combination of the specs' values, as dicts; the last spec varies fastest."""
     lists = []
     for field, words in map(parts, specs):
+        once(field, [chosen[0][0] for chosen in lists])
         lists.append([(field.name, typed(field, word)) for word in words])
     return [dict(combination) for combination in itertools.product(*lists)]
+
+
+def once(field: dataclasses.Field, before: Collection[str]) -> None:
+    """Raises ConfigError where `before`, names of settings, has that of `field` already."""
+    if field.name in before:
+        raise ConfigError(f"{field.name} stands twice: give all its values in one, {field.name}=A,B")
 
 
 def search(specs: list[str], count: int, draws: np.ndarray) -> list[dict]:
@@ -64,6 +72,7 @@ def search(specs: list[str], count: int, draws: np.ndarray) -> list[dict]:
     points = [{} for _ in range(count)]
     for spec, column in zip(specs, draws.T):
         field, words = parts(spec)
+        once(field, points[0] if points else ())
         if ".." in words[0]:
             values = _in_range(spec, field, words, column)
         else:
@@ -105,7 +114,7 @@ def _in_range(spec, field, words, shares):
     high, _, scale = high.partition(":")
     low, high = typed(field, low), typed(field, high)
     numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
-    if len(words) > 1 or scale not in ("", "log") or not numbers or (scale and low <= 0):
+    if len(words) > 1 or scale not in ("", "log") or not numbers or (scale and min(low, high) <= 0):
         raise ConfigError(f"{spec!r}: a range is LOW..HIGH, or LOW..HIGH:log above 0, of plain numbers")
     ends = low, high
     if field.type is int:  # half a number more at each end, so that the ends come as often as the rest
@@ -132,6 +141,6 @@ def _multiplied(field, value, word):
         raise ConfigError(f"{field.name}={word}: the base's {spelled(value)} is no plain number to multiply")
     try:
         product = value * float(word[1:])
-    except ValueError:
+        return str(round(product)) if field.type is int else f"{product:.6g}"
+    except (ValueError, OverflowError):  # no number, or none that an integer can be
         raise ConfigError(f"{field.name}={word}: give x and a factor") from None
-    return str(round(product)) if field.type is int else f"{product:.6g}"

@@ -32,9 +32,9 @@ class Bar(NamedTuple):
 
 def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
     """The ranking and the effects, as lines of Markdown. groups: the study's `ranking.points`."""
-    for row in study.latest().values():
-        if row["status"] != "ok":
-            yield f"trial {row['trial']} failed: {row['reason']}"
+    for reason, trials in failures(study).items():
+        which = f"trial {trials[0]}" + f" and {len(trials) - 1} more" * (len(trials) > 1)
+        yield f"{which} failed: {reason}; --retry-failed tries again"
     choice = ranking.choose(groups)
     if choice is None:
         first_group = next(iter(groups.values()))
@@ -104,11 +104,11 @@ def together(study: Study, points: list[Point]) -> Iterator[str]:
     if not pair.gain > 0:
         yield "No two points averaged (predict.py --run A B) are better than the better one of them alone."
         return
-    seeds = ", its seeds averaged too" if len({study.config(i).seed for i in pair.first.trials}) > 1 else ""
+    seeds = ", seeds averaged in all three" if len({study.config(i).seed for i in pair.first.trials}) > 1 else ""
     yield (
-        f"Of two points averaged (predict.py --run A B), {pair.first.label()} with {pair.second.label()} is best: "
-        f"{METRICS[pair.first.metric]} {pair.score:.4f}, a gain of {pair.gain:+.4f} ± {pair.error:.4f} (its standard "
-        f"error) on the better one{seeds}. They agree on {pair.alike:.0%} of the pictures; at least one is right on "
+        f"The best pair to average (predict.py --run A B) is {pair.first.label()} with {pair.second.label()}: "
+        f"{METRICS[pair.first.metric]} {pair.score:.4f}, {pair.gain:+.4f} ± {pair.error:.4f} (its standard error) over "
+        f"the better of the two alone{seeds}. They agree on {pair.alike:.0%} of the pictures; at least one is right on "
         f"{pair.either:.0%}."
     )
 

@@ -1,7 +1,7 @@
 """What the trials of a study said of pictures that they were not trained on, all folds of a seed together.
 
 A score of all folds' pictures is not the mean of the folds' scores: macro F1 of few pictures is too low on average.
-Scores are of val_logits.npy as it is: with the prior that a trial's own scores assume. Chooses nothing.
+Scores are of val_logits.npy unchanged: its logits already include the trial's --prior. Chooses nothing.
 """
 
 import csv

@@ -18,7 +18,7 @@ from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.capture import Captured
 from engine.fastest import Way, decide
 from engine.numerics import THREADS, pick_device
-from errors import LongtailError
+from errors import LongtailError, counted
 from pictures.children import piped_child
 from study.table import Study, locked, write_spec
 
@@ -49,7 +49,14 @@ def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 
     for shape in shapes:
         decided = _decided(config, device, shape.threads, study.spec.get("way"))
         ways[shape] = Way(decided.amp, decided.layout, decided.products)
-        rates[shape] = rate(decided, device, *shape)
+        try:
+            rates[shape] = rate(decided, device, *shape)
+        except LongtailError:
+            if not rates:
+                raise
+            most = max(each.workers * each.pack for each in rates)
+            print(f"{counted(most, 'trial')} at a time: more do not fit", file=sys.stderr)
+            break
         if rates[shape] < max(rates.values()):
             break  # more at a time only crowd the device further
     fastest = max(rates, key=rates.get)
@@ -60,7 +67,8 @@ def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 
             write_spec(study.folder / "study.json", dict(study.spec, threads=fastest.threads, way=way))
             study.refresh()
     if not cuda and study.spec["threads"] not in (0, fastest.threads):
-        return measure(study, device, pack)  # a process that started with this one chose them first
+        # Another process, begun at the same time, has already written its number of threads: measure with that.
+        return measure(study, device, pack)
     return fastest.workers, fastest.pack, rates[fastest]
 
 

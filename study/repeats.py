@@ -1,4 +1,4 @@
-"""What seeds.py wrote of a study, read back: scores by seed, classes, and how often two trainings agree."""
+"""What seeds.py says of a study, written and read back: scores by seed, classes, how often two trainings agree."""
 
 import csv
 import json
@@ -9,10 +9,26 @@ import numpy as np
 
 from config import spelled
 from engine.outcome import validation_labels
-from errors import LongtailError
-from study.table import REPEATS, Study
+from engine.run import replacing
+from errors import LongtailError, counted
+from study.table import REPEATS, Study, write_csv
 
+SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")
 NUMBERS = ("f1_mean", "f1_sd", "f1_min", "f1_max")
+
+
+def write(folder: Path, results: list[dict], classes: list[list]) -> None:
+    """seeds.csv and summary.json of the summaries `results`, a recipe each; per_class.csv of the lines `classes`."""
+    seeds = [["recipe", "seed", *SCORES]]
+    for result in results:
+        for k, seed in enumerate(result["seeds"]):
+            scores = [result["scores"][name]["values"][k] for name in SCORES]
+            seeds.append([result["recipe"], seed, *scores])
+    write_csv(folder / "seeds.csv", seeds)
+    header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
+    write_csv(folder / "per_class.csv", [header, *classes])
+    with replacing(folder / "summary.json") as path:
+        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_repeats(folder: Path) -> tuple[list[dict], list[dict]]:
@@ -23,7 +39,9 @@ def read_repeats(folder: Path) -> tuple[list[dict], list[dict]]:
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
             rows = [row for row in csv.DictReader(f) if row["recipe"] == results[0]["recipe"]]
         classes = [row | {key: float(row[key]) for key in NUMBERS} for row in rows]
-        for result in results:  # what is shown of it
+        for result in results:  # all that is shown of it
+            if not {"recipe", "n", "pictures", "agreement", *SCORES} <= result.keys() | result["scores"].keys():
+                raise KeyError("an earlier version's")
             [score["values"] + [score["mean"], score["half"]] for score in result["scores"].values()]
         return results, classes
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
@@ -33,21 +51,29 @@ def read_repeats(folder: Path) -> tuple[list[dict], list[dict]]:
 def headline(folder: Path) -> str:
     """What came out of seeds and what to do next, in three sentences. Raises LongtailError as `read_repeats`."""
     results, _ = read_repeats(folder)
+    first, several = results[0], results[0]["n"] > 1
     said = []
     for result in results:
         score = result["scores"]["macro_f1"]
-        said.append(f"{result['recipe']}: macro F1 {score['mean']:.4f} ± {score['half']:.4f}")
-    first = results[0]
+        half = f" ± {score['half']:.4f}" if several else ""
+        said.append(f"{result['recipe']}: macro F1 {score['mean']:.4f}{half}")
+    luck = "One seed says nothing of luck."
+    if several:
+        luck = f"Two seeds of the first label {first['agreement']:.1%} of {first['pictures']} pictures alike."
+    after = first.get("next", "the command that seeds.py ended with")  # an earlier version did not keep it
     return (
-        f"{first['n']} seeds: {'; '.join(said)} (95% t interval of the mean). Two seeds of the first label "
-        f"{first['agreement']:.1%} of {first['pictures']} pictures alike. What to do next: python sweep.py -c "
-        f"{first['recipe']} --name final --folds 0 --val-split 0 --seeds 5 trains what predicts."
+        f"{counted(first['n'], 'seed')}: {'; '.join(said)}{' (95% t interval of the mean)' * several}. {luck} "
+        f"What to do next: {after} trains what predicts."
     )
 
 
-def in_short(recipe: str) -> str:
-    """A recipe's name for a chart: of a path the last two parts."""
-    return "/".join(Path(recipe).parts[-2:])
+def in_short(recipes: list[str]) -> list[str]:
+    """The recipes' names for a chart: of paths the last two parts, or as many as tell them apart."""
+    for parts in range(2, 1 + max(len(Path(recipe).parts) for recipe in recipes)):
+        short = ["/".join(Path(recipe).parts[-parts:]) for recipe in recipes]
+        if len({*short}) == len({*recipes}):
+            return short
+    return recipes
 
 
 def agreement(study: Study) -> tuple[list[str], np.ndarray]:

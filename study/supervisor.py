@@ -146,8 +146,8 @@ def _say_how_long(study, space, workers, interleaved, rate):
     )
     if minutes > LONG:
         print(
-            "to make it smaller: a smaller --img-size or fewer --epochs, --halving 3, fewer values or --folds, or "
-            "--random N of the grid",
+            "for a smaller study stop this one, and begin another --name with --halving 3, fewer --epochs, a smaller "
+            "--img-size, or --random N beside --grid",
             file=sys.stderr,
         )
 

@@ -35,7 +35,7 @@ class Study:
         """
         self.folder, self.old = Path(folder), old
         self._text = None  # of study.json when it was last read
-        self._rows = {}  # by file name: a published row never changes, so it is read once
+        self._rows = {}  # by file name and inode: a published row never changes, so it is read once
         self.refresh()
 
     def refresh(self) -> None:
@@ -88,12 +88,18 @@ class Study:
 
     def rows(self) -> dict[tuple[int, int], dict]:
         """Every published row: (trial, epoch) -> dict, in order. LongtailError if one is damaged."""
+        known, self._rows = self._rows, {}
         for entry in os.scandir(self.folder / "rows"):
-            if entry.name.endswith(".json") and not entry.name.startswith(".") and entry.name not in self._rows:
-                try:
-                    self._rows[entry.name] = self._fitting(row_from(entry.name, Path(entry.path).read_text("utf-8")))
-                except ValueError as e:
-                    raise LongtailError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
+                key = entry.name, entry.inode()  # a retry removes a row, and another of that name may follow
+                if key not in known:
+                    try:
+                        known[key] = self._fitting(row_from(entry.name, Path(entry.path).read_text("utf-8")))
+                    except FileNotFoundError:  # a retry was faster
+                        continue
+                    except ValueError as e:
+                        raise LongtailError(f"{entry.path}: damaged ({e}); without it the trial runs again") from None
+                self._rows[key] = known[key]
         return dict(sorted(((row["trial"], row["until"]), row) for row in self._rows.values()))
 
     def _fitting(self, row):

@@ -373,3 +373,35 @@ def test_check_names_the_next_command_whole(tmp_path):
     assert code == 0
     words = shlex.split(err[-1].partition("Next: ")[2])
     assert words == ["python", "train.py", "--data", str(root), *map(str, told)]
+
+
+def test_validation_pictures_of_ones_own_that_are_copies_or_trained_on_are_said(tmp_path):
+    root = pictures_in(tmp_path, {"train/a": 6, "train/b": 6, "val/a": 3, "val/b": 3})
+    assert not any("copies" in note for note in data.prepare(root, data.Source(), data.Split()).notes)
+    first = next((root / "train" / "a").iterdir())
+    (root / "val" / "a" / first.name).write_bytes(first.read_bytes())
+    notes = data.prepare(root, data.Source(), data.Split()).notes
+    assert "copies of training pictures, or nearly: 1 of 7 validation pictures, whose scores flatter" in notes
+    parted = data.prepare(root, data.Source(), data.Split(val_split=0.0))
+    assert len(parted.val) == 0 and "--val-split 0: the 7 validation pictures are trained on too" in parted.notes
+
+
+def test_a_plots_ending_is_looked_at_first(tmp_path, capsys):
+    pictures_in(tmp_path, {"a": 3, "b": 3})
+    assert data.main(["check", str(tmp_path), "--plot", "counts.xyz"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err == "data.py: --plot counts.xyz: give a file that ends in .png, .pdf or .svg\n"
+
+
+def test_the_command_that_lists_bad_files_is_the_one_for_these_labels(tmp_path):
+    root = pictures_in(tmp_path / "my pictures", {"a": 3, "b": 3})
+    bad = next((root / "a").iterdir())
+    bad.write_text("no picture")
+    rows = [f"{file.relative_to(root)},{file.parent.name}" for file in sorted(root.glob("*/*"))]
+    labels = tmp_path / "l.csv"
+    labels.write_text("picture,kind\n" + "\n".join(rows))
+    with pytest.raises(LongtailError) as refused:
+        data.prepare(root, data.Source(labels=str(labels), label_col="kind"), data.Split())
+    command = str(refused.value).split("`")[1]
+    assert shlex.split(command)[:4] == ["python", "data.py", "check", str(root)]
+    assert shlex.split(command)[4:] == ["--labels", str(labels), "--label-col", "kind", "--all"]

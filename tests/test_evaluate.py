@@ -243,16 +243,19 @@ def test_one_picture_in_one_class_folder(project, labelled, capsys, tmp_path):
     assert by_class["red" if named != "red" else "blue"][2:] == ["0", "-", "-", "-", "-"]
 
 
-def test_pictures_of_the_training_data_are_named(project, pictures, labelled, capsys, tmp_path):
-    """By their pixels: a copy elsewhere, saved again without loss, is the same picture."""
+def test_pictures_that_were_trained_on_are_named(project, pictures, labelled, capsys, tmp_path):
+    """By their pixels: a copy elsewhere, saved again without loss, is the same picture. Those held out are not."""
     args = ["--project", project, "--test", labelled, "-o", tmp_path]
-    assert "training data" not in run(capsys, *args)[2]
-    blue, other = sorted((pictures / "train" / "blue").iterdir())[:2]
-    with Image.open(blue) as picture:
+    assert "trained on, " not in run(capsys, *args)[2]
+    rows = list(csv.DictReader(open(project / "run" / "split.csv")))
+    one, other = [row["path"] for row in rows if (row["class"], row["part"]) == ("blue", "train")][:2]
+    held_out = next(row["path"] for row in rows if (row["class"], row["part"]) == ("blue", "val"))
+    with Image.open(pictures / one) as picture:
         picture.save(labelled / "blue" / "again.png", compress_level=1)
-    shutil.copy(other, labelled / "blue" / "copied.png")
+    shutil.copy(pictures / other, labelled / "blue" / "copied.png")
+    shutil.copy(pictures / held_out, labelled / "blue" / "unseen.png")
     said = run(capsys, *args)[2]
-    assert f"warning: {labelled}: 2 of 9 pictures are in the training data too, to the pixel" in said
+    assert f"warning: {labelled}: 2 of 10 pictures are, to the pixel, among those that were trained on" in said
     assert "again.png for one: their scores flatter" in said
 
 
@@ -262,7 +265,7 @@ def test_training_data_that_is_gone_is_said(pictures, labelled, capsys, tmp_path
     shutil.rmtree(moved)
     code, out, said = run(capsys, "--project", tmp_path / "runs", "--test", labelled)
     assert (code, "macro F1" in out) == (0, True)
-    assert f"{labelled}: whether training had them too cannot be looked up: " in said
+    assert f"{labelled}: whether they were trained on cannot be looked up: " in said
 
 
 def test_groups_are_in_natural_order_and_an_empty_one_has_a_name(project, pictures, capsys, tmp_path):

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 import seeds
 from conftest import PLAIN
 from study.held_out import HeldOut
+from study.repeats import headline, in_short
 
 
 def flags(pictures, project):
@@ -69,3 +70,58 @@ def test_two_recipes_are_compared_seed_by_seed_and_picture_by_picture(metric, ti
     assert f"{title}, first minus second, paired by seed: {mean:+.4f}; mean {mean:+.4f}" in said
     assert f"{mean - 2 * error:+.4f} to {mean + 2 * error:+.4f} (95%, paired picture by picture, n 60" in said
     assert f"standard error {error:.4f}" in said
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (dict(label_col="kind", labels="l.csv"), "validates on other pictures (labels l.csv, not )"),
+        (dict(split_seed=3), "(split_seed 3, not 0): give --split-seed"),
+    ],
+)
+def test_what_is_compared_is_scored_on_the_same_pictures(more, said, pictures, tmp_path, capsys):
+    recipe = tmp_path / "other.json"
+    recipe.write_text(json.dumps(more))
+    command = [*flags(pictures, tmp_path), "--n", "1", "--compare", str(recipe)]
+    assert seeds.main(command) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_runs_of_other_folds_are_compared_on_all_of_them(pictures, tmp_path):
+    """Every fold is trained, whichever one a recipe names; and a path in a recipe counts from where it is given."""
+    first, second = ({"fold": fold, "folds": 2, "val_split": 0.2 + fold / 10} for fold in (0, 1))
+    for name, recipe in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(recipe))
+    space = seeds_space(["--compare", str(tmp_path / "second.json"), "-c", str(tmp_path / "first.json")], pictures)
+    base = seeds.config_from_args(space)
+    assert seeds.other(space, base).fold == base.fold == 0
+
+
+def seeds_space(words, pictures):
+    parser = seeds.SettingsParser("seeds.py", "", "")
+    parser.add_argument("--compare")
+    parser.add_settings()
+    return parser.parse_args([*words, "--data", str(pictures)])
+
+
+def test_nothing_is_trained_where_nothing_could_be_scored(pictures, tmp_path, capsys):
+    assert seeds.main([*flags(pictures, tmp_path), "--n", "1", "--val-split", "0", "--name", "s"]) == 1
+    assert "seeds are scored on validation pictures, and there are none" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_one_seed_has_no_interval(pictures, tmp_path, capsys):
+    assert seeds.main([*flags(pictures, tmp_path), "--n", "1", "--name", "s"]) == 0
+    out, err = capsys.readouterr()
+    assert "nan" not in out and "ensemble" not in out
+    said = headline(tmp_path / "s")
+    assert said.startswith("1 seed: ") and "nan" not in said and "One seed says nothing of luck." in said
+    # What the page says to do is what the command said.
+    command = said.partition("What to do next: ")[2].removesuffix(" trains what predicts.")
+    assert command in err and "-c default" not in command and str(pictures) in command
+
+
+def test_recipes_of_one_name_are_told_apart():
+    assert in_short(["a/sweep/best.json", "recipes/attempt-3.json"]) == ["sweep/best.json", "recipes/attempt-3.json"]
+    assert in_short(["cpu/sweep/best.json", "gpu/sweep/best.json"]) == ["cpu/sweep/best.json", "gpu/sweep/best.json"]
+    assert in_short(["default settings"]) == ["default settings"]

@@ -107,7 +107,7 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
     saved = torch.load(moved / "best.pt", weights_only=True)
     saved["weights"]["fc.bias"] += 1
     torch.save(saved, moved / "best.pt")
-    with pytest.raises(LongtailError, match="init_key"):
+    with pytest.raises(LongtailError, match="other weights of --init"):
         train.train(Config(**settings, resume=True))
 
 

@@ -62,13 +62,27 @@ def test_near_duplicates_share_a_part_of_every_split_and_are_found_once(tmp_path
         assert "4 pictures are in 1 set of near duplicates; no split divides a set" in found.notes
     monkeypatch.setattr(module, "_near_sets", None)  # found in the cache
     prepare(root, source, Split())
-    assert (cache_dir() / found.store.key / "alike.json").exists()
+    assert (cache_dir() / found.store.key / "copies.json").exists()
 
 
 def test_what_all_pictures_look_like_is_no_duplicate(tmp_path):
-    for name, colour in (("a", "red"), ("b", "blue")):
+    for name, colour in (("a", (246, 0, 0)), ("b", (0, 0, 246))):
         (tmp_path / name).mkdir()
         for k in range(10):
-            Image.new("RGB", (40, 40), colour).save(tmp_path / name / f"{k}.png")
+            Image.new("RGB", (40, 40), tuple(c and c + k for c in colour)).save(tmp_path / name / f"{k}.png")
     found = prepare(tmp_path, Source(img_size=32), Split())
     assert near_sets(found.store) == [] and len(found.val) == 4
+
+
+def test_equal_pictures_share_a_part_however_many_they_are(tmp_path):
+    """Four of 64 are more than a twentieth, and copies all the same."""
+    root = pictures_in(tmp_path, {"a": 30, "b": 30})
+    files = sorted((root / "a").iterdir())
+    for k in range(3):
+        (root / "a" / f"copy{k}{files[0].suffix}").write_bytes(files[0].read_bytes())
+    found = listing(root)
+    (alike,) = near_sets(load_store(found.files, 20))
+    assert len(alike) == 4 and len({found.files[row].read_bytes() for row in alike}) == 1
+    for seed in range(4):
+        parted = prepare(root, Source(img_size=20), Split(split_seed=seed))
+        assert len({*alike} & {*parted.val.tolist()}) in (0, 4)

@@ -7,7 +7,8 @@ import pytest
 import data
 from errors import LongtailError
 from pictures import store
-from samples import names, table, tree
+from pictures.labels import id_rows, label_rows
+from samples import names, pictures_in, table, tree
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,33 @@ def test_a_test_csv_keeps_the_rows_of_missing_files_and_knows_labels(tmp_path):
             data.test_listing(tmp_path, table(tmp_path / "other.csv", *rows))
     with pytest.raises(LongtailError, match="--test"):
         data.test_listing(tree(tmp_path / "no test here", "a/1.jpg"))
+
+
+def test_a_column_is_taken_as_it_is_spelled(tmp_path):
+    root = pictures_in(tmp_path, {"a": 2})
+    names = [file.relative_to(root).as_posix() for file in sorted((root / "a").iterdir())]
+    file = tmp_path / "l.csv"
+    file.write_text("file,label,Label\n" + "".join(f"{name},small,LARGE\n" for name in names))
+    for column in ("label", "Label"):
+        rows = label_rows(root, file, "auto", column, None, [])
+        assert {row.label for row in rows} == {dict(label="small", Label="LARGE")[column]}
+
+
+def test_a_test_csvs_labels_are_those_of_the_column_that_was_trained_on(tmp_path):
+    root = pictures_in(tmp_path, {"test": 1})
+    name = next((root / "test").iterdir()).relative_to(root).as_posix()
+    file = tmp_path / "t.csv"
+    file.write_text(f"file,label,coarse\n{name},fine one,coarse one\n")
+    notes = []
+    assert [row.label for row in id_rows(root, file, label_col="coarse", notes=notes)] == ["coarse one"] and not notes
+    assert [row.label for row in id_rows(root, file, label_col="style", notes=notes)] == ["fine one"]
+    assert notes == [f"{file} has no column 'style', which was trained on: its labels are those of 'label'"]
+
+
+def test_a_picture_in_two_groups_is_a_contradiction(tmp_path):
+    root = pictures_in(tmp_path, {"a": 2})
+    name = next((root / "a").iterdir()).relative_to(root).as_posix()
+    file = tmp_path / "l.csv"
+    file.write_text(f"file,label,artist\n{name},x,one\n{name},x,two\n")
+    with pytest.raises(LongtailError, match="line 3: .* is of artist 'two' here and of 'one' on line 2"):
+        label_rows(root, file, "auto", "auto", "artist", [])

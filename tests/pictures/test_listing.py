@@ -277,3 +277,17 @@ def test_the_test_folder_flat_and_by_class(tmp_path):
     assert same.ids == same.paths == ["test/a/1.jpg", "test/b/1.jpg"]
     other = data.test_listing(tmp_path / "flat", tmp_path / "same" / "test" / "a")
     assert other.files == [tmp_path / "same/test/a/1.jpg"] and other.ids == ["1"]
+
+
+def test_folders_of_a_test_set_without_a_class_that_is_known_are_no_labels(tmp_path):
+    root = pictures_in(tmp_path, {"test/part1": 2, "test/part2": 2})
+    assert (data.test_listing(root, taught=["a", "b"]).labels == -1).all()
+    assert data.test_listing(root, taught=["part1", "b"]).labels.tolist() == [0, 0, 1, 1]
+    assert data.test_listing(root).labels.tolist() == [0, 0, 1, 1]  # nobody says what is known
+
+
+@pytest.mark.parametrize("flag", ["--image-col", "--label-col", "--group-col"])
+def test_a_column_needs_a_csv(flag, tmp_path):
+    root = pictures_in(tmp_path, {"a": 2, "b": 2})
+    with pytest.raises(LongtailError, match=f"{flag} names a column of a CSV"):
+        data.listing(root, **{flag[2:].replace("-", "_"): "kind"})

@@ -97,3 +97,10 @@ def test_logits_that_are_not_finite_or_too_few_are_named(tmp_path):
         np.save(run / "val_logits.npy", wrong)
         with pytest.raises(LongtailError, match="damaged"):
             evidence.of_run(run)
+
+
+def test_a_picture_that_two_splits_held_out_counts_once_or_not_at_all(tmp_path):
+    logits, targets, _ = oracles.judged(n=30)
+    runs = [judged_run(tmp_path / str(seed), logits, targets, COUNTS, split_seed=seed) for seed in (0, 1)]
+    with pytest.raises(LongtailError, match="held out the same pictures in unlike splits"):
+        evidence.pooled(evidence.runs_by_fold(runs))

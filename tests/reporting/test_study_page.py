@@ -54,7 +54,7 @@ def test_a_finished_studys_page_has_every_panel(folder):
     assert "The winner is" in shape.text and "9 of 12 trials are done, 3 failed" in shape.text
     assert "out of memory: try a smaller --batch-size" in shape.text
     (best, *_) = pairs(Study(folder), only_group(Study(folder)))
-    assert f"{best.first.label()} with {best.second.label()} is best: macro F1 {best.score:.4f}" in shape.text
+    assert f"is {best.first.label()} with {best.second.label()}: macro F1 {best.score:.4f}" in shape.text
     names = {path.name for path in (folder / "report").iterdir()}
     assert {"effects.png", "pair_ls_balance.csv", "by_lr.png", "by_balance.csv", "seconds.png"} <= names
 
@@ -62,7 +62,7 @@ def test_a_finished_studys_page_has_every_panel(folder):
 def test_points_whose_answers_are_gone_are_not_paired(folder):
     for path in (folder / "trials").glob("*/val_logits.npy"):
         path.unlink()
-    assert "Of two points averaged" not in read(folder)[0].text
+    assert "The best pair to average" not in read(folder)[0].text
 
 
 def test_a_study_that_goes_on_says_how_far_it_is(folder):

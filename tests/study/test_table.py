@@ -124,7 +124,7 @@ def test_another_base_halving_or_other_pictures_are_refused_by_name(settings, pi
         begun(settings, POINTS, halving=3)
     shutil.copytree(pictures, tmp_path / "other")
     shutil.copy(tmp_path / "other/train/red/0.png", tmp_path / "other/train/red/new.png")
-    with pytest.raises(LongtailError, match="the pictures [0-9a-f]+, not"):
+    with pytest.raises(LongtailError, match="begun with other pictures"):
         begun(settings, POINTS, data=str(tmp_path / "other"))
     assert (study.folder / "study.json").read_bytes() == before
 
