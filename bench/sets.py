@@ -19,7 +19,7 @@ from engine.numerics import pick_device
 from errors import run_command
 from posterior import classifier, evidence, scaling, sets
 from posterior.calibration import fitting_parts
-from posterior.scores import share
+from posterior.scores import wilson
 from reporting.tables import interval, number, table
 from study.chosen import runs_of
 
@@ -45,7 +45,7 @@ def row(kind: str, found: np.ndarray, targets: np.ndarray, group: np.ndarray) ->
     """The cells of sets bool [N,C]."""
     held = found[np.arange(len(targets)), targets]
     of_class = [held[targets == c].mean() for c in np.unique(targets)]
-    all_held = share(held.sum(), len(held))
+    all_held = wilson(held.sum(), len(held))
     cells = [kind, number(all_held.value), interval(all_held.low, all_held.high)]
     cells += [number(np.mean(of_class)), number(min(of_class), 2)]
     cells.append(" / ".join(number(held[group[targets] == name].mean()) for name in ("many", "medium", "few")))
