@@ -177,13 +177,7 @@ def _searched(kind, name, grid_specs, count, *specs):
 
 def _print_status(study, metric):
     """How far the study is, and its ranking so far, by its own metric or by the one asked for."""
-    done = study.latest()
-    failed = sum(row["status"] != "ok" for row in done.values())
-    print(
-        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(done) - failed} done, {failed} failed, "
-        f"{len(study.jobs())} to run now",
-        file=sys.stderr,
-    )
+    print(f"{study.folder}: {counted(len(study.trials), 'trial')}, {findings.how_far(study)}", file=sys.stderr)
     lines = findings.report(study, ranking.points(study, metric))
     print(*findings.aligned(lines, sys.stdout.isatty()), sep="\n")
 

@@ -75,8 +75,7 @@ def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -
         if ranking.varied(study):
             more.append(f"{point.label()}: {choice.reason}.")
         more += together(study, points)
-    done = f"{len(rows) - len(failed)} of {counted(len(study.trials), 'trial')} are done"
-    said.append(f"{done}, {len(failed)} failed, {left} can run now.")
+    said.append(f"Of {counted(len(study.trials), 'trial')} {how_far(study)}.")
     recipe = study.folder / "best.json"
     if left:
         todo = "the command that began it goes on"
@@ -90,6 +89,13 @@ def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -
     if failed:
         more.append(f"Trial {failed[0]['trial']} failed: {failed[0]['reason']}. --retry-failed tries again.")
     return [" ".join(said), *more]
+
+
+def how_far(study: Study) -> str:
+    """'7 done, 1 failed, 4 to run now': what halving chose to go on is not done yet."""
+    waiting, rows = {trial for trial, _ in study.jobs()}, study.latest()
+    failed = sum(row["status"] != "ok" for row in rows.values())
+    return f"{len(rows.keys() - waiting) - failed} done, {failed} failed, {len(waiting)} to run now"
 
 
 def together(study: Study, points: list[Point]) -> Iterator[str]:

@@ -323,7 +323,7 @@ def test_a_study_holds_the_weights_it_began_with(settings, first, tmp_path, monk
     saved = torch.load(Path(first) / "best.pt", weights_only=True)
     saved["weights"]["fc.bias"] += 1
     torch.save(saved, Path(first) / "best.pt")
-    with pytest.raises(LongtailError, match="the weights of --init"):
+    with pytest.raises(LongtailError, match="other weights of --init"):
         begin_study(folder, Config(**settings, init=first), [dict(lr=0.2)])
 
 

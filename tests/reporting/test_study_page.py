@@ -51,7 +51,7 @@ def test_a_finished_studys_page_has_every_panel(folder):
         "Confusions",
         "Probabilities",
     ]
-    assert "The winner is" in shape.text and "9 of 12 trials are done, 3 failed" in shape.text
+    assert "The winner is" in shape.text and "Of 12 trials 9 done, 3 failed" in shape.text
     assert "out of memory: try a smaller --batch-size" in shape.text
     (best, *_) = pairs(Study(folder), only_group(Study(folder)))
     assert f"is {best.first.label()} with {best.second.label()}: macro F1 {best.score:.4f}" in shape.text
@@ -69,7 +69,7 @@ def test_a_study_that_goes_on_says_how_far_it_is(folder):
     (folder / "rows" / "0004-30.json").unlink()
     page = report.page_of(folder, 10)
     assert page.refresh == 10
-    assert "8 of 12 trials are done, 3 failed, 1 can run now." in Shape(page.write().read_text()).text
+    assert "Of 12 trials 8 done, 3 failed, 1 to run now." in Shape(page.write().read_text()).text
 
 
 def test_a_study_without_a_row_or_with_failures_alone(folder):
@@ -78,7 +78,7 @@ def test_a_study_without_a_row_or_with_failures_alone(folder):
     assert "No point can be ranked yet." in read(folder)[0].text
     for path in (folder / "rows").iterdir():
         path.unlink()
-    assert "0 of 12 trials are done" in read(folder)[0].text
+    assert "Of 12 trials 0 done" in read(folder)[0].text
 
 
 def test_halving_shows_its_rungs(folder):
