@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import sweep
 from config import Config
 from conftest import PLAIN
 from errors import LongtailError
@@ -84,3 +85,15 @@ def test_a_row_that_a_retry_replaced_is_read_again(pictures, tmp_path):
     assert study.latest() == {}
     draft.rename(path)
     assert study.latest()[0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("words", [["--fold", "1"], ["--grid", "fold=0,1"]])
+def test_a_sweep_trains_every_fold(words, pictures, tmp_path, capsys):
+    assert sweep.main(["--data", str(pictures), "--project", str(tmp_path), "--folds", "2", *words]) == 2
+    assert "a study trains every one of --folds: leave --fold out" in capsys.readouterr().err
+
+
+def test_where_some_wait_for_a_best_epoch_the_others_keep_the_last():
+    base, points = Config(monitor="nll"), [dict(patience=0), dict(patience=5)]
+    monitors = [trial.get("monitor", base.monitor) for trial in sweep.trials(base, points, 1)]
+    assert monitors == ["last", "nll"]
