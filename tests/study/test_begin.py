@@ -1,5 +1,6 @@
 """A study goes on only as what it was begun as: of settings that an older version lacked, and of the same labels."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import sweep
+import train
 from config import Config
 from conftest import PLAIN
 from errors import LongtailError
@@ -48,10 +50,14 @@ def test_labels_that_changed_are_noticed(pictures, tmp_path):
     base = config(root, labels=str(labels))
     begin_study(tmp_path / "s", base, [{}])
     begin_study(tmp_path / "s", base, [{}, dict(ls=0.1)])
+    run = dataclasses.replace(base, project=str(tmp_path), name="run", epochs=1)
+    train.train(run)
     rows[0] = (rows[0][0], "red")
     write()
     with pytest.raises(LongtailError, match="was begun with other labels, groups or validation pictures"):
         begin_study(tmp_path / "s", base, [{}])
+    with pytest.raises(LongtailError, match="cannot be resumed with .*other labels, groups or validation pictures"):
+        train.train(dataclasses.replace(run, resume=True))
 
 
 def test_a_study_grows_over_sizes_in_any_order(pictures, tmp_path):
