@@ -67,10 +67,10 @@ BASE =
 endif
 
 # What a stage has chosen, FLAGS would undo in the next one.
-CHOSEN = --mixup-p --ls --label-smoothing --smoothing --balance --lr --weight-decay --wd --batch-size --batch -b --schedule --stem-kernel
+CHOSEN = --mixup-p --ls --label-smoothing --smoothing --balance --lr --weight-decay --wd --batch-size --batch -b --schedule --stem-kernel --epochs
 UNDOING = $(filter $(CHOSEN) $(addsuffix =%,$(CHOSEN)),$(FLAGS))
 ifneq ($(filter tune sensitivity seeds calibrate final submission study,$(MAKECMDGOALS)),)
-$(if $(UNDOING),$(error FLAGS has $(UNDOING), which the study chooses: give MIXUP_P, LS, BALANCE, LR, WD, BATCH, SCHEDULE or STEM))
+$(if $(UNDOING),$(error FLAGS has $(UNDOING), which the study chooses: give MIXUP_P, LS, BALANCE, LR, WD, BATCH, SCHEDULE, STEM or EPOCHS))
 endif
 
 # What a stage needs stands after FLAGS, which it overrules.
@@ -157,7 +157,7 @@ lint: $(TEST_SETUP)
 	$(PY) -m ruff format --check
 
 test: $(TEST_SETUP)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 test-slurm: $(SETUP)
 	$(PY) tests/slurm_array.py
