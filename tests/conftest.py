@@ -31,9 +31,10 @@ def cifar100lt():
     return shared("cifar100-lt")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread():
-    """Small tensors gain nothing from more, and lose much where other processes compute."""
+    """Small tensors gain nothing from more, and lose much where other processes compute. For every test again: a
+    training sets as many as it is told to."""
     torch.set_num_threads(1)
 
 
