@@ -109,11 +109,11 @@ def _decided(config, device, threads, way):
 def minutes(study: Study, rate: float) -> float:
     """About how long the trials that are left take, from images a second."""
     pictures = prepare_pictures(study.config(0), study.spec["base"]["data"])
-    done = study.latest()
-    epochs = 0.0
-    for i in range(len(study.trials)):
-        if i not in done:
-            epochs += _expected_epochs(study.rungs(i), study.spec["halving"])
+    done, epochs = study.latest(), 0.0
+    for i, _ in study.jobs():  # those that halving chose to go on are among them
+        behind = done[i]["until"] if i in done else 0
+        ahead = [rung for rung in study.rungs(i) if rung > behind]
+        epochs += _expected_epochs(behind, ahead, study.spec["halving"])
     return epochs * (len(pictures.train) + EVALUATION_COST * len(pictures.val)) / rate / 60
 
 
@@ -139,12 +139,13 @@ def _shapes(cuda, pack, threads):
     return [Shape(many, max(1, THREADS // many), 1) for many in packs]
 
 
-def _expected_epochs(rungs, eta):
-    """Epochs of a trial, a mean over trials: with halving by `eta` (0: none) one of eta goes on at each rung."""
+def _expected_epochs(behind, rungs, eta):
+    """Epochs of a trial that has so many behind it, a mean over trials: with halving by `eta` (0: none) one of eta goes
+    on at each rung."""
     if not eta:
         return sum(rungs)
     expected = []
-    for rung, (start, end) in enumerate(zip([0, *rungs], rungs)):
+    for rung, (start, end) in enumerate(zip([behind, *rungs], rungs)):
         expected.append((end - start) / eta**rung)
     return sum(expected)
 

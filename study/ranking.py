@@ -102,12 +102,12 @@ def points(study: Study, metric: str = "") -> dict[str, list[Point]]:
         # Dicts keep their order: a point stands where its first trial does.
         group = trials_of.setdefault(scheme(study.config(i)), {})
         group.setdefault(point_key(trial), []).append(i)
-    latest = study.latest()
+    latest, jobs = study.latest(), dict(study.jobs())
     knobs = varied(study)
     found = {}
     for name, group in trials_of.items():
         found[name] = _on_the_same_pictures(
-            [_point(study, trials, latest, knobs, metric or study.metric) for trials in group.values()]
+            [_point(study, trials, latest, jobs, knobs, metric or study.metric) for trials in group.values()]
         )
     return found
 
@@ -223,12 +223,12 @@ def schemes(study: Study, groups: dict[str, list[Point]]) -> list[SchemeSummary]
     return [_scheme_summary(name, _by_settings(study, group), chosen) for name, group in groups.items()]
 
 
-def _point(study, trials, latest, knobs, metric):
+def _point(study, trials, latest, jobs, knobs, metric):
     """The Point of `trials`, from the rows and files that are there."""
     rows = [latest[i] for i in trials if i in latest]
     config = study.config(trials[0])
     settings = {name: getattr(config, name) for name in knobs}
-    wanting, found = _why_not_ranked(study, trials, rows), None
+    wanting, found = _why_not_ranked(study, trials, rows, jobs), None
     if not wanting:
         try:
             found = judged(study, _by_seed(study, trials), metric)
@@ -258,8 +258,9 @@ def _on_the_same_pictures(group):
     ]
 
 
-def _why_not_ranked(study, trials, rows):
-    """The first reason against ranking a point that its rows give, '' if there is none."""
+def _why_not_ranked(study, trials, rows, jobs):
+    """The first reason against ranking a point that its rows give, '' if there is none. jobs: trial -> epoch, of those
+    that may be worked on now."""
     failed = [row for row in rows if row["status"] != "ok"]
     if failed:
         return f"trial {failed[0]['trial']} failed: {failed[0]['reason']}"
@@ -268,7 +269,8 @@ def _why_not_ranked(study, trials, rows):
     if study.spec["halving"]:
         for row in rows:
             if row["until"] < study.rungs(row["trial"])[-1]:
-                return f"stopped at epoch {row['until']} by halving"
+                undecided = row["trial"] in jobs or row["until"] in jobs.values()
+                return "to do" if undecided else f"stopped at epoch {row['until']} by halving"
     if any("macro_f1" not in row for row in rows):
         return "no validation pictures"
     return ""

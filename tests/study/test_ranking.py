@@ -227,6 +227,8 @@ def test_halving_ranks_only_who_ran_to_the_end(settings):
     for i, score in enumerate((0.8, 0.9, 0.2, 0.1)):
         write(study, i, score, until=1)
     assert study.jobs() == [(0, 2), (1, 2)]
+    gone = "stopped at epoch 1 by halving"
+    assert [p.wanting for p in only_group(study)] == ["to do", "to do", gone, gone]
     write(study, 0, 0.6, until=2), write(study, 1, 0.5, until=2)
     assert study.jobs() == [(0, 4)]
     assert chosen(study) is None
