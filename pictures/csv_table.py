@@ -37,7 +37,7 @@ class Table:
         Columns in `taken` do not count. flag: what to name in the LongtailError where `wanted` is not there.
         """
         spelled = {_plain(name): name for name in self.header if name not in taken}
-        if wanted in self.header and wanted != "auto":
+        if wanted in self.header and wanted not in ("auto", *taken):
             return wanted
         if wanted != "auto":
             usual = (_plain(wanted),)

@@ -142,7 +142,7 @@ def id_rows(
     image = table.column("auto", IMAGE_COLUMNS) or table.header[0]
     key = table.column("auto", ("id",)) or image
     label = table.column("auto", LABEL_COLUMNS, taken=(image, key))
-    if label_col in table.header:
+    if label_col in table.header and label_col not in (image, key):
         label = label_col
     elif label and label_col != "auto" and notes is not None:
         notes.append(f"{file} has no column {label_col!r}, which was trained on: its labels are those of {label!r}")

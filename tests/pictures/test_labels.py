@@ -175,6 +175,17 @@ def test_a_test_csvs_labels_are_those_of_the_column_that_was_trained_on(tmp_path
     assert notes == [f"{file} has no column 'style', which was trained on: its labels are those of 'label'"]
 
 
+def test_a_column_of_files_or_ids_is_none_of_labels(tmp_path):
+    """Though a flag or a run says so: its names would become classes."""
+    root = pictures_in(tmp_path, {"test": 1})
+    name = next((root / "test").iterdir()).relative_to(root).as_posix()
+    file = tmp_path / "t.csv"
+    file.write_text(f"file,label\n{name},one\n")
+    with pytest.raises(LongtailError, match="has no column 'file' for --label-col"):
+        label_rows(root, file, "file", "file", None, [])
+    assert [row.label for row in id_rows(root, file, label_col="file")] == ["one"]
+
+
 def test_a_picture_in_two_groups_is_a_contradiction(tmp_path):
     root = pictures_in(tmp_path, {"a": 2})
     name = next((root / "a").iterdir()).relative_to(root).as_posix()
