@@ -86,10 +86,9 @@ def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts:
     """The scaling of a kind that makes `targets` most likely; None where the search did not converge.
 
     log_posterior [N,C], targets int [N], train_counts [C]: of the training pictures. Maximum likelihood by L-BFGS in
-    float64 (temperature: Guo et al. 2017; vector: the same; bias and temperature: Alexandari et
-    al. 2020). Class by class there may be few rows or none, so that biases, logarithms of slopes and of group
-    temperatures have a standard normal prior; numbers for all classes have none. In its own measure the result is never
-    worse than the identity.
+    float64 (temperature: Guo et al. 2017; vector: the same; bias and temperature: Alexandari et al. 2020). Class by
+    class there may be few rows or none, so that biases, logarithms of slopes and of group temperatures have a standard
+    normal prior; numbers for all classes have none. In its own measure the result is never worse than the identity.
 
     "Temperature, prior and noise" has three numbers: the temperature, how much the training prior counts, and the share
     of pictures that tell nothing of their label, which is then drawn from the training prior: wrong labels, pictures
