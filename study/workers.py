@@ -23,23 +23,32 @@ def work(folder: Path | str, device: str, pack: int, shard: tuple[int, int], par
     CPU: pack is 1 and there are several workers. CUDA: each of the packed trials has its own stream. `parent`: the
     process whose end ends this one too. Raises Stopped once a signal's wish is met.
     """
-    study = Study(folder)
-    running = []  # the Jobs in hand; the thread below reads it too
-    threading.Thread(target=_keep_alive, args=(running, parent), daemon=True).start()
-    with stop.deferred():  # a signal waits for the next batch's end
-        while not stop.number:
-            study.refresh()
-            while len(running) < pack:
-                lease = study.claim(shard)
-                if lease is None:
-                    break
-                running.append(Job(study, lease, device, stop))
-            if not running:
-                if not study.left(shard):
-                    return
-                time.sleep(WAIT)
-            _advance(running)
-        _advance(running)  # each saves and stops
+    running, over = [], threading.Event()  # the Jobs in hand, which the thread reads too
+    keeper = threading.Thread(target=_keep_alive, args=(running, parent, over), daemon=True)
+    keeper.start()
+    try:
+        with stop.deferred():  # a signal waits for the next batch's end
+            _take_trials(Study(folder), running, device, pack, shard, stop)
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _take_trials(study, running, device, pack, shard, stop):
+    """Fills `running` up to `pack` jobs and gives each its turn, until the study is done or a signal came."""
+    while not stop.number:
+        study.refresh()
+        while len(running) < pack:
+            lease = study.claim(shard)
+            if lease is None:
+                break
+            running.append(Job(study, lease, device, stop))
+        if not running:
+            if not study.left(shard):
+                return
+            time.sleep(WAIT)
+        _advance(running)
+    _advance(running)  # each saves and stops
     raise Stopped(stop.number)
 
 
@@ -51,11 +60,10 @@ def _advance(running):
             job.lease.release()
 
 
-def _keep_alive(running, parent):
-    """Says every few seconds that the leases are alive; asks for a stop once the parent is gone."""
+def _keep_alive(running, parent, over):
+    """Until `over`: says every few seconds that the leases are alive, and asks for a stop once the parent is gone."""
     touched = time.monotonic()
-    while True:
-        time.sleep(0.5)
+    while not over.wait(0.5):
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
             return

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from test_run_page import epochs, judged, write_svg
@@ -34,7 +35,7 @@ def naps(monkeypatch):
             seen.append((ends, int(re.search(r'data-refresh="(\d+)"', text)[1])))
             left.pop(0)()
 
-        monkeypatch.setattr("report.time.sleep", sleep)
+        monkeypatch.setattr("report.time", SimpleNamespace(sleep=sleep))  # report.py's alone: other threads sleep too
         return seen, left
 
     return of

@@ -50,6 +50,7 @@ def begun(settings, trials, halving=0, name="s", **more):
 
 def work(study, pack=1, shard=(0, 1)):
     workers.work(study.folder, "cpu", pack, shard, os.getppid(), StopRequest())
+    assert not [thread for thread in threading.enumerate() if "_keep_alive" in thread.name]
 
 
 def table(study):
