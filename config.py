@@ -214,16 +214,6 @@ class Config:
         off=0.0,
         source="Polyak & Juditsky 1992",
     )
-    sam: float = knob(
-        0.0,
-        "training",
-        "sharpness-aware minimisation: gradients are taken where the loss is highest within this distance of the "
-        "weights; twice the time; 0.2, with --drw 0.8",
-        low=0,
-        high=100,
-        off=0.0,
-        source="Foret et al. 2021, Rangwani et al. 2022",
-    )
 
     gamma: float = knob(0.0, "loss", "focal loss's focus", low=0, high=10, off=0.0, source="Lin et al. 2017")
     alpha: float = knob(
@@ -331,17 +321,6 @@ class Config:
         choices=("uniform", "balanced", "remix", "targeted"),
         off="uniform",
         source="Galdran et al. 2021, Chou et al. 2020, Xu et al. 2021",
-    )
-    mixup_refine: int = knob(
-        1,
-        "mixing",
-        "with --mixup-pair targeted: of so many pictures drawn of the partner's class, the one whose label the network "
-        "knows best (1: the first)",
-        low=1,
-        high=64,
-        off=1,
-        source="Song et al. 2024",
-        reads=True,
     )
     cutmix_p: float = knob(
         0.3,
@@ -490,8 +469,7 @@ class Config:
         lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
         if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
             raise ConfigError(
-                "every row mixes, and --ls-by or --mixup-refine reads what rows show that do not: give a --mixup-p and "
-                "--cutmix-p below 1"
+                "every row mixes, and --ls-by reads what rows show that do not: give a --mixup-p and --cutmix-p below 1"
             )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
@@ -540,7 +518,6 @@ class Config:
         mixes = self.mixup_p not in (0, (0, 0))
         needs = {
             "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
-            "mixup_refine": (self.mixup_refine == 1 or self.mixup_pair == "targeted", "--mixup-pair targeted"),
             "cutmix_pair": (self.cutmix_pair == "uniform" or self.cutmix_p > 0, "--cutmix-p above 0"),
             "fold": (not self.fold or bool(self.folds), "--folds"),
             "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
@@ -555,7 +532,7 @@ class Config:
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
 # Settings of earlier versions, each with the value that meant off, which old runs and recipes still hold.
-REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0, "head_decay": "auto"}
+REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0, "head_decay": "auto", "sam": 0.0, "mixup_refine": 1}
 
 
 def _reads(metadata, value):

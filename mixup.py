@@ -25,7 +25,6 @@ class Mixing:
     mixup_alpha: float
     mixup_by: str
     mixup_pair: str
-    mixup_refine: int
     cutmix_p: float
     cutmix_pair: str
 
@@ -51,29 +50,15 @@ def _permutations(rng, pool, need):
 
 
 def draw_rare(
-    rng: np.random.Generator,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    chance: np.ndarray,
-    shape: tuple[int, ...],
-    tries: int = 1,
-    known: np.ndarray | None = None,
+    rng: np.random.Generator, rows: np.ndarray, labels: np.ndarray, chance: np.ndarray, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Store rows [*shape] out of `rows` with `labels`: each of a class by `chance` [C], and any of its pictures.
-
-    tries: of so many pictures of the class, the one with the highest of `known` (by picture of the Store; NaN is not
-    known, and loses); the first drawn where none is known. The class is drawn first, so that this changes no shares.
-    """
+    """Store rows [*shape] out of `rows` with `labels`: each of a class by `chance` [C], and any of its pictures."""
     counts = np.bincount(labels, minlength=len(chance))
     grouped = rows[np.argsort(labels, kind="stable")]
     begin = np.cumsum(counts) - counts  # where a class's rows begin
     of_class = rng.choice(len(chance), shape, p=chance)
-    place = np.floor(rng.random((tries, *shape)) * counts[of_class]).astype(int)
-    candidates = grouped[begin[of_class] + place]
-    if known is None:
-        return candidates[0]
-    best = np.nan_to_num(known[candidates], nan=-1.0).argmax(0)
-    return np.take_along_axis(candidates, best[None], 0)[0]
+    place = np.floor(rng.random(shape) * counts[of_class]).astype(int)
+    return grouped[begin[of_class] + place]
 
 
 def draw(

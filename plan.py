@@ -106,9 +106,8 @@ def draw_plan(
         if mixup.by_class(pair):
             return drawn_rows(table, "sampler")
         if pair == "targeted":
-            known = np.asarray(signals["own"]) if signals and mixing.mixup_refine > 1 else None
             chance = mixup.partner_shares(pair, counts, counts)
-            return mixup.draw_rare(rng(table), rows, labels[rows], chance, shape, mixing.mixup_refine, known)
+            return mixup.draw_rare(rng(table), rows, labels[rows], chance, shape)
         return drawn_rows("partner", course.balance)
 
     def drawn_views(index, suffix):

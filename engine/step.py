@@ -19,7 +19,7 @@ from engine.evaluate import Evaluation, compiled, forward, view
 from engine.numerics import input_dtype
 from engine.signals import ROWS
 from engine.tables import Tables
-from engine.update import Ascent, floating, lerp, optimizer, set_training
+from engine.update import floating, lerp, optimizer, set_training
 from plan import Plan, store_level
 
 CHECK_EVERY = 50  # steps between two looks at a GPU's losses; the host runs at most twice as many ahead of it
@@ -71,7 +71,6 @@ class Stepper:
         self.lr = torch.tensor(update.lr, dtype=torch.float32, device=device)
         self.optimizer = optimizer(self.model, update, self.lr)
         self.freeze_bn = update.freeze_bn
-        self.ascent = Ascent(self.model, update.sam) if update.sam else None
         self.levels, self.pixels = levels, levels[max(levels)]  # evaluation is at full size
         self.labels, self.table = labels.to(device), table.to(device)
         self.view = view(device, size=size, mean=mean, std=std, border=border, layout=layout)
@@ -162,10 +161,6 @@ class Stepper:
         set_training(self.model, self.freeze_bn)
         self.model.key.copy_(row.key)  # seeds dropout
         logits, row_losses = self.gradients(x, a, b, row.lam)
-        if self.ascent:  # the gradients of other weights, from the same input and the same dropout
-            self.ascent.climb()
-            self.gradients(x, a, b, row.lam)
-            self.ascent.back()
         self.update(row)
         self.note(row, a, b, logits, row_losses)
         self.tables.at.add_(1)

@@ -1,5 +1,4 @@
-"""What changes the weights: the optimizer, where its gradients are taken, the average that follows it, and which parts
-stay as they are."""
+"""What changes the weights: the optimizer, the average that follows it, and which parts stay as they are."""
 
 from dataclasses import dataclass
 
@@ -10,7 +9,6 @@ from errors import ConfigError
 from model import last_layer
 
 BODY = "body"  # as a prefix: all but the last layer
-TINY = 1e-12  # joins the gradient's norm, which may be 0
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,6 @@ class Update:
     lr: float
     weight_decay: float
     ema_epochs: float
-    sam: float
     freeze_bn: str
 
 
@@ -87,40 +84,6 @@ def _permute(state, order):
     for name, value in state.items():
         if torch.is_tensor(value) and value.ndim == 4:
             state[name] = value.permute(order)
-
-
-class Ascent:
-    """Sharpness-aware minimisation (Foret et al. 2021, arXiv:2010.01412): the optimizer takes the gradient at
-    w + rho g / |g|, where the loss is highest, to first order, within a distance rho of the trained weights w.
-
-    g: the gradient at w, |g| its norm over all trained weights. Weights come back from a copy: (w + e) - e is not w in
-    floating point. So do batch norm's statistics, which then count each batch once.
-    """
-
-    def __init__(self, model: torch.nn.Module, rho: float):
-        self.rho = rho
-        self.trained = [p for p in model.parameters() if p.requires_grad]
-        held = [*self.trained, *model.buffers()]
-        # Floats and integers apart: a list of one dtype is copied in one launch.
-        kinds = [[v for v in held if v.is_floating_point() == floats] for floats in (True, False)]
-        self.held = [(kind, [torch.empty_like(v) for v in kind]) for kind in kinds if kind]
-
-    @torch.no_grad()
-    def climb(self) -> None:
-        """Moves the weights from w, whose gradients are there, to w + rho g / |g|."""
-        for now, kept in self.held:
-            torch._foreach_copy_(kept, now)
-        moved = [p for p in self.trained if p.grad is not None]
-        gradients = [p.grad for p in moved]
-        # Loss scaling drops out of g / |g|. Where it made g overflow, weights become NaN, and the step is left out.
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_add_(moved, torch._foreach_mul(gradients, self.rho / (norm + TINY)))
-
-    @torch.no_grad()
-    def back(self) -> None:
-        """Puts weights and statistics back, bit for bit; the gradients stay."""
-        for now, kept in self.held:
-            torch._foreach_copy_(now, kept)
 
 
 def freeze(model: torch.nn.Module, prefixes: list[str]) -> None:

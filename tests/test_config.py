@@ -236,7 +236,6 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(crop_scale=(1, 0.5)),
         dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
         dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
-        dict(mixup_pair="targeted", mixup_refine=4, mixup_p=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):
@@ -247,7 +246,6 @@ def test_settings_that_contradict_each_other(settings):
 @pytest.mark.parametrize(
     "settings, said",
     [
-        (dict(mixup_refine=4), "--mixup-refine 4 (it needs --mixup-pair targeted)"),
         (dict(ls=0.1, ls_by="frequency"), "--ls-by frequency (it needs --ls A:B)"),
         (dict(mixup_pair="remix", mixup_p=0), "--mixup-pair remix (it needs --mixup-p above 0)"),
         (dict(cutmix_pair="tail", cutmix_p=0), "--cutmix-pair tail (it needs --cutmix-p above 0)"),

@@ -62,7 +62,7 @@ BATCHES = ("batch", "class-batch")
 
 
 def mixing(**options):
-    settings = dict(mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", mixup_refine=1)
+    settings = dict(mixup_p=0.0, mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform")
     settings |= dict(cutmix_p=0.0, cutmix_pair="uniform")
     return mixup.Mixing(**settings | options)
 

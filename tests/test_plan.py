@@ -62,7 +62,6 @@ def draw(data=None, **options):
         mixup_alpha=1.0,
         mixup_by="row",
         mixup_pair="uniform",
-        mixup_refine=1,
         cutmix_p=0.0,
         cutmix_pair="uniform",
         crop_scale=(1.0, 1.0),
@@ -321,34 +320,6 @@ def test_targeted_partners_are_drawn_by_one_over_their_classes_count():
     assert plan.lam[own > 3 * other].mean() < 0.49 and plan.lam[other > 3 * own].mean() > 0.51  # the rarer weighs more
 
 
-def test_a_refined_partner_is_the_best_known_of_the_drawn():
-    data = pictures((60, 20, 5))
-    options = dict(mixup_p=1.0, mixup_pair="targeted", mixup_alpha=0.8, batch_size=5000, size=8, store_size=8)
-    first = draw(data, **options)
-    assert same(first, draw(data, **options, mixup_refine=4))  # without signals the first drawn is taken
-    nothing = dict(own=torch.full((len(data[0]),), torch.nan))
-    assert same(first, draw(data, **options, mixup_refine=4, signals=nothing))
-    own = torch.rand(len(data[0]), generator=torch.Generator().manual_seed(0))
-    refined = draw(data, **options, mixup_refine=4, signals=dict(own=own))
-    assert np.array_equal(data[0][first.partner], data[0][refined.partner])  # its class is drawn as before
-    assert same(first, refined, "index", "lam", "blend", "box", "geo")
-    # The rank of the best of four among a class's n: uniform draws' maximum, P(rank <= r) = (r / n)^4.
-    for c, n in enumerate(data[3]):
-        rows = data[2][data[0][data[2]] == c]
-        order = {row: rank for rank, row in enumerate(rows[np.argsort(own.numpy()[rows])])}
-        ranks = np.array([order[row] for row in refined.partner[data[0][refined.partner] == c]])
-        chance = np.diff((np.arange(n + 1) / n) ** 4)
-        half = n // 2
-        for low, high in ((0, half), (half, n - 1), (n - 1, n)):
-            p = chance[low:high].sum()
-            seen = ((ranks >= low) & (ranks < high)).mean()
-            assert abs(seen - p) < 4.5 * (p * (1 - p) / len(ranks)) ** 0.5
-    best = dict(own=torch.where(torch.arange(len(own)) == int(data[2][-1]), own, torch.nan))
-    known = draw(data, **options, mixup_refine=4, signals=best).partner
-    changed = known != first.partner
-    assert changed.any() and (known[changed] == data[2][-1]).all()  # what is not known loses
-
-
 # What the targets add up to
 
 
@@ -362,7 +333,6 @@ PAIRS = [
     dict(mixup_pair="remix", tail_crops=(20, 3)),
     dict(mixup_by="class-batch"),
     dict(mixup_pair="targeted", mixup_alpha=0.8),
-    dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_refine=4),
     dict(mixup_pair="targeted", mixup_alpha=0.5, mixup_by="class", balance="sampler"),
     dict(cutmix_pair="tail"),
     dict(cutmix_pair="tail", mixup_pair="balanced", mixup_alpha=0.3),
@@ -373,7 +343,7 @@ PAIRS = [
 def expected_counts(data, options):
     """Rows an epoch draws of each class, and how much of the targets each gets, by closed forms."""
     drawn = sampled_counts(data[3], options["balance"], options["tail_crops"])
-    settings = dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform", mixup_refine=1)
+    settings = dict(mixup_alpha=1.0, mixup_by="row", mixup_pair="uniform")
     settings |= dict(cutmix_p=0.3, cutmix_pair="uniform") | options
     return drawn, label_counts(drawn, data[3], of(Mixing, settings))
 
@@ -387,15 +357,9 @@ def test_the_classes_shares_of_the_targets_are_what_the_tables_add_up_to(options
     n_classes = len(data[3])
     # Batches of a whole number of permutations: the rows' own classes have no chance in them.
     batch = 96 * int(sampled_counts(data[3], "none", options["tail_crops"]).sum())
-    # Of a refined partner's class the best known pictures are taken: what is known must not move the shares.
-    signals = (
-        dict(own=np.random.default_rng(1).random(len(data[0])) ** (1 + data[0])) if "mixup_refine" in options else None
-    )
     found = []
     for epoch in range(10):
-        plan = draw(
-            data, signals=signals, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options
-        )
+        plan = draw(data, batch_size=batch, size=32, store_size=32, epoch=20 + epoch, epochs=40, **options)
         own, other, lam = data[0][plan.index], data[0][plan.partner], plan.lam.astype(float)
         found.append(
             np.bincount(own.ravel(), lam.ravel(), n_classes) + np.bincount(other.ravel(), 1 - lam.ravel(), n_classes)

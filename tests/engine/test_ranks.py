@@ -85,7 +85,6 @@ def test_two_ranks_take_the_steps_of_one_process(settings, tmp_path):
             cutmix_p=0.3,
             opt="sgd",
             lr=1e-3,
-            sam=0.1,
             erase=0.3,
             val_split=0.4,
             batch_size=4,

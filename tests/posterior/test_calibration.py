@@ -89,10 +89,10 @@ def test_one_that_a_version_with_other_settings_wrote_is_found(calibrated, tmp_p
     folder, checkpoint = calibrated
     saved = json.loads((folder / "calibration.json").read_text())
     settings = json.loads(saved["recipe"])
-    del settings["sam"]  # as if it came later
+    del settings["one_op"]  # as if it came later
     (tmp_path / "calibration.json").write_text(json.dumps(saved | dict(recipe=json.dumps(settings | REMOVED))))
     assert found(tmp_path, checkpoint).path.parent == tmp_path
-    assert found(tmp_path, dict(checkpoint, config=checkpoint["config"] | dict(sam=0.2))) is None
+    assert found(tmp_path, dict(checkpoint, config=checkpoint["config"] | dict(one_op=True))) is None
 
 
 @pytest.mark.parametrize(
