@@ -247,7 +247,11 @@ def main(args: list[str] | None = None) -> int:
     stop = StopRequest().listen()
 
     def run():
-        train(config_from_args(space), stop)
+        config = config_from_args(space)
+        folder = Path(config.project) / config.name
+        if config.resume and not folder.exists() and Ranks().rank == 0:  # a mistyped --name looks just so
+            print(f"train.py: there is no {folder} to resume: a new run begins", file=sys.stderr)
+        train(config, stop)
 
     return run_command("train.py", run, continue_with="--resume")
 

@@ -112,8 +112,18 @@ class Run:
         """One line to stderr and to train.log."""
         self.guard()
         print(painted(line, sys.stderr), file=sys.stderr, flush=True)
-        with open(self.folder / "train.log", "a", encoding="utf-8") as f:
+        with self._appending("train.log") as f:
             print(line, file=f)
+
+    @contextlib.contextmanager
+    def _appending(self, name):
+        path = self.folder / name
+        try:
+            with open(path, "a", newline="", encoding="utf-8") as f:
+                yield f
+        except OSError as error:
+            error.filename = str(path)  # a disk that is full does not say of which file
+            raise
 
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
@@ -156,8 +166,7 @@ class Run:
     def append(self, row: dict) -> None:
         """Adds an epoch to results.csv, flushed; the header comes with the first."""
         self.guard()
-        path = self.folder / "results.csv"
-        with open(path, "a", newline="", encoding="utf-8") as f:
+        with self._appending("results.csv") as f:
             header = [list(row)] if f.tell() == 0 else []
             csv.writer(f, lineterminator="\n").writerows([*header, list(row.values())])
 

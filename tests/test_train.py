@@ -265,6 +265,14 @@ def test_a_taken_name_gets_a_number_and_says_so(settings, tmp_path, capsys):
     assert "this run is" in capsys.readouterr().err
 
 
+def test_a_resume_that_finds_no_run_says_that_it_begins_one(settings, tmp_path, capsys):
+    flags = ["--data", settings["data"], "--project", settings["project"], "--img-size", "32", "--epochs", "1"]
+    said = f"there is no {tmp_path / 'runs' / 'typo'} to resume"
+    for times in (1, 0):
+        assert train.main([*flags, "--batch-size", "8", "--name", "typo", "--resume"]) == 0
+        assert capsys.readouterr().err.count(said) == times
+
+
 def test_a_folder_in_use_is_refused(settings, tmp_path):
     first = train.trial(made(settings))
     next(first)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import errno
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -361,3 +362,13 @@ def test_a_full_disk_is_said_of_the_file(tmp_path):
     with pytest.raises(OSError) as caught, run.replacing(tmp_path / "a.json"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_said_of_a_file_that_grows(tmp_path):
+    folder = run.Run(str(tmp_path), "a", resume=False)
+    for name, write in (("train.log", lambda: folder.say("b")), ("results.csv", lambda: folder.append(dict(epoch=1)))):
+        (folder.folder / name).symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            write()
+        assert caught.value.filename == str(folder.folder / name)
