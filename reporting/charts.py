@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import matplotlib
 import matplotlib.ticker
@@ -79,6 +80,15 @@ class Chart:
         return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, svg, count=1)
 
 
+class Group(NamedTuple):
+    """Points of one kind in a chart."""
+
+    rows: Sequence[int]  # of all points
+    colour: str
+    marker: str
+    said: Sequence[str]  # of each
+
+
 def figure(width: float = 4.2, height: float = 2.8, panels: int = 1):
     """A Figure of so many inches and its axes: one, or an array of `panels` side by side."""
     made = Figure(figsize=(width, height), layout="constrained")
@@ -117,21 +127,19 @@ def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: i
 
 
 def points(
-    name: str, title: str, alt: str, x: tuple, y: tuple, groups: dict, *, log_x=False, log_y=False, trend=()
+    name: str, title: str, alt: str, x: tuple, y: tuple, groups: dict[str, Group], *, log_x=False, log_y=False, trend=()
 ) -> Chart:
-    """Points in groups. x, y: (label, values [N]); groups: name -> (rows, colour, marker, what each says).
-
-    trend: (x, y) of a line to guide the eye.
-    """
+    """Points in groups. x, y: (label, values [N]); trend: (x, y) of a line to guide the eye."""
     made, axes = figure()
     tips = {}
     if trend:
         axes.plot(*trend, color=FAINT, linewidth=1.2)
-    for number, (label, (rows, colour, marker, said)) in enumerate(groups.items()):
+    hollow = dict(markerfacecolor="none") if len(x[1]) < 400 else {}
+    for number, (label, group) in enumerate(groups.items()):
         gid = f"points{number}"
-        fill = dict(markerfacecolor="none") if len(x[1]) < 400 else {}
-        axes.plot(x[1][rows], y[1][rows], marker, color=colour, label=label, gid=gid, **fill)
-        tips[gid] = list(said)
+        at_x, at_y = x[1][group.rows], y[1][group.rows]
+        axes.plot(at_x, at_y, group.marker, color=group.colour, label=label, gid=gid, **hollow)
+        tips[gid] = list(group.said)
     axes.set(xlabel=x[0], ylabel=y[0])
     axes.xaxis.get_major_locator().set_params(integer=x[1].dtype.kind == "i")
     for letter, on, values in (("x", log_x, x[1]), ("y", log_y, y[1])):
@@ -144,7 +152,9 @@ def points(
                 axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     if len(groups) > 1:
         axes.legend(fontsize=8, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.14), handletextpad=0.2)
-    data = [[label, said, x[1][i], y[1][i]] for label, (at, *_, says) in groups.items() for i, said in zip(at, says)]
+    data = []
+    for label, group in groups.items():
+        data += [[label, said, x[1][i], y[1][i]] for i, said in zip(group.rows, group.said)]
     return Chart(name, title, alt, made, ["group", "what", x[0], y[0]], data, tips)
 
 

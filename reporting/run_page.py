@@ -14,7 +14,7 @@ from engine.folder import read_folder
 from errors import LongtailError
 from pictures.looks import jpeg, sheet
 from posterior import evidence, verdict
-from reporting import answers, charts
+from reporting import answers, charts, probabilities
 from reporting.page import Html, Page, code, facts, folded, gallery, heading, name, note, picture, table
 
 # Columns of results.csv that share a chart or have none; every other one has its own, whatever a setting adds.
@@ -43,8 +43,8 @@ def build(path: Path, refresh: int = 0) -> Page:
     else:
         answers.classes(page, found)
         answers.confusions(page, found, album)
-        answers.calibration(page, path, run.settings, found)
-        answers.all_scores(page, path, found)
+        probabilities.calibration(page, path, run.settings, found)
+        probabilities.all_scores(page, path, found)
         answers.galleries(page, found, album)
         answers.kinds_of_pictures(page, found, album)
     _seen(page, run, album)
@@ -123,7 +123,7 @@ def _data(page, run):
     kinds = (("training", train, charts.BLUE, "o"), ("validation", val, charts.ORANGE, "s"))
     for number, (part, counts, colour, marker) in enumerate(kinds):
         said = [f"{run.classes[c]}: {counts[c]} for {part}" for c in order]
-        groups[part] = range(number * len(order), (number + 1) * len(order)), colour, marker, said
+        groups[part] = charts.Group(range(number * len(order), (number + 1) * len(order)), colour, marker, said)
     ratio = train.max() / max(train[train > 0].min(initial=train.max()), 1)
     alt = f"{train.sum()} for training in {len(order)} classes, {train.max()} to {train.min()}: imbalance {ratio:.1f}."
     chart = charts.points("class_counts", "Pictures of each class", alt, x, y, groups, log_y=True)

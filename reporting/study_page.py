@@ -11,7 +11,7 @@ from engine.album import Album
 from engine.folder import read_folder
 from errors import LongtailError
 from posterior import evidence
-from reporting import answers, charts
+from reporting import answers, charts, probabilities
 from reporting.page import Html, Page, heading, note, table
 from reporting.seeds_panel import seeds
 from reporting.tables import number
@@ -129,8 +129,10 @@ def _sensitivity(page, study, choice, ranked):
         if {type(value) for value in values} <= {int, float} and len(set(values)) > 4:
             x = np.array(values, float)
             log = x.min() > 0 and x.max() / x.min() > 20
-            groups = {"points": (rest, charts.BLUE, "o", [said[i] for i in rest])}
-            groups["winner"] = won, charts.ORANGE, "s", [said[i] for i in won]
+            groups = {
+                "points": charts.Group(rest, charts.BLUE, "o", [said[i] for i in rest]),
+                "winner": charts.Group(won, charts.ORANGE, "s", [said[i] for i in won]),
+            }
             sides = (knob, x), (metric, score)
             drawings.append(charts.points(f"by_{knob}", title, alt, *sides, groups, log_x=log))
         else:
@@ -163,7 +165,8 @@ def _cost(page, study):
         for status, colour, marker in (("ok", charts.BLUE, "o"), ("failed", charts.RED, "s")):
             at = [i for i, row in enumerate(rows) if row["status"] == status]
             said = [f"trial {x[i]}: {y[i]:.0f} s, {status}" for i in at]
-            groups |= {status: (at, colour, marker, said)} if at else {}
+            if at:
+                groups[status] = charts.Group(at, colour, marker, said)
         alt = f"{y.sum() / 3600:.2f} hours of training in all, {np.median(y):.0f} s a trial (median)."
         parts.append(charts.points("seconds", "Time of each trial", alt, ("trial", x), ("seconds", y), groups))
     failed = findings.failures(study).items()
@@ -183,4 +186,4 @@ def _winner(page, study, point):
         return
     answers.classes(page, found)
     answers.confusions(page, found, album)
-    answers.calibration(page, study.folder, settings, found)
+    probabilities.calibration(page, study.folder, settings, found)

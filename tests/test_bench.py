@@ -576,7 +576,7 @@ def test_readmes_picture_is_three_charts_of_a_page_side_by_side(bench, tmp_path,
     for number, name in enumerate(names):
         values = np.linspace(0, 1, 9)
         colour = (charts.RED, charts.PURPLE, charts.BLUE, charts.GREEN)[number]
-        groups = dict(all=(range(9), colour, "o", ["a point"] * 9))
+        groups = dict(all=charts.Group(range(9), colour, "o", ["a point"] * 9))
         found.append(charts.points(name, f"Title of {name}", "", ("x", values), ("y", values), groups))
     monkeypatch.setattr("report.page_of", lambda path, refresh: types.SimpleNamespace(charts=found))
     output = tmp_path / "three.png"
