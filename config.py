@@ -208,7 +208,7 @@ class Config:
     ema_epochs: float = knob(
         6.0,
         "training",
-        "epochs that the averaged weights look back; they are then the ones evaluated (0: no average)",
+        "epochs over which weights are averaged; the average is then what is evaluated (0: no average)",
         low=0,
         high=1000,
         off=0.0,
@@ -219,7 +219,7 @@ class Config:
     alpha: float = knob(
         1.0,
         "loss",
-        "focal loss's alpha as a plain factor on every row's loss, the same for all classes",
+        "focal loss's alpha: a factor on every row's loss, the same for all classes",
         low=1e-3,
         high=100,
     )
@@ -276,8 +276,8 @@ class Config:
     drw: float = knob(
         0.0,
         "loss",
-        "deferred re-weighting: share of the epochs after which rare classes weigh more; with --loss-tau, after "
-        "which it sets in (0: nothing is deferred); weights alone gained nothing on painters",
+        "deferred re-weighting: share of the epochs after which rare classes weigh more or, if given, --loss-tau sets "
+        "in (0: nothing is deferred); weights alone gained nothing on painters",
         low=0,
         high=0.99,
         off=0.0,

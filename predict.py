@@ -3,8 +3,7 @@
     python predict.py > submission.csv
     python predict.py --run runs/a runs/b --tta crops -o submission.csv      (an averaged ensemble)
 
-The checkpoint carries classes, preprocessing and weights; of the test set nothing but the pictures and their ids is
-read.
+The checkpoint carries classes, preprocessing and weights. Of the test set it reads the pictures and their ids alone.
 """
 
 import csv

@@ -114,8 +114,8 @@ def config_from_args(space: argparse.Namespace) -> Config:
     asked = on_top_of(Config())
     if asked.threads > cores:  # a recipe of a larger machine
         print(
-            f"{space.config} asks for {asked.threads} threads, and this machine has {counted(cores, 'core')}: their "
-            "number gives way, and scores may differ in their last digits",
+            f"{space.config} asks for {asked.threads} threads, and this machine has {counted(cores, 'core')}: PyTorch "
+            "chooses their number, and scores may differ in their last digits",
             file=sys.stderr,
         )
         given["threads"] = 0

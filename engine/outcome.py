@@ -165,8 +165,8 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     without = f" ({absent} of {len(classes)} classes have no validation picture)" if absent else ""
     run.say(
         f"{run.folder}: {chosen}: macro F1 {kept['macro_f1']:.3f} [{low:.3f}, {high:.3f}]{without}, "
-        f"accuracy {kept['acc']:.3f}, "
-        f"n {len(targets)}. In brackets: the score that ever more such pictures would give (95%). Next: {following}"
+        f"accuracy {kept['acc']:.3f}, n {len(targets)}. In brackets: 95% interval, for other pictures of this kind. "
+        f"Next: {following}"
     )
 
 
