@@ -36,7 +36,6 @@ def knob(
     auto: str | None = None,
     off: Any = None,
     source: str = "",
-    reads: bool | tuple[str, ...] = False,
     daily: bool = False,
     keyed: bool = True,
 ) -> Any:
@@ -44,9 +43,8 @@ def knob(
 
     low, high, choices: what it accepts. names: other spellings of its flag. parts: how many values, joined by ':' on
     the command line; ordered: whether the low one of two comes first. auto: a word that stands for "decide". off: of a
-    method, the value where it is not used; source: its paper; reads: whether it reads signals, which are then gathered,
-    or with which values it does. daily: whether --help shows it. keyed: False for what cannot change a run's result and
-    so stays out of its key.
+    method, the value where it is not used; source: its paper. daily: whether --help shows it. keyed: False for what
+    cannot change a run's result and so stays out of its key.
     """
     metadata = dict(
         group=group,
@@ -60,7 +58,6 @@ def knob(
         auto=auto,
         off=off,
         source=source,
-        reads=reads,
         daily=daily,
         keyed=keyed,
     )
@@ -239,11 +236,8 @@ class Config:
     ls_by: str = knob(
         "progress",
         "loss",
-        "what --ls A:B follows; progress: over training; frequency: A for the most frequent class, B for the rarest; "
-        "difficulty: A for the class that is learned best, B for the worst; confidence: by class, towards B as its "
-        "mean confidence rises",
-        choices=("progress", "frequency", "difficulty", "confidence"),
-        reads=("difficulty", "confidence"),
+        "what --ls A:B follows; progress: over training; frequency: A for the most frequent class, B for the rarest",
+        choices=("progress", "frequency"),
     )
     loss_tau: float = knob(
         0.0,
@@ -466,11 +460,6 @@ class Config:
         for flag, pair in (("--mixup-pair", self.mixup_pair), ("--cutmix-pair", self.cutmix_pair)):
             if pair != "uniform" and self.mixup_by not in ("row", "class"):
                 raise ConfigError(f"{flag} {pair} draws a partner for each row: add --mixup-by row, or class")
-        lowest = self.mixup_p[0] if isinstance(self.mixup_p, tuple) else self.mixup_p
-        if self.reads_signals() and max(lowest, self.cutmix_p) == 1:
-            raise ConfigError(
-                "every row mixes, and --ls-by reads what rows show that do not: give a --mixup-p and --cutmix-p below 1"
-            )
         if self.stem_kernel not in ("auto", 3, 5, 7):
             raise ConfigError(f"--stem-kernel {self.stem_kernel}: choose 3, 5 or 7")
         if isinstance(self.img_size, tuple) and (self.img_size[0] >= self.img_size[1] or self.pad):
@@ -506,10 +495,6 @@ class Config:
         """--tta with auto settled: none, flip or crops."""
         return self.tta if self.tta != "auto" else "flip" if self.flip else "none"
 
-    def reads_signals(self) -> bool:
-        """Whether a setting reads signals, which are then gathered."""
-        return any(_reads(f.metadata, getattr(self, f.name)) for f in dataclasses.fields(self))
-
     def without_effect(self) -> list[str]:
         """Settings that change nothing, each with what it needs: `--mixup-refine 4 (it needs --mixup-pair targeted)`.
 
@@ -533,12 +518,6 @@ class Config:
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
 # Settings of earlier versions, each with the value that meant off, which old runs and recipes still hold.
 REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0, "head_decay": "auto", "sam": 0.0, "mixup_refine": 1}
-
-
-def _reads(metadata, value):
-    """Whether a setting reads signals where it has this value."""
-    reads = metadata["reads"]
-    return value in reads if isinstance(reads, tuple) else reads and value != metadata["off"]
 
 
 def flag_of(name: str) -> str:

@@ -60,13 +60,11 @@ def schedule(
     *,
     pictures: np.ndarray | None = None,
     logit_scale: float = 1.0,
-    signals: dict | None = None,
 ) -> torch.Tensor:
     """The table [5,C] of an epoch, counted from 0 of `epochs`.
 
     counts [C]: how much of an epoch's targets each class gets, in rows. pictures [C]: training pictures of each
     (default: `counts`), by which smoothing and margins go. logit_scale: by what the network multiplies its cosines.
-    signals: what earlier epochs told of the training pictures (engine/signals.py), for methods that read them.
     """
     # What favours rare classes starts once features are learned.
     deferred = objective.drw > 0 and stage(objective, epoch, epochs) == 0
@@ -74,7 +72,7 @@ def schedule(
     pictures = counts if pictures is None else pictures
     return loss_table(
         counts,
-        ls=smoothing(objective, pictures, epoch / max(epochs - 1, 1), signals),
+        ls=smoothing(objective, pictures, epoch / max(epochs - 1, 1)),
         gamma=objective.gamma,
         alpha=objective.alpha,
         tau=0.0 if deferred else objective.loss_tau,
@@ -83,13 +81,11 @@ def schedule(
     )
 
 
-def smoothing(objective: Objective, pictures: np.ndarray, progress: float, signals: dict | None) -> float | np.ndarray:
+def smoothing(objective: Objective, pictures: np.ndarray, progress: float) -> float | np.ndarray:
     """Label smoothing, one number or one a class [C]. For ls = (A, B): A + (B - A) s, s from 0 to 1, by objective.ls_by
 
         progress      s = progress, the share of the epochs that is done
         frequency     s = 1 - sin(pi/2 (n - lowest n) / (highest n - lowest n)), of training pictures n [C]
-        difficulty    s = (l - lowest l) / (highest l - lowest l), of mean losses l [C]; 1/2 where nothing is known
-        confidence    s = the mean confidence [C]; 0 where nothing is known
 
     frequency: the concave form of Zhong et al. 2021, arXiv:2104.00466, whose smoothing is ours times (C - 1) / C.
     """
@@ -99,20 +95,10 @@ def smoothing(objective: Objective, pictures: np.ndarray, progress: float, signa
     share = progress
     if objective.ls_by == "frequency":
         there = np.maximum(pictures, pictures[pictures > 0].min())  # a class without any counts as the rarest
-        share = 1 - np.sin(np.pi / 2 * _spread(there, unknown=1.0))
-    elif objective.ls_by == "difficulty":
-        share = 0.5 if signals is None else _spread(signals["loss"].double().numpy(), unknown=0.5)
-    elif objective.ls_by == "confidence":
-        share = 0.0 if signals is None else np.nan_to_num(signals["confidence"].double().numpy(), nan=0.0)
+        low, high = there.min(), there.max()
+        rank = (there - low) / (high - low) if high > low else np.ones(len(there))  # equal ones: all are frequent
+        share = 1 - np.sin(np.pi / 2 * rank)
     return first + (last - first) * share
-
-
-def _spread(values, unknown):
-    """`values` [C] on a scale from 0, their lowest, to 1, their highest; `unknown` for NaN, and where all are equal."""
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # over those that are numbers
-    if not low < high:
-        return np.full(len(values), unknown)
-    return np.nan_to_num((values - low) / (high - low), nan=unknown)
 
 
 def ldam_margins(counts: np.ndarray, largest: float) -> np.ndarray:

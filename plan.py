@@ -74,14 +74,8 @@ def draw_plan(
     course: Course,
     mixing: mixup.Mixing,
     views: augment.Views,
-    *,
-    signals: dict | None = None,
 ) -> Plan:
-    """The Plan of one epoch, counted from 0.
-
-    signals: what earlier epochs told of the training pictures (engine/signals.py), for methods that read them. Pure:
-    nothing else is read.
-    """
+    """The Plan of one epoch, counted from 0. Pure: nothing else is read."""
     labels, counts = material.labels, material.counts
     size = view_size(epoch, course, material.size)
     store_size = store_level(size, material.store_size)

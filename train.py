@@ -16,24 +16,21 @@ import numpy as np
 import torch
 
 from config import Config
-from data import Pictures
 from engine.build import LossSchedule, beginning, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
 from engine.evaluate import averaged
 from engine.fastest import decide
 from engine.flags import SettingsParser, config_from_args
 from engine.numerics import THREADS, pick_device, repeatable
-from engine.outcome import State, end_epoch, epoch_line, epoch_scores, finish, is_done, out_of_patience
+from engine.outcome import end_epoch, epoch_line, epoch_scores, finish, is_done, out_of_patience
 from engine.paper import try_network
 from engine.progress import Bar, Scalars
 from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run, saved_state, way_of
-from engine.signals import after_epoch, nothing_known
-from engine.step import NonFinite, Stepper
+from engine.step import NonFinite
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, first_line, run_command
 from losses import SETTLING
-from plan import Plan
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
 
@@ -99,10 +96,10 @@ def trial(
             while state.epoch < last_epoch and not out_of_patience(state, config):
                 started = time.perf_counter()
                 # The epoch's tables: its plan and its loss.
-                plan = next_plan.result() if next_plan else draw(state.epoch, state.earlier_signals)
-                if state.epoch + 1 < last_epoch:  # drawn while this epoch trains: it cannot know what this one tells
-                    next_plan = drawing.submit(draw, state.epoch + 1, state.signals)
-                table, bias = loss.at(state.epoch, state.signals)
+                plan = next_plan.result() if next_plan else draw(state.epoch)
+                if state.epoch + 1 < last_epoch:  # drawn while this epoch trains
+                    next_plan = drawing.submit(draw, state.epoch + 1)
+                table, bias = loss.at(state.epoch)
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
                     end = min(state.epoch + SETTLING, last_epoch)
@@ -139,8 +136,6 @@ def trial(
                     raise NonFinite(steps - 1)
                 # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
-                if stepper.gather:
-                    update_signals(state, stepper, plan, pictures)
                 times = dict(
                     seconds=round(time.perf_counter() - started, 3),
                     data_wait=round(stepper.waited / training, 4),
@@ -198,11 +193,9 @@ class Keeper:
         self.stop, self.ranks = stop, ranks
         self.saved = time.monotonic()
 
-    def save(self, rows: dict | None = None) -> None:
-        """rows: what the steps of an epoch under way noted, of all ranks; after an epoch nobody needs them any more."""
+    def save(self) -> None:
         self.save_best()  # before last.pt, which says that all this is done
-        stepper = self.stepper.state() | dict(rows=rows or {})
-        self.run.save("last.pt", vars(self.state) | dict(stepper=stepper))
+        self.run.save("last.pt", vars(self.state) | dict(stepper=self.stepper.state()))
         self.saved = time.monotonic()
 
     def save_best(self) -> None:
@@ -221,8 +214,7 @@ class Keeper:
         number = self.ranks.any(self.stop.number)
         if number:
             self.stepper.check(self.state.step)  # a GPU's losses were not all looked at, and NaN is not worth saving
-            rows = self.stepper.rows_seen()  # every rank is here, at the same step
-            self.save({name: torch.from_numpy(values) for name, values in rows.items()})
+            self.save()
             folder = self.run.folder
             raise Stopped(number, shlex.join(["--project", str(folder.parent), "--name", folder.name, "--resume"]))
 
@@ -230,14 +222,6 @@ class Keeper:
         """Between two batches of an evaluation, of which ranks may have unlike numbers: one rank alone may stop."""
         if self.ranks.world == 1:
             self.pause()
-
-
-def update_signals(state: State, stepper: Stepper, plan: Plan, pictures: Pictures) -> None:
-    """Takes into `state` what the epoch tells of the training pictures."""
-    labels = pictures.listing.labels
-    before = state.signals or nothing_known(len(labels), len(pictures.counts))
-    state.earlier_signals = state.signals
-    state.signals = after_epoch(before, plan.index, labels, stepper.rows_seen())
 
 
 def main(args: list[str] | None = None) -> int:

@@ -54,8 +54,6 @@ METHODS = {
     "decay 0.3": dict(weight_decay=0.3),
     "smoothing by frequency": dict(ls=(0.2, 0.0), ls_by="frequency"),
     "smoothing by progress": dict(ls=(0.2, 0.0), ls_by="progress"),
-    "smoothing by confidence": dict(ls=(0.0, 0.2), ls_by="confidence"),
-    "smoothing by difficulty": dict(ls=(0.2, 0.0), ls_by="difficulty"),
     "Balanced-MixUp": dict(mixup_pair="balanced", mixup_alpha=0.2),
     "Remix": dict(mixup_pair="remix"),
     "targeted mixup": dict(mixup_pair="targeted", mixup_alpha=0.8),

@@ -111,7 +111,6 @@ def build_stepper(
         dtype=torch.bfloat16 if config.amp is True and device.type == "cpu" else precision(device, config.amp),
         layout=LAYOUTS.get(config.layout, torch.channels_last),
         ranks=ranks,
-        gather=config.reads_signals(),
         compile=fast,
         record=Captured if fast else None,
     )
@@ -146,11 +145,8 @@ class LossSchedule:
         self.drawn = sampled_counts(pictures.counts, config.balance, config.tail_crops)
         self.mixing, self.schedule = config.group(Mixing), config.schedule
 
-    def at(self, epoch: int, signals: dict | None = None) -> tuple[torch.Tensor, np.ndarray]:
-        """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0.
-
-        signals: those of the epoch before.
-        """
+    def at(self, epoch: int) -> tuple[torch.Tensor, np.ndarray]:
+        """(table [5,C], the bias [C] that makes posteriors of logits trained with it) of an epoch, counted from 0."""
         # At the very end mixing changes, and the network keeps the prior of before.
         mixing = in_epoch(self.mixing, min(epoch, self.epochs // 2), self.epochs, self.schedule)
         sampled = label_counts(self.drawn, self.counts, mixing)
@@ -161,7 +157,6 @@ class LossSchedule:
             self.epochs,
             pictures=self.counts,
             logit_scale=self.logit_scale,
-            signals=signals,
         )
         return table, losses.posterior_bias(table, sampled, self.counts, self.objective.prior)
 
@@ -276,15 +271,15 @@ def _weights_of(run):
 
 
 def plans_of(config: Config, pictures: Pictures) -> tuple[Callable[..., Plan], list[Plan]]:
-    """The function (epoch, signals) -> Plan, and the plans that show the validation pictures, one a view."""
+    """The function epoch -> Plan, and the plans that show the validation pictures, one a view."""
     side = pictures.store.pixels.shape[1]
     material = Material(
         pictures.listing.labels, pictures.store.means, pictures.train, pictures.counts, pictures.size, side
     )
     course, mixing, views = config.group(Course), config.group(Mixing), config.group(Views)
 
-    def draw(epoch, signals=None):
-        return draw_plan(material, epoch, course, mixing, views, signals=signals)
+    def draw(epoch):
+        return draw_plan(material, epoch, course, mixing, views)
 
     if not len(pictures.val):
         return draw, []

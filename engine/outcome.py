@@ -29,8 +29,6 @@ class State:
     stale: int = 0  # epochs without a new best one, those that follow a change of the loss aside
     rows: list[dict] = field(default_factory=list)  # of results.csv, an epoch each
     best: dict | None = None  # the epoch that is kept: its weights, number, scores, bias and validation logits
-    signals: dict | None = None  # what the epochs that are done tell of the training pictures (engine/signals.py)
-    earlier_signals: dict | None = None  # what they told an epoch before
 
 
 def epoch_scores(epoch: int, stepper: Stepper, logits: np.ndarray | None, pictures: Pictures, last_lr: float) -> dict:

@@ -91,21 +91,6 @@ class Ranks:
             mine[name] = table
         return Plan(**mine)
 
-    def own_columns(self, rows: torch.Tensor) -> torch.Tensor:
-        """This rank's columns [T,B/world] of every batch [T,B]."""
-        return rows[:, self.rank :: self.world].contiguous()
-
-    def whole_batches(self, rows: np.ndarray) -> np.ndarray:
-        """[T,B] of all ranks, from this rank's columns of every batch [T,B/world]."""
-        if self.world == 1:
-            return rows
-        found = [None] * self.world
-        dist.all_gather_object(found, rows)
-        whole = np.empty((len(rows), rows.shape[1] * self.world), rows.dtype)
-        for rank, part in enumerate(found):
-            whole[:, rank :: self.world] = part
-        return whole
-
     def mean(self, *tensors: torch.Tensor) -> None:
         """Puts the mean over ranks into float tensors, in place."""
         if self.world == 1:

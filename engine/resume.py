@@ -27,6 +27,7 @@ KEYS = dict(  # of HELD, what it means that one changed
 )
 HELD = (*KEYS, "device", "threads", "precision", "layout", "products", "compiled", "ranks")
 HELD_ELSEWHERE = ("init", "amp", "layout", "products")  # settings that env.json tells of
+GONE = ("signals", "earlier_signals")  # what an earlier version's last.pt holds besides
 OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 
 
@@ -127,7 +128,7 @@ def begin_or_resume(
 
 def _taken_up(run, saved, stepper):
     """The State of `saved`; `stepper` takes up its part. LongtailError where it is foreign, or could not train on."""
-    state = {name: value for name, value in saved.items() if name != "stepper"}
+    state = {name: value for name, value in saved.items() if name not in ("stepper", *GONE)}
     bad = None
     try:
         if "stepper" in saved:

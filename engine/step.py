@@ -17,7 +17,6 @@ import augment
 import losses
 from engine.evaluate import Evaluation, compiled, forward, view
 from engine.numerics import input_dtype
-from engine.signals import ROWS
 from engine.tables import Tables
 from engine.update import floating, lerp, optimizer, set_training
 from plan import Plan, store_level
@@ -39,9 +38,8 @@ class Stepper:
     model: on `device`; levels: {S: uint8 [N,S,S,3]} and labels: int [N] of the whole Store; table: the loss table
     [5,C]; update: an engine.update.Update; size: of evaluation's views (a plan brings its own); mean, std: three
     numbers each. dtype: what the network computes in; float16 scales the loss against underflow. layout: of weights and
-    feature maps; channels-last is what tensor cores compute in. ranks: who shares the batches. gather: whether steps
-    note their rows for signals. compile: the network by inductor. record: None, or what records a step for replay, as
-    capture.Captured does.
+    feature maps; channels-last is what tensor cores compute in. ranks: who shares the batches. compile: the network by
+    inductor. record: None, or what records a step for replay, as capture.Captured does.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class Stepper:
         dtype,
         ranks,
         layout=torch.channels_last,
-        gather=False,
         compile=False,
         record=None,
     ):
@@ -77,8 +74,6 @@ class Stepper:
         self.dtype = dtype
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.losses = self.right = torch.zeros(0)  # [T], of the epoch's steps so far
-        self.gather = gather
-        self.rows = {}  # by name of signals.ROWS [T,B], of the epoch's steps so far; NaN where a row mixes
         self.forward = compiled() if compile else forward
         self.record = record
         self.tables = None
@@ -112,10 +107,8 @@ class Stepper:
     def _clear_sums(self, plan, first):
         """Room for what the epoch's steps note, empty if none of them is done."""
         steps = len(plan.index)
-        if len(self.losses) != steps or (self.gather and not self.rows):
+        if len(self.losses) != steps:
             self.losses, self.right = torch.zeros(2, steps, device=self.device)
-            if self.gather:
-                self.rows = {name: torch.full(plan.lam.shape, torch.nan, device=self.device) for name in ROWS}
             self.forget()
         elif first == 0:
             self.losses.zero_()
@@ -188,7 +181,7 @@ class Stepper:
             lerp(floating(self.average), floating(self.model), row.ema_weight)
 
     def note(self, row: Plan, a: torch.Tensor, b: torch.Tensor, logits: torch.Tensor, row_losses: torch.Tensor) -> None:
-        """Keeps the step's mean loss and accuracy; for signals, its rows'."""
+        """Keeps the step's mean loss and accuracy."""
         loss = row_losses.mean()
         adjusted = logits.float() + self.table[losses.BIAS]  # of what the loss takes for the right class's odds
         guess = adjusted.argmax(1)
@@ -197,20 +190,6 @@ class Stepper:
         self.ranks.mean(loss, right)
         self.losses.index_copy_(0, self.tables.at, loss[None])
         self.right.index_copy_(0, self.tables.at, right[None])
-        if not self.gather:
-            return
-        # Of a mixed row nothing can be said about either picture.
-        log_p = torch.log_softmax(adjusted, 1)
-        p, own = log_p.exp(), a.long()[:, None]
-        # Not the row's loss: what reads the signals changes weights and smoothing, and would read itself.
-        noted = dict(loss=-log_p.gather(1, own)[:, 0], confidence=p.amax(1), own=p.gather(1, own)[:, 0])
-        for name, values in noted.items():
-            values = torch.where(row.blend == 1, values, torch.nan)
-            self.rows[name].index_copy_(0, self.tables.at, values[None])
-
-    def rows_seen(self) -> dict[str, np.ndarray]:
-        """What the epoch's steps noted of their rows, by name [T,B], of all ranks; NumPy."""
-        return {name: self.ranks.whole_batches(values.cpu().numpy()) for name, values in self.rows.items()}
 
     def logits(self, plan: Plan, rows: int, pause: Callable = lambda: None) -> np.ndarray:
         """Float32 logits [rows,C], a NumPy array, of the evaluated model over an evaluation plan; `pause` is called
@@ -258,8 +237,6 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
         self.losses = state["losses"].to(self.device)
         self.right = state["right"].to(self.device)
-        whole = state.get("rows", {})  # of all ranks
-        self.rows = {name: self.ranks.own_columns(values).to(self.device) for name, values in whole.items()}
         self.forget()
 
     def _refuse_moved(self):
@@ -273,7 +250,6 @@ class Stepper:
         # Whatever a step may read or write; what is no tensor falls out below.
         held = vars(self) | vars(self.tables) | dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         held |= {f"level {side}": v for side, v in self.levels.items()}
-        held |= {f"row {name}": v for name, v in self.rows.items()}
         for i, kept in enumerate(self.optimizer.state.values()):
             held |= {f"optimizer {i} {k}": v for k, v in kept.items()}
         if self.average is not None:

@@ -8,7 +8,7 @@ import pytest
 
 import seeds
 import sweep
-from config import OFF, REMOVED, Config, flag_of, knob, read_recipe, spelled, validated
+from config import OFF, REMOVED, Config, flag_of, read_recipe, spelled, validated
 from conftest import ROOT
 from engine.flags import SettingsParser, config_from_args, methods_table, train_command
 from errors import ConfigError
@@ -234,8 +234,6 @@ def test_usage_errors_are_one_line_and_exit_2(line, said, capsys):
         dict(tail_crops=(50, 0)),
         dict(name=""),
         dict(crop_scale=(1, 0.5)),
-        dict(ls=(0.1, 0.2), ls_by="difficulty", mixup_p=1),
-        dict(ls=(0.1, 0.2), ls_by="confidence", cutmix_p=1),
     ],
 )
 def test_settings_that_contradict_each_other(settings):
@@ -295,16 +293,6 @@ def test_off_is_every_methods_value_where_it_is_not_used():
         assert getattr(Config(**{name: off}), name) == off
     assert {"mixup_p", "cutmix_p", "ls", "balance", "crop_scale", "ema_epochs", "pretrained"} <= set(OFF)
     assert not {"lr", "epochs", "seed", "model", "data"} & set(OFF)
-
-
-def test_signals_are_gathered_for_settings_that_read_them():
-    @dataclasses.dataclass(frozen=True)
-    class Curious(Config):
-        follow: float = knob(0.0, "loss", "reads what earlier epochs tell", off=0.0, low=0, high=1, reads=True)
-
-    by = [dict(ls_by=by) for by in ("progress", "frequency", "difficulty", "confidence")]
-    assert [Config(**settings).reads_signals() for settings in by] == [False, False, True, True]
-    assert not Config().reads_signals() and not Curious().reads_signals() and Curious(follow=0.5).reads_signals()
 
 
 def test_the_command_of_a_config_gives_it_again():

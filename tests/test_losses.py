@@ -374,9 +374,9 @@ def test_ldam_is_the_authors_loss():
     assert (found - expected).abs().max() < 1e-5
 
 
-def smoothing_at(epoch=0, epochs=11, counts=(500, 50, 5), pictures=None, signals=None, **options):
+def smoothing_at(epoch=0, epochs=11, counts=(500, 50, 5), pictures=None, **options):
     aim = objective(**options)
-    table = losses.schedule(aim, np.array(counts), epoch, epochs, pictures=pictures, signals=signals)
+    table = losses.schedule(aim, np.array(counts), epoch, epochs, pictures=pictures)
     return table[losses.EPS].tolist()
 
 
@@ -405,20 +405,6 @@ def test_smoothing_goes_from_the_first_end_to_the_last_over_training():
         assert found == pytest.approx(np.linspace(*ends, 11), abs=1e-7)
         assert smoothing_at(ls=ends) == pytest.approx([ends[0]] * 3)  # the same for all classes
     assert smoothing_at(0, epochs=1, ls=(0.1, 0.3)) == pytest.approx([0.1] * 3)
-
-
-def test_smoothing_by_difficulty_follows_the_classes_losses():
-    losses_by_class = torch.tensor([0.5, 2.5, math.nan, 1.0])
-    found = smoothing_at(counts=(9, 9, 9, 9), signals=dict(loss=losses_by_class), ls=(0.0, 0.4), ls_by="difficulty")
-    assert found == pytest.approx([0.0, 0.4, 0.2, 0.1])  # of the third nothing is known: the middle
-    for nothing in (None, dict(loss=torch.full((3,), math.nan)), dict(loss=torch.ones(3))):
-        assert smoothing_at(signals=nothing, ls=(0.0, 0.4), ls_by="difficulty") == pytest.approx([0.2] * 3)
-
-
-def test_smoothing_by_confidence_rises_with_it():
-    told = dict(confidence=torch.tensor([0.25, math.nan, 1.0]))
-    assert smoothing_at(signals=told, ls=(0.1, 0.5), ls_by="confidence") == pytest.approx([0.2, 0.1, 0.5])
-    assert smoothing_at(ls=(0.1, 0.5), ls_by="confidence") == pytest.approx([0.1] * 3)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def draw(data=None, **options):
     labels, means, rows, counts = data or pictures()
     material = Material(labels, means, rows, counts, settings["size"], settings["store_size"])
     groups = (of(kind, settings) for kind in (Course, Mixing, Views))
-    return draw_plan(material, settings["epoch"], *groups, signals=settings.get("signals"))
+    return draw_plan(material, settings["epoch"], *groups)
 
 
 def of(kind, settings):

@@ -356,10 +356,10 @@ def test_a_plan_is_drawn_while_the_epoch_before_it_trains(settings, monkeypatch)
     def plans_of(*args):
         draw, evaluation = plain_plans(*args)
 
-        def slow(epoch, signals=None):
+        def slow(epoch):
             in_time = epoch == 0 or all_given[epoch - 1].wait(60)
             drawn.append((epoch, in_time))
-            return draw(epoch, signals)
+            return draw(epoch)
 
         return slow, evaluation
 
@@ -375,7 +375,7 @@ def test_a_run_that_stops_waits_for_no_plan(settings, monkeypatch):
 
     def plans_of(*args):
         draw, evaluation = plain(*args)
-        return lambda epoch, signals=None: draw(epoch, signals) if epoch < 2 else 1 / 0, evaluation
+        return lambda epoch: draw(epoch) if epoch < 2 else 1 / 0, evaluation
 
     monkeypatch.setattr(train, "plans_of", plans_of)
     rows = []

@@ -153,8 +153,8 @@ def test_a_best_epoch_keeps_the_bias_of_its_own_table(settings, monkeypatch, cap
     """A loss whose bias differs by epoch, and changes its stage before the third of eight."""
     at = LossSchedule.at
 
-    def shifted(self, epoch, signals=None):
-        table, bias = at(self, epoch, signals)
+    def shifted(self, epoch):
+        table, bias = at(self, epoch)
         return table, bias + np.float32([epoch, 0, 0])
 
     monkeypatch.setattr(LossSchedule, "at", shifted)

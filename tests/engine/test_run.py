@@ -84,6 +84,8 @@ def test_a_run_that_had_a_removed_setting_off_is_resumed(settings):
     path = Path(settings["project"]) / "run" / "args.json"
     today = json.loads(path.read_text())
     path.write_text(json.dumps(today | REMOVED))
+    last = path.with_name("last.pt")
+    torch.save(torch.load(last, weights_only=True) | dict(signals=None, earlier_signals=None), last)
     train.train(Config(**settings, until=2, resume=True))
     assert len(results(path.parent)) == 2
     path.write_text(json.dumps(today | REMOVED | dict(adapt="gap")))
