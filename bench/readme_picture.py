@@ -13,7 +13,7 @@ from PIL import Image
 
 import report
 from errors import LongtailError, Parser, run_command
-from reporting.charts import Chart
+from reporting.chart import Chart
 
 # Each chart and its width in inches. 9.4 inches shown at some 840 px: text of 9 points is then 11 px.
 CHARTS = {"f1_by_count": 3.0, "reliability_all": 3.5, "coverage": 2.9}

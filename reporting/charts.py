@@ -1,83 +1,21 @@
-"""Charts for people: drawn once, in the page as SVG in the reader's light or dark, beside it as PNG and CSV.
+"""Kinds of charts: each function takes plain data and returns a Chart. Reads no file and computes no score."""
 
-Each function takes plain data and returns a Chart. Reads no file and computes no score.
-"""
-
-import io
-import re
-import warnings
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import matplotlib
 import matplotlib.ticker
 import numpy as np
-from matplotlib.figure import Figure
 
 from pictures.names import visible
+from reporting.chart import BLUE, FAINT, GREEN, GRID, ORANGE, PURPLE, Chart, figure
 
-INK, FAINT, GRID, PAPER = "#1f2329", "#59636e", "#d0d7df", "#fefefe"
-BLUE, ORANGE, GREEN, PURPLE, RED = "#0969da", "#bc4c01", "#1a7f37", "#8250df", "#cf222e"
 SERIES = (BLUE, ORANGE, PURPLE, GREEN)  # the first three are those of GROUPS
-# What a colour is called in page.css, which says how it looks in the dark.
-NAMES = {INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "paper"}
-NAMES |= {BLUE: "blue", ORANGE: "orange", GREEN: "green", PURPLE: "purple", RED: "red"}
 GROUPS = {"many": (BLUE, "o"), "medium": (ORANGE, "s"), "few": (PURPLE, "^")}
-STYLE = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, and be read aloud
-    "svg.hashsalt": "longtail",
-    "text.parse_math": False,  # a name may hold dollar signs
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.6,
-    "lines.markersize": 4,
-    "figure.facecolor": PAPER,
-    "grid.color": GRID,
-    "font.size": 9,
-}
-STYLE |= dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False)
-STYLE |= dict.fromkeys(("axes.labelcolor", "text.color"), INK)
-STYLE |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "xtick.labelcolor", "ytick.labelcolor"), FAINT)
-matplotlib.rcParams.update(STYLE)
 MOST_POINTS = 200  # of a line that can be hovered
-
-
-@dataclass
-class Chart:
-    """A picture and what it is made of."""
-
-    name: str  # of its files
-    title: str
-    alt: str  # what is to be seen, in a sentence
-    figure: Figure
-    header: list[str]
-    rows: list[Sequence]  # the data
-    tips: dict[str, list[str]] = field(default_factory=dict)  # id of a group of points -> what each of them says
-    grid: dict | None = None  # of a matrix: names, and cells [row, col, what it says]
-    wide: bool = False  # shown at its own size, scrolled where the screen is narrower
-
-    def save(self, file, **how) -> None:
-        """Draws the picture to a file."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # of a PNG; a page has its reader's fonts
-            self.figure.savefig(file, **how)
-
-    def svg(self) -> str:
-        """The picture as SVG for the inside of a page."""
-        text = io.StringIO()
-        self.save(text, format="svg", metadata=dict(Date=None, Creator=None), transparent=True)
-        self.figure.set_layout_engine("none")  # it is done: the PNG needs no second one
-        svg = text.getvalue()
-        svg = svg[svg.index("<svg") :]
-        svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\n\s*", "", svg, flags=re.DOTALL)
-        for colour, name in NAMES.items():
-            svg = svg.replace(colour, f"var(--{name})")
-        svg = re.sub(r' id="[a-zA-Z]+\d*_[\d_]+"', "", svg)  # matplotlib's numbers, which every chart has
-        svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{self.name}-", svg)  # what is left is this chart's own
-        width = 90 * self.figure.get_figwidth()  # px: text of 9 points is then 11 px
-        head = rf'<svg style="width:{width:.0f}px" \1 aria-hidden="true">'
-        return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, svg, count=1)
+LONGEST = 22  # letters of a name at an axis
+WIDE = 5  # inches from which a chart is shown at its own size
 
 
 class Group(NamedTuple):
@@ -89,12 +27,6 @@ class Group(NamedTuple):
     said: Sequence[str]  # of each
 
 
-def figure(width: float = 4.2, height: float = 2.8, panels: int = 1):
-    """A Figure of so many inches and its axes: one, or an array of `panels` side by side."""
-    made = Figure(figsize=(width, height), layout="constrained")
-    return made, made.subplots(1, panels)
-
-
 def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: int | None) -> Chart:
     """One score by epoch, from 1: label -> a value an epoch, nan where there is none. kept: the epoch that is kept."""
     made, axes = figure()
@@ -104,11 +36,13 @@ def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: i
         epochs = np.flatnonzero(np.isfinite(values))
         if not len(epochs):
             continue
-        colour = SERIES[number % len(SERIES)]
-        axes.plot(epochs + 1, values[epochs], color=colour, linewidth=1.6, linestyle="-" if number % 2 == 0 else "--")
-        shown = epochs[:: -(-len(epochs) // MOST_POINTS)]
-        gid = f"line{number}"
-        axes.plot(shown + 1, values[shown], "o", color=colour, markersize=2.2 if len(shown) < 40 else 0.8, gid=gid)
+        gid, colour = f"line{number}", SERIES[number % len(SERIES)]
+        dashes = "-" if number % 2 == 0 else "--"
+        axes.plot(epochs + 1, values[epochs], color=colour, linewidth=1.6, linestyle=dashes)
+        every = math.ceil(len(epochs) / MOST_POINTS)
+        shown = epochs[::every]
+        dot = 2.2 if len(shown) < 40 else 0.8
+        axes.plot(shown + 1, values[shown], "o", color=colour, markersize=dot, gid=gid)
         tips[gid] = [f"epoch {epoch + 1}: {label} {values[epoch]:.4g}" for epoch in shown]
         ends.append((values[epochs[-1]], label, colour))
     if kept is not None:
@@ -120,10 +54,12 @@ def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: i
     _grounded(axes)
     if len(ends) > 1:
         _labels(axes, ends)
-    header = ["epoch", *lines]
     rows = [[epoch + 1, *(values[epoch] for values in lines.values())] for epoch in range(longest)]
-    said = ", ".join(f"{label if len(ends) > 1 else 'it'} ends at {value:.3g}" for value, label, _ in ends)
-    return Chart(name, title, f"{title} by epoch: {said}." if said else "No epoch yet.", made, header, rows, tips)
+    alt = "No epoch yet."
+    if ends:
+        said = (f"{label if len(ends) > 1 else 'it'} ends at {value:.3g}" for value, label, _ in ends)
+        alt = f"{title} by epoch: {', '.join(said)}."
+    return Chart(name, title, alt, made, ["epoch", *lines], rows, tips)
 
 
 def points(
@@ -142,14 +78,12 @@ def points(
         tips[gid] = list(group.said)
     axes.set(xlabel=x[0], ylabel=y[0])
     axes.xaxis.get_major_locator().set_params(integer=x[1].dtype.kind == "i")
-    for letter, on, values in (("x", log_x, x[1]), ("y", log_y, y[1])):
-        if on:  # ticks are plain numbers, and more than one
-            getattr(axes, f"set_{letter}scale")("symlog" if values.min() <= 0 else "log")
-            axis = getattr(axes, f"{letter}axis")
-            axis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
-            axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-            if values.min() > 0 and values.max() < 20 * values.min():
-                axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    if log_x:
+        axes.set_xscale("symlog" if x[1].min() <= 0 else "log")
+        _plain_ticks(axes.xaxis, x[1])
+    if log_y:
+        axes.set_yscale("symlog" if y[1].min() <= 0 else "log")
+        _plain_ticks(axes.yaxis, y[1])
     if len(groups) > 1:
         axes.legend(fontsize=8, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.14), handletextpad=0.2)
     data = []
@@ -158,13 +92,25 @@ def points(
     return Chart(name, title, alt, made, ["group", "what", x[0], y[0]], data, tips)
 
 
+def _plain_ticks(axis, values):
+    """Ticks of a logarithmic axis as plain numbers, and more than one."""
+    axis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    if values.min() > 0 and values.max() < 20 * values.min():
+        axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+
+
 def intervals(name: str, title: str, alt: str, unit: str, rows: list[tuple], zero=None, band=0) -> Chart:
-    """A line each of (label, value, low, high), nan for an end that is not known; zero: where a line is drawn.
-    band: half width of a stripe around it."""
+    """A line each of (label, value, low, high), nan for an end that is not known.
+
+    zero: where a line is drawn; band: half width of a stripe around it.
+    """
     made, axes = figure(4.2, 0.9 + 0.24 * len(rows))
-    at = np.arange(len(rows))[::-1]
+    at = np.arange(len(rows))[::-1]  # the first on top
     middle, low, high = (np.array([row[k] for row in rows], np.float64) for k in (1, 2, 3))
-    axes.hlines(at, np.where(np.isnan(low), middle, low), np.where(np.isnan(high), middle, high), color=FAINT)
+    left = np.where(np.isnan(low), middle, low)
+    right = np.where(np.isnan(high), middle, high)
+    axes.hlines(at, left, right, color=FAINT)
     known = np.isfinite(middle)
     axes.plot(middle[known], at[known], "o", color=BLUE, gid="values")
     if zero is not None:
@@ -183,29 +129,34 @@ def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str],
     named = count <= 60
     # Inches a cell: room for a name in 8 points, but no picture of a few classes that is smaller than 3 inches.
     side = max(0.155, 3 / count) if named else max(0.045, 9 / count)
-    margin = 0.35 + 0.075 * min(22, max(map(len, names))) * named
-    made, axes = figure(count * side + margin, count * side + margin)
-    colour = _shaded(axes, np.where(shade > 0, 0.22 + 0.78 * np.clip(shade, 0, 1), 0), "equal")
+    margin = 0.35 + 0.075 * min(LONGEST, max(map(len, names))) * named
+    whole = count * side + margin
+    made, axes = figure(whole, whole)
+    strength = np.where(shade > 0, 0.22 + 0.78 * np.clip(shade, 0, 1), 0)  # one picture is to be seen
+    colour = _shaded(axes, strength, "equal")
     colour[range(count), range(count), :3] = matplotlib.colors.to_rgb(GREEN)
     axes.images[0].set_data(colour)
-    labels = [_short(label, 22) for label in names] if named else []
-    axes.set_yticks(range(len(labels)), labels, fontsize=min(9, side * 52))
-    axes.set_xticks(range(len(labels)), labels, fontsize=min(9, side * 52), rotation=90)
+    labels = [_short(label) for label in names] if named else []
+    letters = min(9, side * 52)  # points
+    axes.set_yticks(range(len(labels)), labels, fontsize=letters)
+    axes.set_xticks(range(len(labels)), labels, fontsize=letters, rotation=90)
     axes.set(ylabel=axes_of[0], xlabel=axes_of[1])
     data = [[names[r], names[c], said] for r, c, said in cells]
     grid = dict(names=names, cells=cells)
-    return Chart(name, title, alt, made, [*axes_of, "value"], data, grid=grid, wide=count * side + margin > 5)
+    return Chart(name, title, alt, made, [*axes_of, "value"], data, grid=grid, wide=whole > WIDE)
 
 
 def heat(name: str, title: str, alt: str, unit: str, rows: tuple, cols: tuple, values: np.ndarray) -> Chart:
     """A table of numbers [R,K] with shades, nan where none is known. rows, cols: (what they are, their names)."""
-    width = max(4.2, 1.4 + 0.55 * len(cols[1]))
-    across, down = ([_short(label, 22) for label in labels] for _, labels in (cols, rows))
-    upright = max(map(len, across)) > 8
-    made, axes = figure(width, 1.1 + 0.34 * len(down) + upright * 0.075 * max(map(len, across)))
+    across, down = ([_short(label) for label in labels] for _, labels in (cols, rows))
+    longest = max(map(len, across))
+    upright = longest > 8
+    width = max(4.2, 1.4 + 0.55 * len(across))
+    made, axes = figure(width, 1.1 + 0.34 * len(down) + upright * 0.075 * longest)
     low, high = np.nanmin(values), np.nanmax(values)
     shade = (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
-    _shaded(axes, np.where(np.isnan(values), 0, 0.05 + 0.5 * np.nan_to_num(shade)), "auto")  # text stays readable
+    strength = np.where(np.isnan(values), 0, 0.05 + 0.5 * np.nan_to_num(shade))  # text stays readable
+    _shaded(axes, strength, "auto")
     for (r, c), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(c, r, f"{value:.3f}", ha="center", va="center", fontsize=8)
@@ -213,7 +164,7 @@ def heat(name: str, title: str, alt: str, unit: str, rows: tuple, cols: tuple, v
     axes.set_xticks(range(len(across)), across, fontsize=8, rotation=90 * upright)
     axes.set(ylabel=rows[0], xlabel=cols[0])
     data = [[r, c, value] for r, line in zip(rows[1], values) for c, value in zip(cols[1], line)]
-    return Chart(name, title, alt, made, [rows[0], cols[0], unit], data, wide=width > 5)
+    return Chart(name, title, alt, made, [rows[0], cols[0], unit], data, wide=width > WIDE)
 
 
 def reliability(name: str, title: str, alt: str, before: list[tuple], after: list[tuple]) -> Chart:
@@ -225,14 +176,14 @@ def reliability(name: str, title: str, alt: str, before: list[tuple], after: lis
     for side, (label, rows), colour in zip(axes, sides.items(), (ORANGE, BLUE)):
         side.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         if rows:
+            gid = label[:2]
             confidence, accuracy, low, high, n = map(np.array, zip(*rows))
             side.bar(confidence, 0.22 * n / largest, 1 / 18, color=GRID, zorder=0)
             side.vlines(confidence, low, high, color=colour, linewidth=1)
             side.plot(confidence, accuracy, "-", color=colour, linewidth=1)
-            side.plot(confidence, accuracy, "o", color=colour, gid=label[:2])
-            tips[label[:2]] = [
-                f"{label}, sure {p:.2f}: right {a:.2f} ({i:.2f} to {j:.2f}), n {k}" for p, a, i, j, k in rows
-            ]
+            side.plot(confidence, accuracy, "o", color=colour, gid=gid)
+            said = "{label}, sure {:.2f}: right {:.2f} ({:.2f} to {:.2f}), n {}"
+            tips[gid] = [said.format(*row, label=label) for row in rows]
         side.set_title(label, fontsize=9)
         side.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), xlabel="how sure", aspect="equal")
     axes[0].set_ylabel("how often right")
@@ -248,18 +199,19 @@ def strips(name: str, title: str, alt: str, unit: str, groups: dict[str, Sequenc
     made, axes = figure(max(4.2, 0.6 + 0.32 * len(groups)))
     tips = {}
     for number, (label, values) in enumerate(groups.items()):
+        gid = f"strip{number}"
         values = np.asarray(values, np.float64)
-        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else 0 * values
+        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else 0 * values  # so that none hides another
         axes.hlines(values.mean(), number - 0.3, number + 0.3, color=ORANGE, linewidth=1.5)
-        axes.plot(number + spread, values, "o", color=BLUE, markersize=3.4, gid=f"strip{number}")
-        tips[f"strip{number}"] = [f"{label}: {value:.4g}" for value in values]
+        axes.plot(number + spread, values, "o", color=BLUE, markersize=3.4, gid=gid)
+        tips[gid] = [f"{label}: {value:.4g}" for value in values]
     for number, (middle, half) in enumerate(limits):
         axes.errorbar(number + 0.3, middle, half, color=ORANGE, capsize=3, fmt="_")
     if line is not None:
         axes.axhline(line, color=FAINT, linewidth=1, linestyle=":")
     _grounded(axes)
     crowded = len(groups) > 5 or max(map(len, groups)) * len(groups) > 46
-    labels = [_short(label, 22) for label in groups]
+    labels = [_short(label) for label in groups]
     axes.set_xticks(range(len(groups)), labels, rotation=90 if crowded else 0, fontsize=8)
     axes.set(xlim=(-0.6, len(groups) - 0.4), ylabel=unit)
     rows = [[label, value] for label, values in groups.items() for value in values]
@@ -294,6 +246,6 @@ def _shaded(axes, strength, aspect):
     return colour
 
 
-def _short(label, letters):
+def _short(label, letters=LONGEST):
     label = visible(label)
     return label if len(label) <= letters else label[: letters - 1] + "…"

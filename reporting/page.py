@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.run import replacing
 from pictures.names import visible
-from reporting.charts import Chart
+from reporting.chart import Chart
 
 HERE = Path(__file__).parent
 BYTES = dict(encoding="utf-8", errors="surrogateescape")  # a name that is no UTF-8 keeps its bytes

@@ -11,6 +11,7 @@ from posterior import priors, reliability, scores
 from posterior.calibration import scaled_held_out
 from posterior.evidence import Evidence
 from reporting import charts
+from reporting.chart import BLUE, ORANGE
 from reporting.page import Page, note, table
 from reporting.tables import interval, number
 
@@ -60,9 +61,9 @@ def _reliability(found, before, after):
 def _coverage(targets, before, after):
     """The chart of the surest answers' accuracy by how many of all answers they are."""
     shares = np.linspace(0.02, 1, 50)
-    kinds = [("as trained", before, charts.ORANGE, "s")]
+    kinds = [("as trained", before, ORANGE, "s")]
     if after is not None:
-        kinds.append(("scaled", after, charts.BLUE, "o"))
+        kinds.append(("scaled", after, BLUE, "o"))
     accuracy, groups = [], {}
     for label, probs, colour, marker in kinds:
         surest = reliability.coverage(probs, targets, shares)
@@ -123,8 +124,8 @@ def _frontier(found):
     accuracy, f1 = priors.frontier_scores(found.log_posterior, found.prior, found.targets)
     said = [f"τ {t:.2f}: accuracy {a:.3f}, macro F1 {f:.3f}" for t, a, f in zip(priors.TAUS, accuracy, f1)]
     groups = {
-        "τ": charts.Group(range(1, len(said)), charts.BLUE, "o", said[1:]),
-        "as trained": charts.Group([0], charts.ORANGE, "s", said[:1]),
+        "τ": charts.Group(range(1, len(said)), BLUE, "o", said[1:]),
+        "as trained": charts.Group([0], ORANGE, "s", said[:1]),
     }
     alt = f"predict.py --prior tau:0 to tau:1.5; the highest macro F1 here is at {priors.TAUS[f1.argmax()]:.2f}."
     sides = ("accuracy", accuracy), ("macro F1", f1)

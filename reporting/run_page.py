@@ -15,6 +15,7 @@ from errors import LongtailError
 from pictures.looks import jpeg, sheet
 from posterior import evidence, verdict
 from reporting import answers, charts, probabilities
+from reporting.chart import BLUE, ORANGE
 from reporting.page import Html, Page, code, facts, folded, gallery, heading, name, note, picture, table
 
 # Columns of results.csv that share a chart or have none; every other one has its own, whatever a setting adds.
@@ -120,7 +121,7 @@ def _data(page, run):
     x = "class, by training pictures", np.tile(np.arange(1, len(order) + 1), 2)
     y = "pictures", np.concatenate([train[order], val[order]])
     groups = {}
-    kinds = (("training", train, charts.BLUE, "o"), ("validation", val, charts.ORANGE, "s"))
+    kinds = (("training", train, BLUE, "o"), ("validation", val, ORANGE, "s"))
     for number, (part, counts, colour, marker) in enumerate(kinds):
         said = [f"{run.classes[c]}: {counts[c]} for {part}" for c in order]
         groups[part] = charts.Group(range(number * len(order), (number + 1) * len(order)), colour, marker, said)

@@ -12,6 +12,7 @@ from engine.folder import read_folder
 from errors import LongtailError
 from posterior import evidence
 from reporting import answers, charts, probabilities
+from reporting.chart import BLUE, ORANGE, RED
 from reporting.page import Html, Page, heading, note, table
 from reporting.seeds_panel import seeds
 from reporting.tables import number
@@ -130,8 +131,8 @@ def _sensitivity(page, study, choice, ranked):
             x = np.array(values, float)
             log = x.min() > 0 and x.max() / x.min() > 20
             groups = {
-                "points": charts.Group(rest, charts.BLUE, "o", [said[i] for i in rest]),
-                "winner": charts.Group(won, charts.ORANGE, "s", [said[i] for i in won]),
+                "points": charts.Group(rest, BLUE, "o", [said[i] for i in rest]),
+                "winner": charts.Group(won, ORANGE, "s", [said[i] for i in won]),
             }
             sides = (knob, x), (metric, score)
             drawings.append(charts.points(f"by_{knob}", title, alt, *sides, groups, log_x=log))
@@ -162,7 +163,7 @@ def _cost(page, study):
     if rows:
         x, y = (np.array([row[name] for row in rows]) for name in ("trial", "seconds"))
         groups = {}
-        for status, colour, marker in (("ok", charts.BLUE, "o"), ("failed", charts.RED, "s")):
+        for status, colour, marker in (("ok", BLUE, "o"), ("failed", RED, "s")):
             at = [i for i, row in enumerate(rows) if row["status"] == status]
             said = [f"trial {x[i]}: {y[i]:.0f} s, {status}" for i in at]
             if at:

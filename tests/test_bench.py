@@ -570,12 +570,12 @@ def test_luck_that_all_pictures_share_is_told_from_that_of_single_ones(bench):
 def test_readmes_picture_is_three_charts_of_a_page_side_by_side(bench, tmp_path, monkeypatch, capsys):
     """In their order and at their widths, whatever their order and size in the page; a page without one is refused."""
     made = bench("readme_picture")
-    charts = importlib.import_module("reporting.charts")
+    chart, charts = (importlib.import_module(f"reporting.{name}") for name in ("chart", "charts"))
     names = ["coverage", "by_lr", "f1_by_count", "reliability_all"]
     found = []
     for number, name in enumerate(names):
         values = np.linspace(0, 1, 9)
-        colour = (charts.RED, charts.PURPLE, charts.BLUE, charts.GREEN)[number]
+        colour = (chart.RED, chart.PURPLE, chart.BLUE, chart.GREEN)[number]
         groups = dict(all=charts.Group(range(9), colour, "o", ["a point"] * 9))
         found.append(charts.points(name, f"Title of {name}", "", ("x", values), ("y", values), groups))
     monkeypatch.setattr("report.page_of", lambda path, refresh: types.SimpleNamespace(charts=found))
@@ -584,7 +584,7 @@ def test_readmes_picture_is_three_charts_of_a_page_side_by_side(bench, tmp_path,
     with Image.open(output) as picture:
         whole = np.asarray(picture.convert("RGB")).astype(int)
     assert len(whole) == 2.5 * 192 and abs(whole.shape[1] - 9.4 * 192) < 2
-    for colour, left, right in ((charts.BLUE, 0, 576), (charts.GREEN, 576, 1248), (charts.RED, 1248, whole.shape[1])):
+    for colour, left, right in ((chart.BLUE, 0, 576), (chart.GREEN, 576, 1248), (chart.RED, 1248, whole.shape[1])):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         places = np.argwhere((abs(whole - rgb) < 12).all(2))
         assert len(places) > 100 and left < places[:, 1].min() and places[:, 1].max() < right
