@@ -164,7 +164,7 @@ def _say_left_out(what, listed, targets):
 
 def _held_out(args, folders, checkpoints):
     """The pictures that were held out from training, as the runs' folders have them."""
-    if args.tta and any(args.tta != checkpoint.get("tta", "none") for checkpoint in checkpoints):
+    if args.tta != "auto" and any(args.tta != checkpoint.get("tta", "none") for checkpoint in checkpoints):
         raise LongtailError(f"--tta {args.tta}: held-out pictures are not looked at again: name others by --test")
     found = evidence.pooled(evidence.runs_by_fold(folders))
     chosen = {checkpoint["config"]["monitor"] for checkpoint in checkpoints} != {"last"}

@@ -135,7 +135,7 @@ def _about_sets(finish, in_sets, bad):
 def _scoring(args):
     """The command line that scores what this one answers."""
     words = ["python", "evaluate.py"]
-    defaults = dict(project="runs", device="auto")
+    defaults = dict(project="runs", tta="auto", device="auto")
     for flag in ("run", "project", "data", "test", "tta", "prior", "device"):
         value = getattr(args, flag)
         if value and value != defaults.get(flag):

@@ -46,12 +46,12 @@ def training_prior(checkpoints: list[dict]) -> np.ndarray:
 
 
 def log_posteriors(
-    checkpoints: list[dict], files: list[Path], *, device: torch.device | str, tta: str | None = None
+    checkpoints: list[dict], files: list[Path], *, device: torch.device | str, tta: str = "auto"
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Log posteriors float64 [N,C] of the picture files under the training prior, and the bad files' rows and reasons.
 
     Of several networks it is the logarithm of their mean posterior. tta: 'none', 'flip' or 'crops', averaged in the
-    same way; None: as each was validated. A bad picture gets the training prior.
+    same way; 'auto': as each was validated. A bad picture gets the training prior.
     """
     # Posteriors are averaged, not logits: a network with large logits does not outvote the others. A running sum: the
     # networks' posteriors are never in memory together.
@@ -75,7 +75,8 @@ def _posterior(checkpoint, files, device, tta):
     border = "constant" if checkpoint["config"].get("pad") else "reflect"  # as in its training
     show = view(device, size=size, mean=checkpoint["mean"], std=checkpoint["std"], border=border)
     dtype = precision(device, checkpoint["config"]["amp"])
-    shown, views = checkpoint.get("shown", size), tta or checkpoint.get("tta", "none")  # older versions: a centre crop
+    shown = checkpoint.get("shown", size)  # older versions: a centre crop
+    views = checkpoint.get("tta", "none") if tta == "auto" else tta
     plans = evaluation_plans(np.arange(len(files)), size=size, store_size=store_size, shown=shown, views=views)
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     bias = np.array(checkpoint["bias"])  # turns logits into log posteriors under the prior of --prior
@@ -91,8 +92,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that decide how pictures become probabilities, for the commands that judge pictures."""
     parser.add_argument(
         "--tta",
-        choices=("none", "flip", "crops"),
-        help="average over the picture and its mirror image, or corner crops too (default: as in validation)",
+        default="auto",
+        choices=("auto", "none", "flip", "crops"),
+        help="average over the picture and its mirror image, or corner crops too (default auto: as in validation)",
     )
     parser.add_argument(
         "--no-calibration",
@@ -129,10 +131,10 @@ class Finish:
         project: Path | str,
         calibrated: bool,
         prior: str,
-        tta: str | None = None,
+        tta: str = "auto",
     ):
         self.folders = folders
-        self.other_views = tta and any(tta != checkpoint.get("tta", "none") for checkpoint in checkpoints)
+        self.other_views = tta != "auto" and any(tta != checkpoint.get("tta", "none") for checkpoint in checkpoints)
         self.trained = training_prior(checkpoints)
         self.calibration = calibration_of(folders, checkpoints, project) if calibrated else None
         self.asked = prior or checkpoints[0]["config"]["prior"]

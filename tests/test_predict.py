@@ -249,6 +249,7 @@ def test_probabilities_ensemble_and_tta(project, capsys):
     np.testing.assert_allclose(a.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(probs(capsys, "--run", project / "s0", project / "s1"), (a + b) / 2, atol=1e-5)
     assert not np.allclose(a, b, atol=1e-3)
+    assert np.array_equal(probs(capsys, "--run", project / "s0", "--tta", "auto"), a)
     flipped = probs(capsys, "--run", project / "s0", "--tta", "flip")
     crops = probs(capsys, "--run", project / "s0", "--tta", "crops")
     assert np.abs(flipped - a).max() > 1e-6 and np.abs(crops - flipped).max() > 1e-6
