@@ -236,7 +236,8 @@ class Config:
     ls_by: str = knob(
         "progress",
         "loss",
-        "what --ls A:B follows; progress: over training; frequency: A for the most frequent class, B for the rarest",
+        "what --ls A:B follows; progress: over training; frequency: A for the most frequent class, B for the rarest; "
+        "on painters neither gained anything over one value",
         choices=("progress", "frequency"),
     )
     loss_tau: float = knob(
@@ -261,7 +262,7 @@ class Config:
         0.0,
         "loss",
         "LDAM: margin of the rarest class, for others times (rarest count / count)^1/4; in logits, or in cosines with "
-        "--head cosine",
+        "--head cosine; no gain on painters",
         low=0,
         high=10,
         off=0.0,
@@ -311,7 +312,7 @@ class Config:
         "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
         "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
         "label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two weighs more (with "
-        "--mixup-alpha below 1, such as 0.8; no gain on painters)",
+        "--mixup-alpha below 1, such as 0.8); on painters none gained anything over uniform",
         choices=("uniform", "balanced", "remix", "targeted"),
         off="uniform",
         source="Galdran et al. 2021, Chou et al. 2020, Xu et al. 2021",
