@@ -12,7 +12,7 @@ from pictures.names import visible
 from reporting.chart import BLUE, FAINT, GREEN, GRID, ORANGE, PURPLE, Chart, figure
 
 SERIES = (BLUE, ORANGE, PURPLE, GREEN)  # the first three are those of GROUPS
-GROUPS = {"many": (BLUE, "o"), "medium": (ORANGE, "s"), "few": (PURPLE, "^")}
+GROUPS = dict(many=(BLUE, "o"), medium=(ORANGE, "s"), few=(PURPLE, "^"))
 MOST_POINTS = 200  # of a line that can be hovered
 LONGEST = 22  # letters of a name at an axis
 WIDE = 5  # inches from which a chart is shown at its own size
@@ -54,7 +54,7 @@ def curves(name: str, title: str, unit: str, lines: dict[str, Sequence], kept: i
     _grounded(axes)
     if len(ends) > 1:
         _labels(axes, ends)
-    rows = [[epoch + 1, *(values[epoch] for values in lines.values())] for epoch in range(longest)]
+    rows = [[epoch, *values] for epoch, *values in zip(range(1, longest + 1), *lines.values())]
     alt = "No epoch yet."
     if ends:
         said = (f"{label if len(ends) > 1 else 'it'} ends at {value:.3g}" for value, label, _ in ends)
@@ -66,30 +66,34 @@ def points(
     name: str, title: str, alt: str, x: tuple, y: tuple, groups: dict[str, Group], *, log_x=False, log_y=False, trend=()
 ) -> Chart:
     """Points in groups. x, y: (label, values [N]); trend: (x, y) of a line to guide the eye."""
+    (x_label, x), (y_label, y) = x, y
     made, axes = figure()
     tips = {}
     if trend:
         axes.plot(*trend, color=FAINT, linewidth=1.2)
-    hollow = dict(markerfacecolor="none") if len(x[1]) < 400 else {}
+    hollow = dict(markerfacecolor="none") if len(x) < 400 else {}
     for number, (label, group) in enumerate(groups.items()):
         gid = f"points{number}"
-        at_x, at_y = x[1][group.rows], y[1][group.rows]
-        axes.plot(at_x, at_y, group.marker, color=group.colour, label=label, gid=gid, **hollow)
+        looks = dict(marker=group.marker, color=group.colour, linestyle="none", **hollow)
+        axes.plot(x[group.rows], y[group.rows], label=label, gid=gid, **looks)
         tips[gid] = list(group.said)
-    axes.set(xlabel=x[0], ylabel=y[0])
-    axes.xaxis.get_major_locator().set_params(integer=x[1].dtype.kind == "i")
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.xaxis.get_major_locator().set_params(integer=x.dtype.kind == "i")
     if log_x:
-        axes.set_xscale("symlog" if x[1].min() <= 0 else "log")
-        _plain_ticks(axes.xaxis, x[1])
+        axes.set_xscale("symlog" if x.min() <= 0 else "log")
+        _plain_ticks(axes.xaxis, x)
     if log_y:
-        axes.set_yscale("symlog" if y[1].min() <= 0 else "log")
-        _plain_ticks(axes.yaxis, y[1])
+        axes.set_yscale("symlog" if y.min() <= 0 else "log")
+        _plain_ticks(axes.yaxis, y)
     if len(groups) > 1:
-        axes.legend(fontsize=8, loc="upper center", ncols=4, bbox_to_anchor=(0.5, 1.14), handletextpad=0.2)
+        above = dict(loc="upper center", bbox_to_anchor=(0.5, 1.14))
+        axes.legend(**above, ncols=4, fontsize=8, handletextpad=0.2)
     data = []
     for label, group in groups.items():
-        data += [[label, said, x[1][i], y[1][i]] for i, said in zip(group.rows, group.said)]
-    return Chart(name, title, alt, made, ["group", "what", x[0], y[0]], data, tips)
+        for i, said in zip(group.rows, group.said):
+            data.append([label, said, x[i], y[i]])
+    header = ["group", "what", x_label, y_label]
+    return Chart(name, title, alt, made, header, data, tips)
 
 
 def _plain_ticks(axis, values):
@@ -107,7 +111,8 @@ def intervals(name: str, title: str, alt: str, unit: str, rows: list[tuple], zer
     """
     made, axes = figure(4.2, 0.9 + 0.24 * len(rows))
     at = np.arange(len(rows))[::-1]  # the first on top
-    middle, low, high = (np.array([row[k] for row in rows], np.float64) for k in (1, 2, 3))
+    labels, *numbers = zip(*rows)
+    middle, low, high = np.array(numbers, np.float64)
     left = np.where(np.isnan(low), middle, low)
     right = np.where(np.isnan(high), middle, high)
     axes.hlines(at, left, right, color=FAINT)
@@ -116,10 +121,12 @@ def intervals(name: str, title: str, alt: str, unit: str, rows: list[tuple], zer
     if zero is not None:
         axes.axvline(zero, color=FAINT, linewidth=1, linestyle=":")
         axes.axvspan(zero - band, zero + band, color=GRID, alpha=0.5, zorder=0)
-    axes.set_yticks(at, [_short(label, 26) for label, *_ in rows], fontsize=8)
+    axes.set_yticks(at, [_short(label, 26) for label in labels], fontsize=8)
     axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel=unit)
-    said = [f"{label}: {value:.4g} ({start:.4g} to {end:.4g})" for label, value, start, end in rows if value == value]
-    return Chart(name, title, alt, made, ["what", unit, "low", "high"], rows, {"values": said})
+    said = "{}: {:.4g} ({:.4g} to {:.4g})"
+    tips = {"values": [said.format(*row) for row, there in zip(rows, known) if there]}
+    header = ["what", unit, "low", "high"]
+    return Chart(name, title, alt, made, header, rows, tips)
 
 
 def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str], axes_of: tuple, cells: list) -> Chart:
@@ -132,7 +139,8 @@ def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str],
     margin = 0.35 + 0.075 * min(LONGEST, max(map(len, names))) * named
     whole = count * side + margin
     made, axes = figure(whole, whole)
-    strength = np.where(shade > 0, 0.22 + 0.78 * np.clip(shade, 0, 1), 0)  # one picture is to be seen
+    strength = 0.22 + 0.78 * np.clip(shade, 0, 1)  # one picture is to be seen
+    strength[shade <= 0] = 0
     colour = _shaded(axes, strength, "equal")
     colour[range(count), range(count), :3] = matplotlib.colors.to_rgb(GREEN)
     axes.images[0].set_data(colour)
@@ -143,7 +151,8 @@ def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str],
     axes.set(ylabel=axes_of[0], xlabel=axes_of[1])
     data = [[names[r], names[c], said] for r, c, said in cells]
     grid = dict(names=names, cells=cells)
-    return Chart(name, title, alt, made, [*axes_of, "value"], data, grid=grid, wide=whole > WIDE)
+    header = [*axes_of, "value"]
+    return Chart(name, title, alt, made, header, data, grid=grid, wide=whole > WIDE)
 
 
 def heat(name: str, title: str, alt: str, unit: str, rows: tuple, cols: tuple, values: np.ndarray) -> Chart:
@@ -154,8 +163,11 @@ def heat(name: str, title: str, alt: str, unit: str, rows: tuple, cols: tuple, v
     width = max(4.2, 1.4 + 0.55 * len(across))
     made, axes = figure(width, 1.1 + 0.34 * len(down) + upright * 0.075 * longest)
     low, high = np.nanmin(values), np.nanmax(values)
-    shade = (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
-    strength = np.where(np.isnan(values), 0, 0.05 + 0.5 * np.nan_to_num(shade))  # text stays readable
+    shade = np.full(values.shape, 0.5)
+    if high > low:
+        shade = (values - low) / (high - low)
+    strength = 0.05 + 0.5 * shade  # text stays readable
+    strength[np.isnan(values)] = 0
     _shaded(axes, strength, "auto")
     for (r, c), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -163,8 +175,11 @@ def heat(name: str, title: str, alt: str, unit: str, rows: tuple, cols: tuple, v
     axes.set_yticks(range(len(down)), down, fontsize=8)
     axes.set_xticks(range(len(across)), across, fontsize=8, rotation=90 * upright)
     axes.set(ylabel=rows[0], xlabel=cols[0])
-    data = [[r, c, value] for r, line in zip(rows[1], values) for c, value in zip(cols[1], line)]
-    return Chart(name, title, alt, made, [rows[0], cols[0], unit], data, wide=width > WIDE)
+    data = []
+    for r, line in zip(rows[1], values):
+        data += [[r, c, value] for c, value in zip(cols[1], line)]
+    header = [rows[0], cols[0], unit]
+    return Chart(name, title, alt, made, header, data, wide=width > WIDE)
 
 
 def reliability(name: str, title: str, alt: str, before: list[tuple], after: list[tuple]) -> Chart:
@@ -185,7 +200,8 @@ def reliability(name: str, title: str, alt: str, before: list[tuple], after: lis
             said = "{label}, sure {:.2f}: right {:.2f} ({:.2f} to {:.2f}), n {}"
             tips[gid] = [said.format(*row, label=label) for row in rows]
         side.set_title(label, fontsize=9)
-        side.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), xlabel="how sure", aspect="equal")
+        side.set(xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="how sure")
+        side.set(ylim=(0, 1), yticks=(0, 0.5, 1), aspect="equal")
     axes[0].set_ylabel("how often right")
     axes[1].set_yticklabels([])
     data = [[label, *row] for label, rows in sides.items() for row in rows]
@@ -201,7 +217,9 @@ def strips(name: str, title: str, alt: str, unit: str, groups: dict[str, Sequenc
     for number, (label, values) in enumerate(groups.items()):
         gid = f"strip{number}"
         values = np.asarray(values, np.float64)
-        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else 0 * values  # so that none hides another
+        spread = np.linspace(-0.16, 0.16, len(values))  # so that none hides another
+        if len(values) == 1:
+            spread[:] = 0
         axes.hlines(values.mean(), number - 0.3, number + 0.3, color=ORANGE, linewidth=1.5)
         axes.plot(number + spread, values, "o", color=BLUE, markersize=3.4, gid=gid)
         tips[gid] = [f"{label}: {value:.4g}" for value in values]
