@@ -4,6 +4,7 @@ Reads names and never a picture. Passes nothing over in silence: `skipped` names
 settle is a LongtailError of one line, with the folder and the mend. labels.py reads the CSVs, layout.py knows folders.
 """
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -43,7 +44,7 @@ class Listing:
     ids: list[str] = field(default_factory=list)  # of a test listing
     notes: list[str] = field(default_factory=list)  # what may be wrong with it, or was found by itself, to be said
 
-    @property
+    @functools.cached_property  # asked for row by row, a new list each time would take the square of its length
     def files(self) -> list[Path]:
         return [self.root / path for path in self.paths]
 

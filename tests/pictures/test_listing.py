@@ -12,6 +12,7 @@ import data
 from conftest import ROOT
 from errors import LongtailError
 from pictures import store
+from pictures.listing import Listing
 from pictures.names import shown
 from samples import RNG, names, pictures_in, table, tree
 
@@ -291,3 +292,9 @@ def test_a_column_needs_a_csv(flag, tmp_path):
     root = pictures_in(tmp_path, {"a": 2, "b": 2})
     with pytest.raises(LongtailError, match=f"{flag} names a column of a CSV"):
         data.listing(root, **{flag[2:].replace("-", "_"): "kind"})
+
+
+def test_the_files_of_a_listing_are_made_once(tmp_path):
+    """Ten thousand of them were once made for each row that was looked up."""
+    found = Listing(tmp_path, ["a.jpg", "b.jpg"], np.zeros(2, np.int64), ["a"], np.array(["train"] * 2))
+    assert found.files == [tmp_path / "a.jpg", tmp_path / "b.jpg"] and found.files is found.files
