@@ -163,7 +163,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(settings):
     assert done.returncode and "--batch-size 7 over 2 ranks: give a multiple of 2" in done.stderr
 
 
-def test_columns_and_gathering(monkeypatch):
+def test_every_rank_has_its_columns():
     shared = ("lr", "view_size", "ema_weight", "key")
     plan = Plan(**{name: np.arange(2) if name in shared else np.arange(12).reshape(2, 6) for name in Plan._fields})
     two = [object.__new__(ranks.Ranks) for _ in range(2)]
@@ -172,14 +172,7 @@ def test_columns_and_gathering(monkeypatch):
     shares = [r.columns(plan) for r in two]
     assert np.array_equal(np.stack([s.index for s in shares], 2).reshape(2, 6), plan.index)
     assert all(np.array_equal(s.lr, plan.lr) and np.array_equal(s.key, plan.key) for s in shares)
-    noted = [np.array([[1, 3], [5, 7]]), np.array([[2, 4], [6, 8]])]
-    monkeypatch.setattr(ranks.dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), noted))
-    whole = two[1].whole_batches(noted[1])
-    assert whole.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
-    for r, own in zip(two, noted):  # and back, at a resume
-        assert r.own_columns(torch.from_numpy(whole)).tolist() == own.tolist()
     alone = ranks.Ranks()
-    assert alone.whole_batches(noted[0]) is noted[0]
     assert alone.columns(plan) is plan and alone.any(15) == 15 and alone.any(None) is None and alone.told(3) == 3
 
 
