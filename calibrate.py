@@ -164,7 +164,8 @@ def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
 
     rows = []
     log_scaled = np.log(np.maximum(scaled, np.finfo(float).tiny))
-    for power, predicted in zip(TAUS, priors.frontier(log_scaled, found.prior, TAUS)):
+    taus = sorted({*TAUS, tau["value"]})
+    for power, predicted in zip(taus, priors.frontier(log_scaled, found.prior, taus)):
         accuracy = metrics.accuracy(found.targets, predicted)
         f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
         rows.append([f"{power:g}", number(accuracy), number(f1)])

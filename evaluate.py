@@ -186,10 +186,10 @@ def _score_lines(found, chance, guesses, counts, markdown) -> Iterator[str]:
         rows.append([title, number(score.value), interval(score.low, score.high), *by_guessing, if_right])
     yield from table(["score", "value", "95%", "majority", "prior", "if right"], rows, markdown)
     yield (
-        "\nMany, medium, few: accuracy of the classes with so many training pictures, their\n"
-        "mean; in brackets the number of classes. Guessing: always the class most trained\n"
-        "on (majority), or each as often as it was trained on (prior). If right: what as\n"
-        "many pictures would show if the probabilities were right, in 95% of draws."
+        "\nMany, medium, few: mean accuracy of the classes with over 100, 20 to 100, under 20\n"
+        "training pictures (thirds, where one would be empty); in brackets their number.\n"
+        "Guessing: the class most trained on (majority), or each as often as trained on\n"
+        "(prior). If right: what right probabilities would show in 95% of draws."
     )
 
 

@@ -146,11 +146,10 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
     named = np.bincount(predicted, minlength=len(classes))
     never = [c for i, c in enumerate(classes) if scores["support"][i] and not named[i]]
     if never:
-        remedies = {"--balance sampler": config.balance == "sampler", "--prior uniform": config.prior == "uniform"}
-        left = " or ".join(flag for flag, on in remedies.items() if not on)
         run.say(
             f"warning: never predicted on validation, {len(never)} of {len(classes)} classes: "
-            f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}{f': try {left}' if left else ''}"
+            f"{', '.join(never[:3])}{' ...' * (len(never) > 3)}: train longer, or use calibrate.py, then predict.py "
+            "--prior tau"
         )
     chosen = "last epoch"  # no choice, so nothing flatters
     if config.monitor != "last":

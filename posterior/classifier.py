@@ -146,6 +146,8 @@ class Finish:
         elif self.asked == "tau" or self.asked.startswith("tau:"):
             self.wanted = tilted(self.trained, 1 - self._tau())
         elif self.asked != "train":
+            if not Path(self.asked).exists():
+                raise LongtailError(f"--prior {self.asked}: no such file, nor train, uniform, estimate or tau")
             self.wanted = from_file(Path(self.asked), checkpoints[0]["classes"])
 
     def __call__(

@@ -112,7 +112,10 @@ def worth_a_look(
         "Most confident mistakes": (by_certainty.tolist(), "The surest answers that are wrong."),
         "Top losses": (by_loss.tolist(), "The least probable labels."),
         "Least sure": (by_lead.tolist(), "The two likeliest classes are nearly as likely."),
-        "Suspected labels": (doubted, "They look more like another class (confident learning)."),
+        "Suspected labels": (
+            doubted,
+            "With all classes equally frequent, another one fits better (confident learning).",
+        ),
     }
 
 

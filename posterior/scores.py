@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +92,8 @@ def read_evaluation(folder: Path) -> tuple[str, dict[str, Score]]:
         judged = {name: Score(*(math.nan if x is None else float(x) for x in known[name])) for name in TITLES}
         return f"{kept['pictures']}, n {kept['n']}", judged
     except FileNotFoundError:
-        raise LongtailError("scores on pictures that chose nothing: python evaluate.py --test DIR") from None
+        judging = f"python evaluate.py --run {shlex.quote(str(folder))} --test DIR"
+        raise LongtailError(f"scores on pictures that chose nothing: {judging}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise LongtailError("evaluation.json is damaged: python evaluate.py makes it again") from None
 

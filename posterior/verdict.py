@@ -94,7 +94,8 @@ def _of_epochs(run):
         yield Finding(0.7, f"Training accuracy is {gap:.2f} above validation accuracy", todo)
     if settings.get("monitor", "last") != "last" and "acc" in kept:
         seen = f"The kept epoch was chosen on these validation pictures by {settings['monitor']}, so its scores flatter"
-        yield Finding(0.3, seen, "judge it on others: python evaluate.py --test DIR, or study folds")
+        judging = f"python evaluate.py --run {shlex.quote(str(run.path))} --test DIR"
+        yield Finding(0.3, seen, f"judge it on others: {judging}, or study folds")
     waits = np.mean([row.get("data_wait", 0) for row in rows])
     if waits > WAITS:
         yield Finding(0.2, f"Training waited for data {waits:.0%} of the time", "")

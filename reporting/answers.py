@@ -125,7 +125,7 @@ def _worth_a_look(found, album):
         if title == "Suspected labels":
             more = f"There are {len(rows)}. "
             if right < SURE:
-                more += f"It is wrong on {1 - right:.0%}: most of these are its mistakes."
+                more += f"The network is wrong on {1 - right:.0%} of all pictures: most of these are its mistakes."
         shown = rows[:SHOWN]
         album.read([found.paths[i] for i in shown])
         tiles = [_tile(found, album, i) for i in shown]

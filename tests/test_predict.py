@@ -341,13 +341,14 @@ def test_output_goes_through_links_into_pipes_and_keeps_a_files_mode(project, tm
     "args, code, said",
     [
         (["--project", "/nowhere"], 1, "train one"),
+        (["--prior", "unifrom"], 1, "--prior unifrom: no such file, nor train, uniform, estimate or tau"),
         (["--run", "/nowhere"], 1, "no best.pt"),
         (["--tta", "some"], 2, "invalid choice"),
         (["--data", "/nowhere"], 1, "no such folder"),
     ],
 )
 def test_bad_input_is_one_line(project, args, code, said, capsys):
-    if args[0] == "--data":
+    if args[0] in ("--data", "--prior"):
         args = ["--project", str(project), *args]
     try:
         got = predict.main(args)
