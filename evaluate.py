@@ -282,7 +282,7 @@ def _write_predictions(path, classes, judged, log_posterior):
 
 def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="evaluate.py", description=__doc__)
-    runs = "run folders, averaged (default: as predict.py chooses)"
+    runs = "folders of runs, or of a study for its winner's, averaged (default: as predict.py chooses)"
     parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help=runs)
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--data", help="folder whose test pictures are scored (default: what the run was trained on)")

@@ -150,8 +150,8 @@ def main(args: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="RUN",
-        help="run folders, averaged (default: a finished study `final`, "
-        "else the winner of the newest best.json, else the newest run)",
+        help="folders of runs, or of a study for its winner's, averaged (default: a finished study `final`, else the "
+        "winner of the newest best.json, else the newest run)",
     )
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")

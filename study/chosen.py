@@ -34,9 +34,24 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
 
 
 def named(runs: list[str]) -> list[Path]:
-    """The folders of the runs that are named; of a run's best.pt its folder, where its calibration and tables lie."""
-    paths = [Path(run) for run in runs]
-    return [path.parent if path.name == "best.pt" and path.is_file() else path for path in paths]
+    """The folders of the runs that are named: of a study its winner's runs, or all where they were judged on nothing,
+    as those of `final` are; of a run's best.pt its folder, where its calibration and tables lie."""
+    found = []
+    for path in map(Path, runs):
+        if (path / "study.json").exists():
+            found += _winners(path)
+        else:
+            found.append(path.parent if path.name == "best.pt" and path.is_file() else path)
+    return found
+
+
+def _winners(folder):
+    """The runs of a study that answer for it."""
+    study = Study(folder)
+    done = {i: row for i, row in study.latest().items() if row["status"] == "ok"}
+    if done and not any(study.metric in row for row in done.values()):
+        return [study.run(i) for i in done]
+    return runs_of(folder)[1]
 
 
 def newest_recipe(project: Path) -> Path | None:

@@ -9,7 +9,7 @@ from config import Config
 from conftest import PLAIN
 from errors import LongtailError
 from study.begin import begin_study
-from study.chosen import study_of_recipe
+from study.chosen import named, study_of_recipe
 from study.table import recipe_of
 
 
@@ -55,3 +55,19 @@ def test_seeds_that_lack_a_fold_are_left_out(tmp_path, base, recipe):
     """A study of three seeds that was stopped in the third: its first fold alone could be pooled with nothing."""
     published(begin_study(tmp_path / "seeds", base, seeds_and_folds(3)), [0, 1, 2, 3, 4])
     assert study_of_recipe(recipe)[1] == [0, 1, 2, 3]
+
+
+def test_a_study_that_is_named_stands_for_its_runs(tmp_path, base, monkeypatch):
+    """All of `final`, whose runs are judged on nothing; the winner of one whose points have scores."""
+    final = published(begin_study(tmp_path / "final", base, seeds_and_folds(2)), [0, 1, 3])
+    assert named([str(final.folder), "runs/other"]) == [*(final.run(i) for i in (0, 1, 3)), Path("runs/other")]
+    grid = published(begin_study(tmp_path / "grid", base, [dict(ls=0.1), dict(ls=0.2)]), [0, 1])
+    row = next((grid.folder / "rows").glob("0000-*.json"))
+    row.write_text(
+        json.dumps(
+            json.loads(row.read_text())
+            | dict(macro_f1=0.3, macro_f1_se=0.01, acc=0.3, nll=1.0, ece=0.1, val_pictures=5)
+        )
+    )
+    monkeypatch.setattr("study.chosen.runs_of", lambda folder: (folder, [grid.run(1)]))
+    assert named([str(grid.folder)]) == [grid.run(1)]
