@@ -104,7 +104,15 @@ def _plain_ticks(axis, values):
         axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
 
 
-def intervals(name: str, title: str, alt: str, unit: str, rows: list[tuple], zero=None, band=0) -> Chart:
+def intervals(
+    name: str,
+    title: str,
+    alt: str,
+    unit: str,
+    rows: list[tuple],
+    zero=None,
+    band=0,
+) -> Chart:
     """A line each of (label, value, low, high), nan for an end that is not known.
 
     zero: where a line is drawn; band: half width of a stripe around it.
@@ -129,7 +137,15 @@ def intervals(name: str, title: str, alt: str, unit: str, rows: list[tuple], zer
     return Chart(name, title, alt, made, header, rows, tips)
 
 
-def matrix(name: str, title: str, alt: str, shade: np.ndarray, names: list[str], axes_of: tuple, cells: list) -> Chart:
+def matrix(
+    name: str,
+    title: str,
+    alt: str,
+    shade: np.ndarray,
+    names: list[str],
+    axes_of: tuple,
+    cells: list,
+) -> Chart:
     """Shades from 0 to 1 [C,C] as a picture, the diagonal in green; cells: [row, col, what it says] of those that say
     something. axes_of: what rows and columns are. Names stand at the edges where there is room for them, up to 60."""
     count = len(names)
@@ -209,7 +225,15 @@ def reliability(name: str, title: str, alt: str, before: list[tuple], after: lis
     return Chart(name, title, alt, made, header, data, tips)
 
 
-def strips(name: str, title: str, alt: str, unit: str, groups: dict[str, Sequence], line=None, limits=()) -> Chart:
+def strips(
+    name: str,
+    title: str,
+    alt: str,
+    unit: str,
+    groups: dict[str, Sequence],
+    line=None,
+    limits=(),
+) -> Chart:
     """Every value a point, a column a group, with its mean as a dash. line: a level to compare with; limits: of
     each group's interval (middle, half width)."""
     made, axes = figure(max(4.2, 0.6 + 0.32 * len(groups)))

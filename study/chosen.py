@@ -34,8 +34,9 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
 
 
 def named(runs: list[str]) -> list[Path]:
-    """The folders of the runs that are named: of a study its winner's runs, or all where they were judged on nothing,
-    as those of `final` are; of a run's best.pt its folder, where its calibration and tables lie."""
+    """The folders of the runs that are named. A study stands for its winner's runs; one of a single recipe that was
+    judged on nothing, such as `final`, for all of them. A best.pt stands for its folder, where its calibration lies.
+    """
     found = []
     for path in map(Path, runs):
         if (path / "study.json").exists():
@@ -48,10 +49,12 @@ def named(runs: list[str]) -> list[Path]:
 def _winners(folder):
     """The runs of a study that answer for it."""
     study = Study(folder)
-    done = {i: row for i, row in study.latest().items() if row["status"] == "ok"}
-    if done and not any(study.metric in row for row in done.values()):
+    done = {i: row for i, row in study.latest().items() if row["status"] == "ok" and study.over(row)}
+    judged = any(study.metric in row for row in done.values())
+    recipes = [recipe_of(study.config(i)) for i in done]
+    if done and not judged and all(recipe == recipes[0] for recipe in recipes):
         return [study.run(i) for i in done]
-    return runs_of(folder)[1]
+    return runs_of(folder)[1]  # which refuses one that judged nothing: networks of unlike settings are not its answer
 
 
 def newest_recipe(project: Path) -> Path | None:

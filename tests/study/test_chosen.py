@@ -62,6 +62,8 @@ def test_a_study_that_is_named_stands_for_its_runs(tmp_path, base, monkeypatch):
     final = published(begin_study(tmp_path / "final", base, seeds_and_folds(2)), [0, 1, 3])
     assert named([str(final.folder), "runs/other"]) == [*(final.run(i) for i in (0, 1, 3)), Path("runs/other")]
     grid = published(begin_study(tmp_path / "grid", base, [dict(ls=0.1), dict(ls=0.2)]), [0, 1])
+    with pytest.raises(LongtailError, match="no point of this study can be ranked"):  # unlike settings, not judged
+        named([str(grid.folder)])
     row = next((grid.folder / "rows").glob("0000-*.json"))
     row.write_text(
         json.dumps(
