@@ -17,7 +17,7 @@ from pictures.dealing import deal, deal_groups, joined, keep_together
 from pictures.duplicates import duplicates, near_sets
 from pictures.layout import own_test
 from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
-from pictures.names import doubts
+from pictures.names import doubts, some
 from pictures.samples import check_own_sample
 from pictures.store import Store, dimensions, load_store
 
@@ -98,15 +98,21 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
         count = sum(map(len, alike))
         notes.append(f"{count} pictures are in {counted(len(alike), 'set')} of near duplicates; no split divides a set")
     train, val = split(found, usable, alike, **vars(parted))
-    for rows, part in ((train, "training"), (val, "validation")):
-        present = set(found.labels[rows])
-        absent = [name for number, name in enumerate(found.classes) if number not in present]
-        if absent and len(rows):  # no validation at all was asked for, and needs no note
-            more = f", ... and {len(absent) - 10} more" * (len(absent) > 10)
-            notes.append(f"no {part} picture of: {', '.join(absent[:10])}{more}")
+    notes += _classes_without(found, train, val)
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
     moments = statistics(store, train)
     return Pictures(Path(root), found, store, size, train, val, counts, moments["mean"], moments["std"], notes)
+
+
+def _classes_without(found, train, val):
+    """Says which classes have no picture in a part of the split."""
+    said = []
+    for rows, part, means in ((train, "training", ""), (val, "validation", ", unscored")):
+        present = set(found.labels[rows])
+        absent = [name for number, name in enumerate(found.classes) if number not in present]
+        if absent and len(rows):  # no validation at all was asked for, and needs no note
+            said.append(f"no {part} picture of {counted(len(absent), 'class')}{means}: {some(absent, 10)}")
+    return said
 
 
 def _check_command(root, source):
@@ -213,6 +219,7 @@ def check(
         raise ConfigError(f"--plot {plot}: give a file that ends in .png, .pdf or .svg")
     columns = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
     found = listing(root, labels or None, image_col, label_col, group_col or None)
+    notes = found.notes
     refusals = []  # (who would refuse it, why)
     problems = {"class names": doubts(found.classes)}  # a kind -> what is of it, in words
     try:
@@ -242,7 +249,8 @@ def check(
     problems["passed over"] = [name for part in parts for name in part.skipped]
     # Training's own code decides, with the settings that matter here at their defaults.
     try:
-        prepare(root, Source(**columns), Split())
+        ready = prepare(root, Source(**columns), Split())
+        notes = found.notes + _classes_without(found, ready.train, ready.val)
     except LongtailError as error:
         refusals.insert(0, ("training", error))
     verdict = why = "training would take this"
@@ -260,7 +268,7 @@ def check(
     testing = f"{sum(len(part.paths) for part in tests) or 'none'} for testing{', with labels' * labelled}"
     print_findings(counts, testing, {kind: what for kind, what in problems.items() if what}, verdict, everything)
     print_counts(found.classes, counts, everything)
-    for note in found.notes:
+    for note in notes:
         if note not in problems["class names"]:
             print(note, file=sys.stderr)
     if plot:

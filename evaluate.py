@@ -110,7 +110,7 @@ def _test_pictures(args, folders, checkpoints):
             raise
         print(f"scoring the pictures that were held out from training, for {error}", file=sys.stderr)
         return None
-    for note in listed.notes:
+    for note in listed.notes + first_ten([f"passed over: {name}" for name in listed.skipped]):
         print(note, file=sys.stderr)
     number_of = {normalize("NFC", name): i for i, name in enumerate(classes)}
     targets = np.array(

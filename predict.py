@@ -46,6 +46,8 @@ def predict(args: Namespace) -> None:
     print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
     classes = checkpoints[0]["classes"]
     tests = data.test_listing(root, args.test, taught=classes)
+    for line in first_ten([f"passed over: {name}" for name in tests.skipped]):
+        print(line, file=sys.stderr)
     if (tests.labels >= 0).any():
         print(f"these pictures have labels, and {_scoring(args)} scores the answers", file=sys.stderr)
     file = args.sample_submission

@@ -27,7 +27,8 @@ from pictures.layout import (
     part_of,
     unpacked,
 )
-from pictures.names import UNWRITABLE, doubts, is_picture_name, natural_key, shown, some
+from pictures.named_files import unnamed
+from pictures.names import UNWRITABLE, doubts, ids_of, is_picture_name, natural_key, numbered, shown, some
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def listing(
         except LongtailError as error:
             why = "" if labels is not None else f"; rename {file.name} if it is no list of labels"
             raise LongtailError(f"{error}{why}") from None
+    if csvs:
+        skipped += unnamed(root, [row.path for row in rows])
     twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
     if twice:  # a CSV's own repeats are settled, and a folder has none
         raise LongtailError(f"{root}: the CSVs of train and val both list {some(twice)}: take them out of one")
@@ -95,7 +98,7 @@ def listing(
             f"{root}: no picture found; expected {root}/<class>/*.jpg, {root}/train/<class>/*.jpg or a CSV by --labels"
         )
     _refuse_unwritable(root, [*dict.fromkeys(row.label for row in rows), *(row.path for row in rows)])
-    numbers, classes = _classes([row.label for row in rows])
+    numbers, classes = numbered([row.label for row in rows])
     if len(classes) < 2:
         raise LongtailError(f"{root}: one class only, {classes[0]!r}: a classifier needs two or more")
     parts = np.array([row.part for row in rows])
@@ -121,7 +124,8 @@ def test_listing(
     """The test pictures and their ids, from `test`: a folder, a picture, or a CSV; by default those of `own_test`.
 
     A picture's id is the one in the CSV. Elsewhere it is the file's stem; if two stems are equal, all ids are file
-    names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row.
+    names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row. One in a
+    folder that is not named like a picture has none, unless no file there is.
     A label is known in a class folder, or in a CSV with a column of labels, and is -1 elsewhere. It indexes this
     listing's own `classes`. A lone folder is a class only where it has the name of one in `taught`: test/images is
     none. Nor are several where none of them has: test/part1, test/part2. group_col: a column of the CSV, for `groups`.
@@ -151,12 +155,12 @@ def test_listing(
         rows = id_rows(root, test, group_col, label_col, notes)
     if not rows:
         raise LongtailError(f"{test}: no test picture found")
-    ids = [row.id for row in rows] if rows[0].id else _ids([row.path for row in rows])
+    ids = [row.id for row in rows] if rows[0].id else ids_of([row.path for row in rows])
     _refuse_unwritable(test, [name for row in rows for name in (row.path, row.label or "", row.id)])
     labels = np.full(len(rows), -1, np.int64)
     # A part of the pictures may lie in class folders, or have an empty label in the CSV.
     known = [row.label is not None for row in rows]
-    labels[known], classes = _classes([row.label for row in rows if row.label is not None])
+    labels[known], classes = numbered([row.label for row in rows if row.label is not None])
     parts = np.full(len(rows), "test")
     skipped = [shown(name) for name in skipped]
     groups = [row.group for row in rows] if group_col else None
@@ -275,25 +279,7 @@ def _test_rows(root: Path, base, skipped, taught) -> list[Row]:
     for name in folders:
         label = name if known or (len(folders) > 1 and not taught) else None  # test/images, test/part1
         rows += [Row(path, label, "test") for path in _pictures(root, f"{base}{name}/", skipped)]
-    return rows
-
-
-def _ids(paths: list[str]) -> list[str]:
-    """Stems where no two are equal, else file names where no two are equal, else paths."""
-    stems = [Path(path).stem for path in paths]
-    names = [Path(path).name for path in paths]
-    for ids in (stems, names):
-        if len(set(ids)) == len(ids):
-            return ids
-    return paths
-
-
-def _classes(names: list[str]) -> tuple[np.ndarray, list[str]]:
-    """(each name's class number, int64; the class names). Names equal in NFC are one class, as it was spelled first."""
-    composed = [normalize("NFC", name) for name in names]
-    spelled = {}
-    for key, name in zip(composed, names):
-        spelled.setdefault(key, name)  # systems store the same accents in two ways
-    order = sorted(spelled, key=natural_key)
-    number = {key: i for i, key in enumerate(order)}
-    return np.array([number[key] for key in composed], np.int64), [spelled[key] for key in order]
+    pictures = [row for row in rows if is_picture_name(row.path)]  # an answer for any other file would be a guess
+    if pictures:
+        skipped += [f"{row.path} (not named like a picture)" for row in rows if not is_picture_name(row.path)]
+    return pictures or rows

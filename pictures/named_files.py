@@ -8,11 +8,12 @@ import itertools
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
-from errors import LongtailError
+from errors import LongtailError, counted
 from pictures.csv_table import Line, Table
 from pictures.layout import named_folders
 from pictures.names import brief, is_picture_name, some, unpadded
@@ -94,6 +95,17 @@ class NamedFiles:
                 path = os.path.relpath(os.path.join(folder, name), self.root)
                 found[_parts(path)[-1]].append(path)
         return found
+
+
+def unnamed(root: Path, paths: Iterable[str]) -> list[str]:
+    """What is to be said of pictures beside those of `paths`, in the same folders: a line a folder that has any."""
+    named, found = set(paths), []
+    for folder in sorted({os.path.dirname(path) for path in named}):
+        own = [name for name in os.listdir(root / folder) if is_picture_name(name) and name[0] != "."]
+        left = sum(os.path.join(folder, name) not in named for name in own)
+        if left:
+            found.append(f"{counted(left, 'picture')} in {root / folder} (no CSV of labels names them)")
+    return found
 
 
 def _parts(*path):

@@ -1,11 +1,14 @@
-"""Names of classes, pictures and folders: their order, which no table could hold, which classes look alike.
+"""Names of classes, pictures and folders: order, numbers and ids, which no table could hold, which look alike.
 
 Reads and changes no file.
 """
 
 import re
 from fractions import Fraction
+from pathlib import Path
 from unicodedata import normalize
+
+import numpy as np
 
 # What a picture's name ends with. Only names are judged here; the decoder looks at the bytes.
 SUFFIXES = (
@@ -54,6 +57,27 @@ def natural_key(name: str) -> tuple[list, str]:
         digits = pieces[position].lstrip("0")
         pieces[position] = (len(digits), digits)
     return pieces, name
+
+
+def numbered(names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """(each name's class number, int64; the class names). Names equal in NFC are one class, as it was spelled first."""
+    composed = [normalize("NFC", name) for name in names]
+    spelled = {}
+    for key, name in zip(composed, names):
+        spelled.setdefault(key, name)  # systems store the same accents in two ways
+    order = sorted(spelled, key=natural_key)
+    number = {key: i for i, key in enumerate(order)}
+    return np.array([number[key] for key in composed], np.int64), [spelled[key] for key in order]
+
+
+def ids_of(paths: list[str]) -> list[str]:
+    """Stems where no two are equal, else file names where no two are equal, else paths."""
+    stems = [Path(path).stem for path in paths]
+    names = [Path(path).name for path in paths]
+    for ids in (stems, names):
+        if len(set(ids)) == len(ids):
+            return ids
+    return paths
 
 
 def visible(value: object) -> str:

@@ -271,8 +271,12 @@ def test_check_of_nothing_but_bad_files_still_names_them(tmp_path):
 
 def test_check_shows_the_ends_of_a_long_tail(tmp_path):
     root = pictures_in(tmp_path, {f"c{i:02d}": 1 + i % 4 for i in range(32)}, side=8)
-    _, out, _ = check(root)
+    _, out, err = check(root)
     assert out[3].startswith("problems   ")
+    ready = data.prepare(root, data.Source(), data.Split())
+    unscored = [f"c{i:02d}" for i in range(32) if i not in ready.listing.labels[ready.val]]
+    assert {"c00", "c04", "c08"} <= set(unscored)  # of one picture each
+    assert err[0].startswith(f"no validation picture of {len(unscored)} classes, unscored: {', '.join(unscored[:10])}")
     table = out[next(i for i, line in enumerate(out) if line.startswith("class ")) + 1 :]
     assert [line.split()[0] for line in table[:9]] == [f"c{i:02d}" for i in (3, 7, 11, 15, 19, 23, 27, 31, 2)]
     assert len(table) == 31 and table[15] == "... 2 classes of 3 to 2 pictures (--all)"
@@ -304,7 +308,7 @@ def test_check_of_test_pictures_that_cannot_be_listed(tmp_path):
     (root / "test.csv").write_text("id\n0\n0\n")
     code, out, err = check(root)
     assert code == 1 and out[0] == "pictures   6 for training, none for testing" and "line 3" in out[5]
-    assert out[4] == "verdict    predict.py would refuse this" and len(err) == 1 and "line 3" in err[0]
+    assert out[4] == "verdict    predict.py would refuse this" and "line 3" in err[-1]
 
 
 def test_check_says_that_test_pictures_have_labels(tmp_path):

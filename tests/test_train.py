@@ -733,5 +733,5 @@ def test_classes_without_a_validation_picture_are_said_and_left_out(settings, pi
     Image.fromarray(noise).save(root / "train" / "grey" / "only.png")
     train.train(made(settings, data=str(root), epochs=1))
     said = capsys.readouterr().err
-    assert "no validation picture of: grey" in said
+    assert "no validation picture of 1 class, unscored: grey" in said
     assert "(1 of 4 classes have no validation picture)" in said

@@ -35,7 +35,8 @@ def test_a_csv_of_labels(rows, options, tmp_path):
     file = table(tmp_path / "labels.csv", *rows)
     found = data.listing(tmp_path / "pictures", file, **options)
     assert names(found) == [("x/1.jpg", "a", "train"), ("2.png", "b", "train")]
-    assert found.skipped == (["labels.csv line 4 (repeats line 3)"] if len(rows) == 4 and rows[3] else [])
+    beside = f"1 picture in {tmp_path / 'pictures'} (no CSV of labels names them)"
+    assert found.skipped == ["labels.csv line 4 (repeats line 3)"] * (len(rows) == 4 and rows[3] != "") + [beside]
 
 
 def test_files_count_from_the_folder_the_csv_or_train(tmp_path):
@@ -98,6 +99,30 @@ def test_faults_of_a_csv_are_named_by_line(rows, options, said, tmp_path):
         data.listing(tmp_path, table(tmp_path / "l.csv", *rows), **options)
     assert "l.csv" in str(caught.value) or "no picture found" in said or "one class" in said
     assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_no_csv_names_are_said_by_their_number(tmp_path):
+    tree(
+        tmp_path,
+        "1.jpg",
+        "2.jpg",
+        "3.jpg",
+        "._1.jpg",
+        "notes.txt",
+        "sub/4.jpg",
+        "sub/5.png",
+        "sub/6.jpg",
+        "other/7.jpg",
+    )
+    found = data.listing(tmp_path, table(tmp_path / "l.csv", "file,label", "1,a", "2,b", "sub/4,a"))
+    assert found.skipped == [
+        f"1 picture in {tmp_path} (no CSV of labels names them)",
+        f"2 pictures in {tmp_path / 'sub'} (no CSV of labels names them)",
+    ]
+    tree(tmp_path / "own", "pictures/1.jpg", "pictures/2.jpg", "pictures/3.jpg")
+    table(tmp_path / "own/train.csv", "file,label", "pictures/1.jpg,a", "pictures/2.jpg,b")
+    table(tmp_path / "own/val.csv", "file,label", "pictures/3.jpg,b")
+    assert data.listing(tmp_path / "own").skipped == []
 
 
 def test_a_csv_that_is_no_text(tmp_path):

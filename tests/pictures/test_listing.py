@@ -287,6 +287,14 @@ def test_folders_of_a_test_set_without_a_class_that_is_known_are_no_labels(tmp_p
     assert data.test_listing(root).labels.tolist() == [0, 0, 1, 1]  # nobody says what is known
 
 
+def test_a_note_beside_test_pictures_gets_no_answer_and_is_said(tmp_path):
+    found = data.test_listing(tree(tmp_path / "mixed", "test/1.JPG", "test/notes.txt", "test/a/2.png", "test/a/b.csv"))
+    assert found.paths == ["test/1.JPG", "test/a/2.png"] and found.ids == ["1", "2"]
+    assert found.skipped == ["test/notes.txt (not named like a picture)", "test/a/b.csv (not named like a picture)"]
+    bare = data.test_listing(tree(tmp_path / "bare", "test/1", "test/2"))  # a competition's files without endings
+    assert bare.paths == ["test/1", "test/2"] and bare.skipped == []
+
+
 @pytest.mark.parametrize("flag", ["--image-col", "--label-col", "--group-col"])
 def test_a_column_needs_a_csv(flag, tmp_path):
     root = pictures_in(tmp_path, {"a": 2, "b": 2})
