@@ -57,7 +57,8 @@ def calibrate(args: Namespace) -> None:
 
     print(_what_was_judged(path, found) + "\n")
     print(*_kinds(trials, failed, fitted, args.markdown), sep="\n")
-    print(*_before_and_after(before, after, chance, n, args.markdown), sep="\n")
+    moved = int((raw.argmax(1) != scaled.argmax(1)).sum())
+    print(*_before_and_after(before, after, chance, n, moved, args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
     print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n")
     print(*_sets(found, in_sets, args.markdown), sep="\n", flush=True)
@@ -89,8 +90,8 @@ def _kinds(trials, failed, fitted, markdown) -> Iterator[str]:
         yield f"Left out, for the fit did not converge: {', '.join(failed)}."
 
 
-def _before_and_after(before, after, chance, n, markdown) -> Iterator[str]:
-    """The scores without and with the scaling."""
+def _before_and_after(before, after, chance, n, moved, markdown) -> Iterator[str]:
+    """The scores without and with the scaling, which moved so many of n answers to another class."""
     rows = []
     for name in COMPARED:
         cells = [scores.TITLES[name]]
@@ -104,6 +105,12 @@ def _before_and_after(before, after, chance, n, markdown) -> Iterator[str]:
         f"\nIf right: what {counted(n, 'picture')} would show if the probabilities after scaling were\n"
         "right, in 95% of draws. An error in that range says nothing against them."
     )
+    errors = COMPARED[COMPARED.index("nll") :]
+    worse = [scores.TITLES[name] for name in errors if after[name].value > before[name].value]
+    if worse:
+        yield f"Worse after scaling: {', '.join(worse)}. Kinds of scaling are chosen by NLL."
+    if moved:
+        yield f"It moves {moved} of {counted(n, 'answer')} to another class (predict.py --no-calibration does without)."
 
 
 def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:

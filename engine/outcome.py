@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import math
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,8 +137,8 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
 
     kept = best["metrics"]
     # Training accuracy is of mixed and cropped rows: a gap in spite of that is a large one.
-    gap = kept["train_acc"] - kept["acc"]
-    if gap > OVERFIT_GAP:
+    if overfits(kept, len(targets)):
+        gap = kept["train_acc"] - kept["acc"]
         run.say(
             f"warning: training accuracy is {gap:.2f} above validation: more augmentation, mixup or weight decay may "
             "help"
@@ -165,6 +166,14 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
         f"accuracy {kept['acc']:.3f}, n {len(targets)}. In brackets: 95% interval, for other pictures of this kind. "
         f"Next: {following}"
     )
+
+
+def overfits(row: dict, n: int) -> bool:
+    """Whether training accuracy is far above that on n validation pictures, by a row of results.csv, and not by chance:
+    it is above the 95% interval of Agresti & Coull (1998) too."""
+    middle = (row["acc"] * n + metrics.Z**2 / 2) / (n + metrics.Z**2)
+    high = middle + metrics.Z * math.sqrt(middle * (1 - middle) / (n + metrics.Z**2))
+    return row["train_acc"] - row["acc"] > OVERFIT_GAP and row["train_acc"] > high
 
 
 def predict_command(root: Path | str, words: list[str], device: str = "auto") -> str:

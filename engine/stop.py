@@ -1,6 +1,7 @@
 """A wish to stop, from SIGINT or SIGTERM: noted, so that a step is never cut in two, and acted on between steps."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ class StopRequest:
 
     Signals count once `listen` was called. Inside `deferred` the first one is noted, for whoever looks at `number`;
     outside of it, and the second time, the process ends at once with exit code 130 or 143. second_signal_exits: whether
-    a second one ends the process at once.
+    a second one ends the process at once. If so, the first one is answered by a line: a save takes its time.
     """
 
     def __init__(self, second_signal_exits: bool = True):
@@ -37,3 +38,6 @@ class StopRequest:
         if not self._deferring or second_time:
             raise SystemExit(128 + number)
         self.number = number
+        if self.second_signal_exits:
+            with contextlib.suppress(OSError):  # nobody may listen; print() must not be called within a print()
+                os.write(2, b"\nstopping once the state is saved; a second time ends it at once\n")

@@ -3,7 +3,6 @@
 Reads no file. A finding says what was seen, with its number, and what to type or to try.
 """
 
-import math
 import shlex
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 
 import metrics
 from engine.folder import Folder
-from engine.outcome import OVERFIT_GAP
+from engine.outcome import overfits
 from errors import counted
 from pictures.names import some
 from posterior import mistakes, reliability, scores
@@ -88,8 +87,8 @@ def _of_epochs(run):
         if best >= len(rows) - 2 and gain > 0.05 * losses[-1] and len(rows) >= planned:
             yield Finding(0.75, "Validation loss was still falling at the end", f"train longer: --epochs {2 * planned}")
     kept = next((row for row in rows if row["epoch"] == run.kept), rows[-1])
-    gap = kept["train_acc"] - kept.get("acc", math.nan)
-    if gap > OVERFIT_GAP:
+    if "acc" in kept and overfits(kept, sum(part == "val" for _, _, part in run.split)):
+        gap = kept["train_acc"] - kept["acc"]
         todo = "more augmentation, --mixup-p, --weight-decay or --dropout"
         yield Finding(0.7, f"Training accuracy is {gap:.2f} above validation accuracy", todo)
     if settings.get("monitor", "last") != "last" and "acc" in kept:

@@ -18,12 +18,16 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
     the newest run. Studies and runs are never ranked against each other.
     """
     project = Path(project)
-    if (project / "final" / "study.json").exists():
-        study = Study(project / "final")
+    recipe = newest_recipe(project)
+    final = project / "final" / "study.json"
+    if final.exists():
+        study = Study(final.parent)
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
-            return [study.run(i) for i in good], f"the {counted(len(good), 'run')} of the finished study {study.folder}"
-    recipe = newest_recipe(project)
+            which = f"the {counted(len(good), 'run')} of the finished study {study.folder}"
+            if recipe is not None and recipe.stat().st_mtime_ns > final.stat().st_mtime_ns:
+                which += f" (older than {recipe}, whose runs are taken where {study.folder} is not)"
+            return [study.run(i) for i in good], which
     if recipe is not None:
         study, trials = study_of_recipe(recipe)
         return [study.run(i) for i in trials], f"the {counted(len(trials), 'run')} of {recipe}"

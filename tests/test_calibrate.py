@@ -13,7 +13,7 @@ import oracles
 from config import Config
 from conftest import PLAIN
 from errors import LongtailError
-from posterior import calibration, evidence, priors, sets
+from posterior import calibration, evidence, priors, scaling, scores, sets
 from samples import judged_run
 from study import ranking
 from study.begin import begin_study
@@ -49,6 +49,7 @@ def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
     assert after["nll"]["value"] == pytest.approx(right, abs=0.02)
     assert after["ece"]["value"] < saved["chance"]["ece"]["high"] < before["ece"]["value"]
     assert after["acc"] == before["acc"]  # a temperature changes no answer
+    assert "to another class" not in out and "Worse after scaling" not in out
     tau = saved["tau"]
     assert tau["value"] in priors.TAUS and tau["before"] == pytest.approx(before["macro_f1"]["value"])
     assert f"tau {tau['value']:g} (predict.py --prior tau)" in out and f"gives {tau['after']:.3f}" in out
@@ -65,6 +66,27 @@ def test_sets_are_judged_by_others_and_their_threshold_is_kept(sure, capsys):
     assert row[1:3] == ["600", f"{kept['coverage']:.3f}"] and row[-1] == f"{kept['classes']:.1f}"
     checkpoint = dict(config=evidence.read_settings(folder), classes=known.classes)
     assert calibration.calibration_of([folder], [checkpoint], None).least == kept["log_ratio"]
+
+
+def test_answers_that_move_are_said(tmp_path, capsys):
+    """Every other class is favoured: only a number a class mends it, which moves answers too."""
+    logits, targets, _ = oracles.judged(n=3000, temperature=1.0)
+    favoured = logits + 1.5 * (np.arange(oracles.CLASSES) % 2)
+    folder = judged_run(tmp_path / "run", favoured, targets, COUNTS)
+    _, out, _ = run(capsys, folder)
+    known = evidence.of_run(folder)
+    parts = calibration.fitting_parts(known)
+    trials, _ = scaling.compare(known.log_posterior, targets, known.counts, parts)
+    kept = scaling.simplest(trials).held_out
+    moved = (kept.argmax(1) != known.log_posterior.argmax(1)).sum()
+    assert moved and f"It moves {moved} of 3000 answers to another class" in out
+
+
+def test_an_error_that_grows_is_named():
+    before = {name: scores.Score(0.5, 0.4, 0.6) for name in calibrate.COMPARED}
+    after = before | dict(nll=scores.Score(0.4, 0.3, 0.5), ece=scores.Score(0.51, 0.4, 0.6), acc=scores.Score(1, 1, 1))
+    said = "\n".join(calibrate._before_and_after(before, after, {}, 9, 0, False))
+    assert f"Worse after scaling: {scores.TITLES['ece']}. Kinds of scaling are chosen by NLL." in said
 
 
 def test_few_pictures_have_no_sets(tmp_path, capsys):

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 
 from config import Config
-from engine.outcome import State, finish, validation_labels
+from engine.outcome import State, finish, overfits, validation_labels
 from engine.run import Run
 from pictures.listing import Listing
 
@@ -61,3 +62,17 @@ def test_a_list_of_classes_is_read_back_as_it_was_written(tmp_path):
     paths, targets, predicted, read = validation_labels(run.folder)
     assert paths == [f"{name}.jpg" for name in classes] and read == classes
     assert targets.tolist() == list(range(6)) and predicted.tolist() == [0] * 6
+
+
+def test_overfitting_is_a_gap_beyond_chance():
+    """Told where the exact interval agrees, with a little room: Agresti and Coull's is no narrower than Wilson's."""
+    for n in (1, 4, 10, 30, 100, 1000):
+        for hits in range(0, n + 1, max(1, n // 10)):
+            high = binomtest(hits, n).proportion_ci(0.95, "wilson").high
+            acc = hits / n
+            for train_acc in (acc + 0.34, acc + 0.36, high + 0.1, 1.0):
+                told = overfits(dict(acc=acc, train_acc=train_acc), n)
+                if train_acc <= min(high, 1) or train_acc - acc <= 0.35:
+                    assert not told
+                elif train_acc > high + 0.1:
+                    assert told

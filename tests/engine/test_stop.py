@@ -18,14 +18,14 @@ def handlers():
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_process_unless_deferred(number, code):
+def test_a_signal_ends_the_process_unless_deferred(number, code, capfd):
     stop = StopRequest().listen()
     with pytest.raises(SystemExit) as end:
         os.kill(os.getpid(), number)
     assert end.value.code == code and stop.number is None
     with stop.deferred():
         os.kill(os.getpid(), number)
-        assert stop.number == number
+        assert stop.number == number and "stopping once the state is saved" in capfd.readouterr().err
         with pytest.raises(SystemExit) as end:
             os.kill(os.getpid(), number)  # the second time
         assert end.value.code == code
