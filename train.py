@@ -146,7 +146,7 @@ def trial(
                 run.append(state.rows[-1])
                 scalars.add(state.rows[-1])
                 bar.scores(state.rows[-1])
-                run.say(epoch_line(state, config.epochs))
+                run.say(epoch_line(state, config.epochs, last_epoch))
                 over = state.epoch == last_epoch or out_of_patience(state, config)
                 keeper.save_now_and_then(over)
                 yield state.rows[-1]  # who drives several trials goes on with another

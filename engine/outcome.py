@@ -244,13 +244,15 @@ def validation_labels(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, 
     return paths, targets, predicted, classes
 
 
-def epoch_line(state: State, epochs: int) -> str:
-    """The last epoch that is done, in a line."""
+def epoch_line(state: State, epochs: int, last: int) -> str:
+    """The last epoch that is done, in a line, and the minutes until epoch `last`, where there are some."""
     row = state.rows[-1]
+    minutes = math.ceil((last - state.epoch) * row["seconds"] / 60)
     said = f"epoch {row['epoch']:3d}/{epochs}  train loss {row['train_loss']:.3f} acc {row['train_acc']:.3f}"
     if "nll" in row:
         said += (
             f"  val loss {row['nll']:.3f} acc {row['acc']:.3f}  macro F1 {row['macro_f1']:.3f}  ECE {row['ece']:.3f}"
         )
     best = "  best" if state.best and state.best["epoch"] == state.epoch else ""
-    return f"{said}  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}{best}"
+    left = f"  {minutes} min left" if minutes > 1 else ""
+    return f"{said}  {row['images_per_s']:.0f} images/s  wait {row['data_wait']:.0%}{left}{best}"

@@ -78,13 +78,15 @@ def denormalised(
     return rgb.mul(255).round().clamp(0, 255).byte().numpy()
 
 
-def lines(plan: Plan, t: int, classes: list[str], labels: np.ndarray, *, store_size: int) -> Iterator[str]:
+def lines(plan: Plan, t: int, listed: Listing, *, store_size: int) -> Iterator[str]:
     """Step t as text: a title, a header and a line a row. scale: share of the Store's area that the view shows."""
-    names = [fitted(name, 24, len) for name in classes]
+    labels = listed.labels
+    names = [fitted(name, 24, len) for name in listed.classes]
     width = max(map(len, names))
     rate, size = plan.lr[t], plan.view_size[t]
     yield f"batch {t + 1} of {len(plan.index)}, learning rate {rate:.4g}, {size:.0f} px"
-    yield f"     row  {'class':{width}}  {'partner':{width}}    lam  {'box y, x':17}  mirror  scale  erase y, x"
+    head = f"     row  {'class':{width}}  {'partner':{width}}    lam"
+    yield f"{head}  {'box y, x':17}  mirror  scale  {'erase y, x':17}  file"
     for b, row in enumerate(plan.index[t]):
         own = names[labels[row]]
         partner = names[labels[plan.partner[t, b]]] if plan.blend[t, b] < 1 else "-"
@@ -96,7 +98,7 @@ def lines(plan: Plan, t: int, classes: list[str], labels: np.ndarray, *, store_s
         erased = span(plan.erase[t, b])
         yield (
             f"{row:8}  {own:{width}}  {partner:{width}}  {plan.lam[t, b]:.3f}  "
-            f"{box:17}  {mirror:6}  {abs(zoom):5.2f}  {erased}"
+            f"{box:17}  {mirror:6}  {abs(zoom):5.2f}  {erased:17}  {listed.paths[row]}"
         )
 
 

@@ -99,7 +99,7 @@ def show(config: Config, count: int, output: Path | str) -> None:
     sheet.save(output, "PNG")
     for t in range(count):
         # A batch at a time: whoever pipes this into `head` waits for no more than is read.
-        print(*lines(plan, t, classes, labels, store_size=side), "", sep="\n", flush=True)
+        print(*lines(plan, t, pictures.listing, store_size=side), "", sep="\n", flush=True)
     print(f"drawn in {output}. Next: {train_command(config)}", file=sys.stderr)
 
 

@@ -5,11 +5,12 @@ import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import binomtest
 
 from config import Config
-from engine.outcome import State, finish, overfits, validation_labels
+from engine.outcome import State, epoch_line, finish, overfits, validation_labels
 from engine.run import Run
 from pictures.listing import Listing
 
@@ -76,3 +77,19 @@ def test_overfitting_is_a_gap_beyond_chance():
                     assert not told
                 elif train_acc > high + 0.1:
                     assert told
+
+
+@pytest.mark.parametrize(
+    "done, last, seconds, left",
+    [
+        (1, 10, 30.0, "  5 min left"),
+        (1, 3, 30.0, ""),  # a rung of halving
+        (9, 10, 61.0, "  2 min left"),
+        (9, 10, 60.0, ""),
+        (10, 10, 99.0, ""),
+    ],
+)
+def test_an_epochs_line_says_the_minutes_left(done, last, seconds, left):
+    row = dict(epoch=done, train_loss=1.0, train_acc=0.5, images_per_s=300.0, data_wait=0.01, seconds=seconds)
+    said = epoch_line(State(epoch=done, rows=[row]), 10, last)
+    assert said == f"epoch {done:3d}/10  train loss 1.000 acc 0.500  300 images/s  wait 1%{left}"

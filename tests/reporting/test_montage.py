@@ -64,7 +64,8 @@ def test_the_command_shows_what_train_would_draw(folder, tmp_path, capsys):
     names = [montage.fitted(name, 24, len) for name in found.listing.classes]
     assert 0 < (plan.lam[0] < 1).sum() < 4
     for b, line in enumerate(rows):
-        row, name, partner, lam, _, mirror, *_ = re.split("  +", line.strip())
+        row, name, partner, lam, _, mirror, *_, file = re.split("  +", line.strip())
+        assert file == found.listing.paths[int(row)]
         assert int(row) == plan.index[0, b] and float(lam) == pytest.approx(plan.lam[0, b], abs=5e-4)
         assert name == names[found.listing.labels[int(row)]]
         assert partner == (names[found.listing.labels[plan.partner[0, b]]] if plan.lam[0, b] < 1 else "-")
