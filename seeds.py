@@ -225,7 +225,7 @@ def main(args: list[str] | None = None) -> int:
     what.add_argument("--compare", metavar="OTHER", help="a recipe or run to compare with, seed by seed, same split")
     what.add_argument("--metric", choices=METRICS, help="what --compare is about (default macro_f1)")
     add_worker_flags(parser)
-    parser.add_settings()
+    parser.add_settings(name="folder of the study in --project (default: by its settings)", resume="", until="")
     space = parser.parse_args(args)
     return run_command("seeds.py", lambda: run(space, StopRequest().listen()), continue_with="the same command")
 

@@ -105,7 +105,7 @@ def arguments():
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
     )
     add_worker_flags(parser)
-    parser.add_settings()
+    parser.add_settings(name="folder of the study in --project (default sweep)", resume="", fold="", until="")
     return parser
 
 

@@ -33,14 +33,19 @@ class SettingsParser(Parser):
         recipe = "JSON file of settings; flags go on top"
         self._common.add_argument("-c", "--config", metavar="RECIPE", help=recipe)
 
-    def add_settings(self) -> None:
-        """Adds a flag for every field of Config. To be called last: the command's own flags come first."""
+    def add_settings(self, **helps: str) -> None:
+        """Adds a flag for every field of Config. To be called last: the command's own flags come first.
+
+        helps: what --help says of a setting that means something else here; "" hides one that means nothing.
+        """
         groups = {}
         for field in dataclasses.fields(Config):
             title = field.metadata["group"]
             if title not in groups:
                 groups[title] = self.add_argument_group(title)
             action = _add_flag(groups[title], field)
+            if field.name in helps:
+                action.short_help = action.full_help = helps[field.name] or argparse.SUPPRESS
             if field.metadata["daily"]:
                 self._daily.append(action)
         self._settings = list(groups.values())

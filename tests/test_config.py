@@ -83,6 +83,15 @@ def test_a_commands_own_flags_come_first(capsys):
         assert said.index("--seeds" if main is sweep.main else "--compare") < said.index("settings of every day")
 
 
+def test_a_study_explains_what_it_makes_of_a_runs_flags(capsys):
+    for main in (sweep.main, seeds.main):
+        with pytest.raises(SystemExit):
+            main(["--help-all"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert "--name NAME folder of the study in --project" in said
+        assert "--resume" not in said and "--until" not in said and "--folds FOLDS" in said
+
+
 def test_the_table_of_methods_is_that_of_the_settings():
     """`python -m engine.flags` prints it."""
     assert "\n".join(methods_table()) in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
