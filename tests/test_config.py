@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 import shlex
 
 import pytest
 
 import seeds
 import sweep
+from bench import benchmark, effects
 from config import OFF, REMOVED, Config, flag_of, read_recipe, spelled, validated
 from conftest import ROOT
 from engine.flags import SettingsParser, config_from_args, methods_table, train_command
@@ -211,6 +213,7 @@ def test_a_recipe_may_begin_with_a_mark(tmp_path):
 def test_our_recipes_say_how_to_run_them_and_what_they_gave(path):
     read_recipe(path)
     note = json.loads(path.read_text())["note"]
+    assert set(re.findall('"(.*?)"', note)) <= effects.METHODS.keys() | benchmark.ROWS.keys()
     assert "python " in note and ("commit" in note or "docs/" in note or "ot measured" in note)
 
 
