@@ -9,7 +9,7 @@
 # make effects        what each method adds to the default settings, out of fold (IMG=64)
 # make benchmark      CIFAR-100-LT beside published figures (DATA=its folder, with train/ and test/)
 # make lint           ruff's rules and format (pyproject.toml)
-# make test           the tests;  make bench  every measurement of README (an hour)
+# make test           the tests;  make bench  speed, kills, the built-in set (an hour)
 # make gpu            on a GPU, in ten minutes: its tests, its benches, and dated records in bench/results (OUT=DIR)
 # make test-slurm     make slurm on a Slurm of one node that it starts and ends
 #

@@ -497,7 +497,7 @@ class Config:
         return self.tta if self.tta != "auto" else "flip" if self.flip else "none"
 
     def without_effect(self) -> list[str]:
-        """Settings that change nothing, each with what it needs: `--mixup-refine 4 (it needs --mixup-pair targeted)`.
+        """Settings that change nothing, each with what it needs: `--mixup-pair remix (it needs --mixup-p above 0)`.
 
         Not refused: where a study takes a method away, its details stay behind.
         """

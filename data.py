@@ -12,12 +12,12 @@ from unicodedata import normalize
 import numpy as np
 
 from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_command
-from pictures.class_counts import plot_counts, print_counts, print_findings
+from pictures.class_counts import classes_without, plot_counts, print_counts, print_findings
 from pictures.dealing import deal, deal_groups, joined, keep_together
 from pictures.duplicates import duplicates, near_sets
 from pictures.layout import own_test
 from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
-from pictures.names import doubts, some
+from pictures.names import doubts
 from pictures.samples import check_own_sample
 from pictures.store import Store, dimensions, load_store
 
@@ -98,21 +98,10 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
         count = sum(map(len, alike))
         notes.append(f"{count} pictures are in {counted(len(alike), 'set')} of near duplicates; no split divides a set")
     train, val = split(found, usable, alike, **vars(parted))
-    notes += _classes_without(found, train, val)
+    notes += classes_without(found, train, val)
     counts = np.bincount(found.labels[train], minlength=len(found.classes))
     moments = statistics(store, train)
     return Pictures(Path(root), found, store, size, train, val, counts, moments["mean"], moments["std"], notes)
-
-
-def _classes_without(found, train, val):
-    """Says which classes have no picture in a part of the split."""
-    said = []
-    for rows, part, means in ((train, "training", ""), (val, "validation", ", unscored")):
-        present = set(found.labels[rows])
-        absent = [name for number, name in enumerate(found.classes) if number not in present]
-        if absent and len(rows):  # no validation at all was asked for, and needs no note
-            said.append(f"no {part} picture of {counted(len(absent), 'class')}{means}: {some(absent, 10)}")
-    return said
 
 
 def _check_command(root, source):
@@ -206,8 +195,8 @@ def statistics(store: Store, rows: np.ndarray) -> dict[str, list[float]]:
 def check(
     root: str | Path, labels: str, image_col: str, label_col: str, group_col: str, plot: str, everything: bool
 ) -> bool:
-    """Print five lines on a data set, then what is wrong with it by count, then its classes. True if training would
-    take it as it is.
+    """Print five lines on a data set, then what is wrong with it by count, then its classes. True if training and
+    predict.py would take it.
 
     Bad files are found, and sets of pictures that are the same, or nearly, once decoded: such a set may lie across
     train, val and test. everything: name each of them, and every class.
@@ -250,7 +239,7 @@ def check(
     # Training's own code decides, with the settings that matter here at their defaults.
     try:
         ready = prepare(root, Source(**columns), Split())
-        notes = found.notes + _classes_without(found, ready.train, ready.val)
+        notes = found.notes + classes_without(found, ready.train, ready.val)
     except LongtailError as error:
         refusals.insert(0, ("training", error))
     verdict = why = "training would take this"
@@ -285,7 +274,7 @@ def check(
 
 
 def main(args: list[str] | None = None) -> int:
-    """The command `python data.py check`. Returns its exit code: 0 where training would take the data."""
+    """The command `python data.py check`. Returns its exit code: 0 where training and predict.py would take it."""
     parser = Parser(prog="data.py", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="check")
     said = "find bad files, duplicates and conflicting labels; count the classes"

@@ -5,8 +5,8 @@
     python evaluate.py --run runs/a runs/b --tta crops of two runs, averaged
 
 Without labelled test pictures it scores the pictures that were held out from training. Test pictures that were
-trained on are counted in a warning. Tables go to stdout; evaluation.json and predictions.csv to the run's folder, or
-to -o.
+trained on are counted in a warning. Tables go to stdout; evaluation.json and predictions.csv to -o, else to
+the run's folder, or that of the study that all runs are of, or the current one.
 """
 
 import csv

@@ -61,7 +61,7 @@ def _state(path):
 
 def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="report.py", description=__doc__)
-    parser.add_argument("what", nargs="?", metavar="RUN|STUDY", help="its folder (default: the newest study, else run)")
+    parser.add_argument("what", nargs="?", metavar="RUN|STUDY", help="its folder (default: what was begun last)")
     parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
     parser.add_argument("--watch", action="store_true", help="write it anew while the run or study goes on")
     space = parser.parse_args(args)

@@ -5,9 +5,10 @@
     python sweep.py --around runs/reg/best.json lr=x0.5,x2 weight_decay=x0.3,x3   one setting at a time
     python sweep.py --ablate runs/reg/best.json                                   one method removed at a time
 
-Every flag of train.py sets the base. The same command again goes on where a study stopped, and several processes or
-machines that share the folder share the work. Results: --project/--name/results.csv, best.json. The test set is never
-looked at.
+Every flag of train.py sets the base, but the last epoch is scored unless --patience is given. The same command again
+goes on where a study stopped, and several processes or machines that share the folder share the work. Results:
+--project/--name/results.csv and best.json, which --around and --ablate leave to `python -m study.best`. The test set is
+never looked at.
 """
 
 import dataclasses

@@ -3,6 +3,8 @@
 import numpy as np
 
 from errors import counted
+from pictures.listing import Listing
+from pictures.names import some
 
 MOST_CLASSES = 30  # that are shown unless everything is asked for
 MOST_LETTERS = 300  # of a finding, which may be a set of thousands of pictures
@@ -56,6 +58,17 @@ def print_counts(classes: list[str], columns: dict[str, np.ndarray], everything:
         # At most 40 characters; at least one, so that no class looks empty.
         bar = "#" * max(1, round(40 * total[number] / total.max()))
         print(f"{classes[number]:{widest}}", *(f"{counts[number]:7d}" for counts in columns.values()), bar)
+
+
+def classes_without(found: Listing, train: np.ndarray, val: np.ndarray) -> list[str]:
+    """Says which classes have no picture among the rows `train` of a listing, and which none among the rows `val`."""
+    said = []
+    for rows, part, means in ((train, "training", ""), (val, "validation", ", unscored")):
+        present = set(found.labels[rows])
+        absent = [name for number, name in enumerate(found.classes) if number not in present]
+        if absent and len(rows):  # no validation at all was asked for, and needs no note
+            said.append(f"no {part} picture of {counted(len(absent), 'class')}{means}: {some(absent, 10)}")
+    return said
 
 
 def plot_counts(classes: list[str], columns: dict[str, np.ndarray], file: str) -> None:

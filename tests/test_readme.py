@@ -201,3 +201,10 @@ def test_readme_is_short():
     lines = README.splitlines()
     assert len(lines) <= 246
     assert max(map(len, lines)) <= 120
+
+
+def test_a_file_outside_of_tests_has_at_most_300_lines():
+    """CONTRIBUTING.md says so."""
+    ours = [*ROOT.glob("*.py"), *(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))]
+    assert len(ours) > 100
+    assert [path.name for path in ours if len(path.read_text().splitlines()) > 300] == ["config.py"]
