@@ -517,6 +517,8 @@ class Config:
 
 # Each method's setting where it is not used: what --ablate removes, and what makes one recipe simpler than another.
 OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metadata["off"] is not None}
+# How the numbers are computed: "auto" until it is timed, and then the same to a run's or a study's end.
+WAY = ("amp", "layout", "products")
 # Settings of earlier versions, each with the value that meant off, which old runs and recipes still hold.
 REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0, "head_decay": "auto", "sam": 0.0, "mixup_refine": 1}
 

@@ -1,6 +1,6 @@
 """The same settings with other seeds: how much of a score is luck, and is one recipe really better than another?
 
-    python seeds.py --n 10                              the newest best.json of a study, else the default settings
+    python seeds.py --n 10                              the newest best.json, else the default settings
     python seeds.py --n 10 -c runs/sweep/best.json --compare recipes/attempt-3.json
     python seeds.py --n 10 --run runs/run               the settings of a run
 
@@ -31,12 +31,13 @@ from errors import ConfigError, LongtailError, counted, run_command
 from study import stats
 from study.begin import absolute, begin_study, without_folds
 from study.best import PICTURES
+from study.chosen import newest_recipe
 from study.findings import aligned
 from study.held_out import HeldOut, difference, judged, together
 from study.metric import METRICS, titled
 from study.repeats import SCORES, write
 from study.supervisor import add_worker_flags, check_worker_flags, execute
-from study.table import SCHEME, Study, changes, identity, newest
+from study.table import SCHEME, Study, changes, identity
 
 # What the command of the last training says by itself.
 FINAL = ("name", "project", "folds", "fold", "val_split", "until", "resume")
@@ -174,7 +175,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     if space.run:
         space.config = Path(space.run) / "args.json"
     elif not space.config:
-        space.config = newest(project, "best.json")
+        space.config = newest_recipe(Path(project))
     asked = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     monitor = asked.monitor if asked.patience else "last"

@@ -112,7 +112,7 @@ def at_tau(each: list[evidence.Evidence]) -> list[tuple[str, str]]:
     cells = []
     for own in moved[:-1]:
         change, error = macro_f1_difference(targets, own, moved[-1], classes)
-        cells.append((f"{metrics.macro_f1(targets, own, classes):.3f}", f"{change:+.3f} ± {1.96 * error:.3f}"))
+        cells.append((f"{metrics.macro_f1(targets, own, classes):.3f}", f"{change:+.3f} ± {metrics.Z * error:.3f}"))
     return [*cells, (f"{metrics.macro_f1(targets, moved[-1], classes):.3f}", "")]
 
 

@@ -182,8 +182,9 @@ def _network(config, classes, size):
     shape |= dict(name=name, classes=classes)
     ours = name == "resnet18"
     if shape["stem"] == "auto":
-        # A CIFAR stem is 3 wide: who asks for more gets the other.
-        shape["stem"] = "cifar" if ours and size <= 32 and shape["stem_kernel"] in ("auto", 3) else "imagenet"
+        # A CIFAR stem is 3 wide: who asks for more gets the other, as do pretrained weights, which have that one.
+        small = ours and size <= 32 and shape["stem_kernel"] in ("auto", 3) and not pretrained
+        shape["stem"] = "cifar" if small else "imagenet"
     if shape["stem_kernel"] == "auto":
         small = ours and shape["stem"] == "imagenet" and size <= SMALL and not pretrained
         shape["stem_kernel"] = 3 if small else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from augment import Views
-from config import Config, config_from, flag_of, spelled
+from config import WAY, Config, config_from, flag_of, spelled
 from data import Pictures
 from engine.build import init_key
 from engine.checkpoint import FORMAT, check_format, not_finite
@@ -19,14 +19,14 @@ from errors import LongtailError, counted, first_line
 from pictures.dealing import listing_key
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-# Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
-KEYS = dict(  # of HELD, what it means that one changed
+KEYS = dict(  # what to say instead of the name where one of these changed
     data_key="other pictures (is --data or $DATA the same?)",
     listing_key="other labels, groups or validation pictures",
     init_key="other weights of --init",
 )
+# Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
 HELD = (*KEYS, "device", "threads", "precision", "layout", "products", "compiled", "ranks")
-HELD_ELSEWHERE = ("init", "amp", "layout", "products")  # settings that env.json tells of
+HELD_ELSEWHERE = ("init", *WAY)  # settings that env.json tells of
 GONE = ("signals", "earlier_signals")  # what an earlier version's last.pt holds besides
 OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 

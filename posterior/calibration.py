@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import REMOVED, Config, read_object
+from config import REMOVED, WAY, Config, read_object
 from engine.run import replacing
 from errors import LongtailError, counted
 from posterior import evidence
@@ -23,7 +23,7 @@ CALIBRATION = "calibration.json"
 LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", "amp", "layout", "products")
+NOT_THE_RECIPE = (*SPLIT, "threads", *WAY)
 # The numbers of a scaling, and bounds that no fit comes near. Within them no probability overflows.
 BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": (-1e6, 1e6), "floor": (-1e-9, 1)}
 
@@ -151,15 +151,17 @@ def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judge
 def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path | str | None) -> Calibration | None:
     """The calibration for these runs: the run's own, else the newest of a study that tried the same settings; or None.
 
-    Of runs with unlike settings it is that of the first. project: where studies are looked for, None to look for none.
+    Of runs with unlike settings it is that of the first. project: where studies are looked for,
+    and that of a run which is a study's trial; None to look for none.
     Raises LongtailError where one is damaged.
     """
     wanted = recipe(checkpoints[0]["config"])
     shared = all(recipe(checkpoint["config"]) == wanted for checkpoint in checkpoints)
     found = [folders[0] / CALIBRATION] if len(folders) == 1 else []
     if project is not None:
-        by_age = sorted(Path(project).glob(f"*/{CALIBRATION}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        found += by_age
+        projects = {Path(project), folders[0].parent.parent.parent}  # of a study's trial its project: it may be another
+        studies = [path for place in projects for path in place.glob(f"*/{CALIBRATION}")]
+        found += sorted(studies, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in found:
         if not path.is_file():
             continue

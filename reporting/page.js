@@ -33,14 +33,16 @@ function filter(box) {
   const rows = all("tbody tr, .strip", box);
   const names = all("th", box).map((head) => head.textContent.toLowerCase().replace(/\s/g, "_"));
   const tests = box.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
-    const [, name, sign, value] = word.match(/^([^<>=]+)([<>=])(.+)$/) || [];
+    const [, name, sign, value] = word.match(/^([^<>=]+)([<>]=?|=)(.+)$/) || [];
     const exact = names.indexOf(name);
     const column = exact < 0 && name ? names.findIndex((each) => each.startsWith(name)) : exact;
     return (row) => {
-      if (column < 0) return row.textContent.toLowerCase().includes(word);
+      const plain = column < 0 || (sign !== "=" && isNaN(value));
+      if (plain) return row.textContent.toLowerCase().includes(word);
       const text = row.cells[column].textContent.toLowerCase(), number = parseFloat(text);
       if (sign === "=") return text === value || number === Number(value);
-      return sign === ">" ? number > Number(value) : number < Number(value);
+      const least = { ">": number > value, ">=": number >= value, "<": number < value, "<=": number <= value };
+      return least[sign];
     };
   });
   for (const row of rows) row.hidden = !tests.every((test) => test(row));

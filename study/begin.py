@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from config import Config, config_from, flag_of, spelled
+from config import WAY, Config, config_from, flag_of, spelled
 from data import listing
 from engine.build import init_key, judge, prepare_pictures
 from engine.checkpoint import FORMAT
@@ -15,7 +15,6 @@ from engine.resume import KEYS
 from errors import LongtailError
 from pictures import synthetic
 from pictures.dealing import listing_key
-from study.chosen import WAY
 from study.metric import DEFAULT
 from study.table import Study, identity, locked, write_spec
 

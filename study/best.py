@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from config import Config, read_recipe, spelled
+from config import WAY, Config, read_recipe, spelled
 from engine.run import replacing
 from errors import LongtailError, Parser, run_command
 from study import ranking
@@ -35,9 +35,7 @@ def recipe(study: Study, point: Point) -> Config:
         seed=study.base.seed,
         data=spec["base"]["data"],
         threads=spec["threads"] or 0,
-        amp=way.amp,
-        layout=way.layout,
-        products=way.products,
+        **{name: getattr(way, name) for name in WAY},
     )
 
 

@@ -3,12 +3,10 @@
 import sys
 from pathlib import Path
 
-from config import read_recipe
+from config import WAY, read_recipe
 from errors import LongtailError, counted
 from study import ranking
-from study.table import Study, newest, recipe_of
-
-WAY = ("amp", "layout", "products")
+from study.table import SCHEME, Study, newest, recipe_of
 
 
 def choose(project: Path | str) -> tuple[list[Path], str]:
@@ -25,8 +23,8 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
             which = f"the {counted(len(good), 'run')} of the finished study {study.folder}"
-            if recipe is not None and recipe.stat().st_mtime_ns > final.stat().st_mtime_ns:
-                which += f" (older than {recipe}, whose runs are taken where {study.folder} is not)"
+            if recipe is not None and not _same_recipe(study.base, read_recipe(recipe)):
+                which += f" (not of {recipe}, whose runs are taken where {study.folder} is not)"
             return [study.run(i) for i in good], which
     if recipe is not None:
         study, trials = study_of_recipe(recipe)
@@ -35,6 +33,12 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
     if weights is None:
         raise LongtailError(f"{project}: no run with a best.pt; train one (python train.py), or name one with --run")
     return [weights.parent], f"{weights.parent}, the newest run"
+
+
+def _same_recipe(one, other):
+    """Whether two Configs have the same settings, however the pictures are split and the numbers computed."""
+    own, others = recipe_of(one), recipe_of(other)
+    return all(own[name] == others[name] for name in own.keys() - {*SCHEME, *WAY, "threads"})
 
 
 def named(runs: list[str]) -> list[Path]:

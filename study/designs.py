@@ -31,7 +31,7 @@ def knob(name: str) -> dataclasses.Field:
 
 def typed(field: dataclasses.Field, word: str):
     """A value of `field` from the command line's text. Raises ConfigError."""
-    if field.type is bool:
+    if field.type is bool and word != field.metadata["auto"]:
         if word.lower() not in ("true", "false", "on", "off"):
             raise ConfigError(f"{field.name}={word}: give true or false")
         return word.lower() in ("true", "on")

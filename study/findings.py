@@ -93,9 +93,8 @@ def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -
 
 def how_far(study: Study) -> str:
     """'7 done, 1 failed, 4 to run now': what halving chose to go on is not done yet."""
-    waiting, rows = {trial for trial, _ in study.jobs()}, study.latest()
-    failed = sum(row["status"] != "ok" for row in rows.values())
-    return f"{len(rows.keys() - waiting) - failed} done, {failed} failed, {len(waiting)} to run now"
+    failed = sum(row["status"] != "ok" for row in study.latest().values())
+    return f"{len(study.over_now()) - failed} done, {failed} failed, {len(study.jobs())} to run now"
 
 
 def together(study: Study, points: list[Point]) -> Iterator[str]:

@@ -133,14 +133,15 @@ def fill(
 
 def _say_how_long(study, space, workers, interleaved, rate):
     """Says how the trials that are left are run, and about how long it takes; of a long study, how to shorten it."""
-    shape = f"{workers} at a time, {counted(study.spec['threads'], 'thread')} each"
+    threads = study.spec["threads"]  # 0 on a GPU, where they do not matter
+    shape = f"{workers} at a time" + (f", {counted(threads, 'thread')} each" if threads else "")
     if interleaved > 1:
         shape = f"{interleaved} in turns"
     _, shards = space.shard
     minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / shards
     how_long = "under a minute" if minutes < 1 else f"about {math.ceil(minutes)} min"
     print(
-        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(study.latest())} done; {shape}, "
+        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(study.over_now())} done; {shape}, "
         f"{rate:.0f} images/s: {how_long}",
         file=sys.stderr,
     )
@@ -154,22 +155,24 @@ def _say_how_long(study, space, workers, interleaved, rate):
 
 @contextlib.contextmanager
 def _progress(study):
-    """A bar of the study's trials. The function that it gives takes each new row, says it, and keeps results.csv."""
+    """A bar of the study's rows; with halving a trial has several, and how many there will be is known rung by rung.
+    The function that it gives takes each new row, says it, and keeps results.csv."""
     from tqdm import tqdm
 
     best_merit, best_said = -math.inf, ""
     written = 0.0  # when results.csv was, by the monotonic clock
-    with tqdm(total=len(study.trials), initial=len(study.latest()), unit="trial", disable=None, smoothing=0) as bar:
+    rows = len(study.rows())
+    with tqdm(total=rows + len(study.jobs()), initial=rows, unit="trial", disable=None, smoothing=0) as bar:
 
         def seen(row):
             nonlocal best_merit, best_said, written
-            done = len(study.latest())
+            done = len(study.rows())
             tqdm.write(_trial_line(study, row, done), file=sys.stderr)
             score = row.get(study.metric, math.nan)  # without validation pictures there is none
             if row["status"] == "ok" and merit(study.metric, score) > best_merit:
                 best_merit = merit(study.metric, score)
                 best_said = f"best so far {score:.4f}, trial {row['trial']}"
-            bar.n = done
+            bar.n, bar.total = done, done + len(study.jobs())
             bar.set_postfix_str(best_said)
             if time.monotonic() - written > RESULTS:
                 study.write_results()

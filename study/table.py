@@ -120,6 +120,10 @@ class Study:
         """The last row of each trial that has one: trial -> dict."""
         return {trial: row for (trial, _), row in self.rows().items()}
 
+    def over_now(self) -> set[int]:
+        """The trials that have a row and nothing to do now, failed ones too."""
+        return self.latest().keys() - {trial for trial, _ in self.jobs()}
+
     def jobs(self) -> list[tuple[int, int]]:
         """(trial, epoch) pairs that may be worked on now.
 

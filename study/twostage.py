@@ -113,7 +113,7 @@ def lines(stages: list[Stage]) -> Iterator[str]:
             f"{stage.tau:g}",
             f"{stage.macro_f1():.3f}",
             f"{metrics.accuracy(targets, stage.at_tau):.3f}",
-            "" if stage is stages[0] else f"{change:+.3f} ± {1.96 * error:.3f}",
+            "" if stage is stages[0] else f"{change:+.3f} ± {metrics.Z * error:.3f}",
         ]
         yield f"| {' | '.join(cells)} |"
     yield (

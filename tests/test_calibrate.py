@@ -178,6 +178,8 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     checkpoint = dict(config=dataclasses.replace(base, val_split=0.0).settings(), classes=saved["classes"])
     carried = calibration.calibration_of([tmp_path / "final"], [checkpoint], tmp_path)
     assert carried.path == tmp_path / "grid" / "calibration.json"
+    elsewhere = calibration.calibration_of([grid.run(i) for i in range(3)], [checkpoint], tmp_path / "runs")
+    assert elsewhere.path == carried.path  # --project left out: a trial's own study has it
     assert "carried over from 1 network to 5" in carried.in_words([tmp_path / "final"] * 5)
     runs = [grid.run(i) for i in range(3)]
     assert choose(tmp_path) == (runs, f"the 3 runs of {tmp_path / 'best.json'}")  # which predict.py takes

@@ -4,12 +4,15 @@ import copy
 import hashlib
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import model
+from config import Config
+from engine.build import build_network
 from errors import LongtailError
 from kernels.dropout import counter_hash
 from model import build_model
@@ -451,6 +454,15 @@ def test_pretrained(torchvision, monkeypatch, hub, name, classes):
     for key, value in found.items():
         assert torch.equal(value, wanted[key]) == (classes == 1000 or key not in head), key
     assert found[head[1]].shape == (classes,)
+
+
+def test_pretrained_weights_bring_their_stem_to_small_pictures_too(torchvision, monkeypatch, hub):
+    publish(torchvision, monkeypatch, hub, "resnet18", torchvision.models.get_model("resnet18").state_dict())
+    pictures = SimpleNamespace(listing=SimpleNamespace(classes=["a", "b"]), size=32)
+    model, shape = build_network(Config(model="resnet18", pretrained=True), pictures)
+    assert model.conv1.kernel_size == (7, 7) and shape["stem"] == "imagenet"
+    model, shape = build_network(Config(model="resnet18"), pictures)
+    assert model.conv1.kernel_size == (3, 3) and shape["stem"] == "cifar"
 
 
 def test_weights_of_torchvisions_early_days_are_read(torchvision, monkeypatch, hub):

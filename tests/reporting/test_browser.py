@@ -84,10 +84,13 @@ def test_a_table_is_searched_and_filtered(study):
         found.failed = type("memory"); found.said = box.querySelector("output").textContent;
         found.both = type("balance=sampler ls=0.1");
         found.more = type("macro_f1>0.3"); found.less = type("macro_f1<0.3"); found.equal = type("lr=0.5");
+        found.least = type("macro_f1>=0.3"); found.most = type("macro_f1<=0.3"); found.word = type("macro_f1>high");
         found.all = type("");
     """)  # fmt: skip
     assert found["failed"] == 3 and found["said"] == "3 of 14" and found["both"] == 3 and found["all"] == 14
     assert found["more"] + found["less"] == 11 and found["more"] and not found["equal"]
+    assert found["least"] >= found["more"] and found["most"] >= found["less"] and found["word"] == 0
+    assert found["least"] + found["most"] >= 11
 
 
 def test_two_points_stand_side_by_side(study):

@@ -523,7 +523,9 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
             pass
         lease.release()
     assert study.jobs() == [(7, 1)]
+    assert study.over_now() == set(range(7))  # as far as is known
     work(study, pack=2)
+    assert study.over_now() == set(range(8))
     assert {k: row["macro_f1"] for k, row in study.rows().items()} == wanted
     counts = {until: sum(u == until for _, u in wanted) for until in (1, 2, 4)}
     assert counts[1] == 8 and counts[2] in (4, 6) and counts[4] in (2, 4)
