@@ -118,7 +118,7 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
     # By the class that is named, which is what a user sees. The true class would give the answer away.
     named = scaled.argmax(1)
     group = metrics.count_groups(found.counts)
-    parts = [(f"{name} ({(group == name).sum()})", group[named] == name) for name in ("many", "medium", "few")]
+    parts = [(f"{name} ({(group == name).sum()})", group[named] == name) for name in metrics.GROUPS]
     if by is not None:
         parts += [(shown(value) or "(empty)", by == value) for value in sorted(set(by.tolist()), key=natural_key)]
     rows = []
@@ -202,7 +202,7 @@ def _sets(found, in_sets, markdown) -> Iterator[str]:
     group = metrics.count_groups(found.counts)
     of_picture = group[found.targets]
     parts = [("all", np.full(len(in_sets), True))]
-    parts += [(f"{name} ({(group == name).sum()})", of_picture == name) for name in ("many", "medium", "few")]
+    parts += [(f"{name} ({(group == name).sum()})", of_picture == name) for name in metrics.GROUPS]
     right = in_sets[np.arange(len(in_sets)), found.targets]
     size = in_sets.sum(1)
     rows = []

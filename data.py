@@ -16,7 +16,7 @@ from pictures.class_counts import classes_without, plot_counts, print_counts, pr
 from pictures.dealing import deal, deal_groups, joined, keep_together
 from pictures.duplicates import duplicates, near_sets
 from pictures.layout import own_test
-from pictures.listing import Listing, listing, natural_key, test_listing  # noqa: F401  (ours to hand on)
+from pictures.listing import Listing, listing, test_listing
 from pictures.names import doubts
 from pictures.samples import check_own_sample
 from pictures.store import Store, dimensions, load_store
@@ -69,7 +69,7 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
     """
     found = listing(root, source.labels or None, source.image_col, source.label_col, source.group_col or None)
     check_own_sample(root, found.classes)
-    size, side = sizes(found, source.img_size)
+    size, side = sizes(found.files, source.img_size)
     store = load_store(found.files, side, source.resize)
     notes = found.notes + first_ten([f"passed over: {name}" for name in found.skipped])
     left_out = []
@@ -105,14 +105,20 @@ def prepare(root: str | Path, source: Source, parted: Split) -> Pictures:
 
 
 def _check_command(root, source):
-    words = ["python", "data.py", "check", str(root)]
-    for name, unsaid in (("labels", ""), ("image_col", "auto"), ("label_col", "auto"), ("group_col", "")):
-        if getattr(source, name) != unsaid:
-            words += [f"--{name.replace('_', '-')}", getattr(source, name)]
-    return shlex.join([*words, "--all"])
+    return shlex.join(["python", "data.py", "check", str(root), *_csv_flags(source), "--all"])
 
 
-def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] = "auto") -> tuple[int, int]:
+def _csv_flags(source):
+    """The flags of a Source's CSV and its columns, where they are not found by themselves."""
+    words = []
+    for name in ("labels", "image_col", "label_col", "group_col"):
+        value = str(getattr(source, name))
+        if value not in ("", "auto"):
+            words += [f"--{name.replace('_', '-')}", value]
+    return words
+
+
+def sizes(files: list[Path], img_size: int | str | tuple[int, int] = "auto") -> tuple[int, int]:
     """(pixels a side that the network sees in the end, pixels a side S of the Store).
 
     Both depend on the median short side of at most 1,000 pictures, evenly spaced, by their headers.
@@ -122,7 +128,6 @@ def sizes(pictures: Listing | list[Path], img_size: int | str | tuple[int, int] 
     are not enlarged only to be cropped.
     Raises LongtailError where no header can be read.
     """
-    files = pictures.files if isinstance(pictures, Listing) else pictures
     # A thousand are enough for a median, and reading more headers would take time at every start.
     rows = np.unique(np.linspace(0, len(files) - 1, min(len(files), 1000)).astype(int))
     short_sides = [min(found) for found in dimensions([files[row] for row in rows]) if found]
@@ -226,7 +231,7 @@ def check(
     except LongtailError as error:
         problems["sample submission"] = [str(error)]
     try:
-        _, side = sizes(found)
+        _, side = sizes(found.files)
     except LongtailError:
         side = 64  # any side will do: no file can be read, and each is about to be named
     parts = [found, *tests]
@@ -263,10 +268,7 @@ def check(
     if plot:
         plot_counts(found.classes, counts, plot)
         print(f"class counts drawn in {plot}", file=sys.stderr)
-    words = ["python", "train.py", "--data", str(root)]
-    for name, value in columns.items():
-        if value not in ("", "auto"):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+    words = ["python", "train.py", "--data", str(root), *_csv_flags(Source(**columns))]
     if labelled:
         print("the test pictures have labels: python evaluate.py scores a trained run on them", file=sys.stderr)
     print(why if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)

@@ -57,6 +57,7 @@ class Parser(argparse.ArgumentParser):
     """argparse without abbreviations, whose refusals are one line, exit code 2, with the nearest flag."""
 
     removed: Collection[str] = ()  # flags of earlier versions
+    may_be_empty: Collection[str] = ()  # flags whose value may be nothing
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -64,6 +65,10 @@ class Parser(argparse.ArgumentParser):
     def parse_args(
         self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
+        words = sys.argv[1:] if args is None else args
+        for flag, value in zip(["", *words], words):
+            if value == "" and flag not in self.may_be_empty:  # a shell's variable that is not set
+                self.error(f"{flag or 'the command'}: an empty word follows: give it a value, or leave it out")
         space, unknown = self.parse_known_args(args, namespace)
         if unknown:
             if unknown[0].split("=")[0] in self.removed:

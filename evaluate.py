@@ -49,10 +49,12 @@ class Judged:
 def evaluate(args: Namespace) -> None:
     """The command, from its parsed arguments."""
     if args.run:
-        folders, which = named(args.run), ", ".join(args.run)
+        folders, which = named(args.run)
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
+    for line in first_ten(classifier.not_done(folders)):
+        print(line, file=sys.stderr)
     finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
     folder = _output_folder(args, folders)  # which may be refused: before the work, not after it
     classes = checkpoints[0]["classes"]
@@ -101,7 +103,8 @@ def _test_pictures(args, folders, checkpoints):
         listed = data.test_listing(root, args.test, **own)
         if (listed.labels < 0).all():
             raise LongtailError(
-                f"{what}: no picture has a label: sort them into class folders, or name a CSV with a column of labels"
+                f"{what}: no picture has a label: sort them into folders called as the model's classes, "
+                f"{classes[0]!r} for one, or name a CSV with a column of labels"
             )
         if args.by:
             listed = data.test_listing(root, args.test, args.by, **own)
@@ -185,8 +188,9 @@ def _score_lines(found, chance, guesses, counts, markdown) -> Iterator[str]:
         score = found[name]
         rows.append([title, number(score.value), interval(score.low, score.high), *by_guessing, if_right])
     yield from table(["score", "value", "95%", "majority", "prior", "if right"], rows, markdown)
+    many, few = metrics.MANY, metrics.FEW
     yield (
-        "\nMany, medium, few: mean accuracy of the classes with over 100, 20 to 100, under 20\n"
+        f"\nMany, medium, few: mean accuracy of the classes with over {many}, {few} to {many}, under {few}\n"
         "training pictures (thirds, where one would be empty); in brackets their number.\n"
         "Guessing: the class most trained on (majority), or each as often as trained on\n"
         "(prior). If right: what right probabilities would show in 95% of draws."

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Z = 2.0  # standard errors on either side: the 1.96 of 95% covered 0.924 in one situation of bench/coverage.py
+BINS = 15  # of confidence, in calibration errors
+GROUPS = ("many", "medium", "few")  # of classes, by training pictures
+MANY, FEW = 100, 20  # more, and fewer, training pictures than these
 
 
 def log_softmax(logits: ArrayLike) -> np.ndarray:
@@ -123,17 +126,17 @@ def worst(targets: ArrayLike, predicted: ArrayLike, classes: int) -> float:
     return float(scores["recall"][scores["support"] > 0].min())
 
 
-def count_groups(train_counts: ArrayLike, many: int = 100, few: int = 20) -> np.ndarray:
+def count_groups(train_counts: ArrayLike) -> np.ndarray:
     """The group of each class by its training pictures [C]: str [C] of 'many', 'medium' and 'few'.
 
-    Many: more than `many` pictures; few: fewer than `few` (Liu et al. 2019, OLTR). Where that leaves one of the three
+    Many: more than MANY pictures; few: fewer than FEW (Liu et al. 2019, OLTR). Where that leaves one of the three
     without a class, they are thirds of the classes by rank instead.
     """
     pictures = np.asarray(train_counts)
-    group = np.where(pictures > many, "many", np.where(pictures < few, "few", "medium"))
+    group = np.where(pictures > MANY, "many", np.where(pictures < FEW, "few", "medium"))
     if len(np.unique(group)) < 3:
         order = np.argsort(-pictures, kind="stable")
-        for name, third in zip(("many", "medium", "few"), np.array_split(order, 3)):
+        for name, third in zip(GROUPS, np.array_split(order, 3)):
             group[third] = name
     return group
 
@@ -146,7 +149,7 @@ def groups(targets: ArrayLike, predicted: ArrayLike, train_counts: ArrayLike) ->
     group = count_groups(train_counts)
     table = per_class(targets, predicted, len(group))
     scores = {}
-    for name in ("many", "medium", "few"):
+    for name in GROUPS:
         recall = table["recall"][(group == name) & (table["support"] > 0)]
         scores[name] = float(recall.mean()) if len(recall) else math.nan
     return scores
@@ -190,17 +193,17 @@ def adaptive_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
     return _calibration_gap(bin_of, confidence, hits, bins)
 
 
-def classwise_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
+def classwise_ece(probs: ArrayLike, targets: ArrayLike) -> float:
     """Mean over classes of the ECE of "is it class c?" at p_c, with the bins of `ece`.
 
     Class-wise ECE of Kull et al. 2019, which is the static calibration error of Nixon et al. 2019.
     """
     probs, targets = _checked_probs(probs, targets)
     classes = np.arange(probs.shape[1])
-    # Every class has `bins` bins of its own: one call counts all of them.
-    bin_of = _equal_width_bins(probs, bins) + classes * bins
+    # Every class has BINS bins of its own: one call counts all of them.
+    bin_of = _equal_width_bins(probs, BINS) + classes * BINS
     hits = targets[:, None] == classes
-    return _calibration_gap(bin_of.ravel(), probs.ravel(), hits.ravel(), bins * len(classes))
+    return _calibration_gap(bin_of.ravel(), probs.ravel(), hits.ravel(), BINS * len(classes))
 
 
 def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> dict[str, float]:

@@ -34,10 +34,12 @@ def predict(args: Namespace) -> None:
     if args.output is not None:
         _check_output(args.output)
     if args.run:
-        folders, which = named(args.run), ", ".join(args.run)
+        folders, which = named(args.run)
     else:
         folders, which = choose(args.project)
     checkpoints = classifier.members(folders)
+    for line in first_ten(classifier.not_done(folders)):
+        print(line, file=sys.stderr)
     finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
     if args.sets:
         _check_sets(args, finish, checkpoints[0]["classes"])

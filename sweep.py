@@ -20,6 +20,7 @@ from pathlib import Path
 from config import OFF, Config
 from engine.flags import SettingsParser, as_flags, config_from_args, train_command, whole_number
 from engine.outcome import predict_command
+from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, counted, run_command
 from study import findings, ranking
@@ -70,9 +71,13 @@ def conclude(study: Study, choosing: bool, device: str) -> int:
         words = ["--run", *(str(study.run(i)) for i in good)]
         print(f"Next: {predict_command(study.base.data, words, device)}", file=sys.stderr)
         return 0
-    picture = study.folder / "effects.png"
-    if findings.draw(study, groups[choice.scheme], picture):
-        print(f"drawn in {picture}", file=sys.stderr)
+    from reporting.study_effects import picture  # with matplotlib, which takes its time to import
+
+    chart = picture(study, groups[choice.scheme])
+    if chart is not None:
+        with replacing(study.folder / "effects.png") as draft:
+            chart.save(draft, format="png", dpi=144)
+        print(f"drawn in {study.folder / 'effects.png'}", file=sys.stderr)
     if choosing:
         _hand_on(study, choice.point, device)
     return 0

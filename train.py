@@ -103,11 +103,10 @@ def trial(
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
                     end = min(state.epoch + SETTLING, last_epoch)
-                    none = ", so none with the new loss is: --monitor last keeps the last" * (end == last_epoch)
-                    run.say(
-                        "the loss changes, and the network needs time to follow: "
-                        f"epochs {state.epoch + 1} to {end} are not taken as the best{none}"
-                    )
+                    passed_over = f"epochs {state.epoch + 1} to {end} are not taken as the best"
+                    if end == last_epoch:
+                        passed_over += ", so none with the new loss is: --monitor last keeps the last"
+                    run.say(f"the loss changes, and the network needs time to follow: {passed_over}")
                 steps, first = len(plan.index), state.step
                 stepper.take_table(table)
                 stepper.begin(plan, first)
@@ -130,10 +129,11 @@ def trial(
                     count = len(pictures.val)
                     of_view = [stepper.logits(view, count, keeper.pause_in_evaluation) + bias for view in evaluation]
                     if not np.isfinite(of_view).all():
-                        raise NonFinite(steps - 1)
+                        raise NonFinite(steps - 1, "an answer to a validation picture")
                     logits = averaged(of_view)
-                if not_finite(stepper.evaluated().state_dict()):  # a loss can be finite while a statistic is not
-                    raise NonFinite(steps - 1)
+                bad = not_finite(stepper.evaluated().state_dict())
+                if bad:  # a loss can be finite while a statistic is not
+                    raise NonFinite(steps - 1, bad)
                 # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
                 times = dict(
@@ -158,7 +158,7 @@ def trial(
                 run.remove("last.pt")  # nothing is left to resume, and best.pt can mend the tables
     except NonFinite as e:
         raise LongtailError(
-            f"{run.folder}: the loss is not finite at epoch {state.epoch + 1}, step {e.step + 1}: try a "
+            f"{run.folder}: {e.what} is not finite at epoch {state.epoch + 1}, step {e.step + 1}: try a "
             f"lower --lr, some --warmup, or --no-amp"
         ) from e
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as e:

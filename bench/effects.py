@@ -172,7 +172,7 @@ def table(study: Study, groups: dict[str, list[list[int]]], device: str, blur: b
             f"{mean(lambda s: s.confidence):.3f}, {mean(lambda s: metrics.softmax(s.scaled).max(1).mean()):.3f}",
             f"{mean(lambda s: s.nll.mean()):.3f}, {mean(lambda s: metrics.nll(s.scaled, s.targets)):.3f}",
             f"{np.mean(error_of):.3f} ({low:.3f} to {high:.3f})",
-            " / ".join(f"{np.mean([each[kind] for each in group]):.3f}" for kind in ("many", "medium", "few")),
+            " / ".join(f"{np.mean([each[kind] for each in group]):.3f}" for kind in metrics.GROUPS),
             "" if name == "base" else f"{helped} / {harmed}",
         ]
         if blur:

@@ -48,7 +48,7 @@ def row(kind: str, found: np.ndarray, targets: np.ndarray, group: np.ndarray) ->
     all_held = wilson(held.sum(), len(held))
     cells = [kind, number(all_held.value), interval(all_held.low, all_held.high)]
     cells += [number(np.mean(of_class)), number(min(of_class), 2)]
-    cells.append(" / ".join(number(held[group[targets] == name].mean()) for name in ("many", "medium", "few")))
+    cells.append(" / ".join(number(held[group[targets] == name].mean()) for name in metrics.GROUPS))
     size = found.sum(1)
     return cells + [number(size.mean(), 1), f"{np.median(size):.0f}"]
 

@@ -25,6 +25,7 @@ class SettingsParser(Parser):
         usage = f"%(prog)s {takes}[-c RECIPE] [--SETTING VALUE ...]\n       %(prog)s --help | --help-all"
         super().__init__(prog=prog, description=description, usage=usage, add_help=False)
         self.removed = {flag_of(name) for name in REMOVED}
+        self.may_be_empty = {flag_of(field.name) for field in dataclasses.fields(Config) if _may_be_empty(field)}
         self._settings = []  # the groups that hold settings
         self._daily = []  # the settings that --help shows
         self._common = self.add_argument_group("help and recipes")
@@ -68,6 +69,11 @@ class SettingsParser(Parser):
             formatter.add_arguments(actions)
             formatter.end_section()
         return formatter.format_help()
+
+
+def _may_be_empty(field):
+    """Whether nothing is a value of a setting; of the data's it is a shell's variable that is not set."""
+    return field.default == "" and field.metadata["group"] != "data"
 
 
 class _HelpAll(argparse.Action):

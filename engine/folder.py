@@ -15,7 +15,7 @@ import numpy as np
 from config import config_from
 from engine.outcome import kept_row
 from engine.run import with_todays_names
-from errors import LongtailError
+from errors import LongtailError, counted
 
 
 @dataclass
@@ -102,7 +102,11 @@ def _rows(path, notes):
     """The lines of a CSV as dicts."""
     try:
         with open(path, newline="", encoding="utf-8") as f:
-            return [row for row in csv.DictReader(f) if None not in row]
+            rows = list(csv.DictReader(f))
+        whole = [row for row in rows if None not in row and None not in row.values()]
+        if len(whole) < len(rows):
+            notes.append(f"{path.name} has {counted(len(rows) - len(whole), 'line')} that is not whole")
+        return whole
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as error:

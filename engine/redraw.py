@@ -18,6 +18,8 @@ from pictures.decode import decode
 from pictures.listing import Listing
 from plan import Plan, store_level
 
+MOST = 32  # rows of a batch that a page shows
+
 
 class Seen(NamedTuple):
     """A row of a batch, as the network saw it."""
@@ -28,8 +30,8 @@ class Seen(NamedTuple):
     lam: float  # the weight of `own`
 
 
-def first_batch(run: Folder, config: Config, listed: Listing, most: int = 32) -> list[Seen]:
-    """The first rows of the first step, `most` at the most; erased parts are grey.
+def first_batch(run: Folder, config: Config, listed: Listing) -> list[Seen]:
+    """The first rows of the first step, MOST at the most; erased parts are grey.
 
     config: the run's; listed: the pictures of its data. Raises LongtailError where they are others than the run's, or
     cannot be read. Of the data only these pictures are read.
@@ -39,18 +41,18 @@ def first_batch(run: Folder, config: Config, listed: Listing, most: int = 32) ->
         raise LongtailError("the folder holds other pictures than the run was trained on")
     train = np.array([row for row, path in enumerate(listed.paths) if part_of[path] == "train"])
     counts = np.bincount(listed.labels[train], minlength=len(listed.classes))
-    size, side = sizes(listed, config.img_size)
+    size, side = sizes(listed.files, config.img_size)
     means = np.zeros((len(listed.paths), 3), np.float32)
     store = SimpleNamespace(pixels=np.empty((0, side)), means=means)
     pictures = Pictures(listed.root, listed, store, size, train, train[:0], counts, [], [], [])
     # Which pictures come first does not depend on what they look like; their colours do, so it is drawn twice.
     step = plans_of(config, pictures)[0](0)
-    used = np.union1d(step.index[0, :most], step.partner[0, :most])
+    used = np.union1d(step.index[0, :MOST], step.partner[0, :MOST])
     pixels = np.stack([decode(listed.files[row], side, config.resize) for row in used])
     means[used] = pixels.mean((1, 2)) / 255
     step = plans_of(config, pictures)[0](0)
 
-    step = Plan(*(table[0, :most] if table.ndim > 1 else table[0] for table in step))
+    step = Plan(*(table[0, :MOST] if table.ndim > 1 else table[0] for table in step))
     pixels = torch.from_numpy(pixels)
     while pixels.shape[1] > store_level(int(step.view_size), side):
         pixels = halved(pixels, torch.device("cpu"))

@@ -60,7 +60,8 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written there is none
+            temporary.unlink(missing_ok=True)
 
 
 class Run:

@@ -25,11 +25,11 @@ CHECK_EVERY = 50  # steps between two looks at a GPU's losses; the host runs at 
 
 
 class NonFinite(ArithmeticError):
-    """The loss became NaN or infinite; `step` is the step of the epoch at which it did."""
+    """`what` became NaN or infinite; `step` is the step of the epoch at which it was found to be."""
 
-    def __init__(self, step):
-        super().__init__(f"loss not finite at step {step}")
-        self.step = step
+    def __init__(self, step, what="the loss"):
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step, self.what = step, what
 
 
 class Stepper:

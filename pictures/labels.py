@@ -169,8 +169,12 @@ def id_rows(
     if respelled:
         raise LongtailError(f"{file}: {len(respelled)} files are spelled otherwise: {files.said(respelled, image)}")
     rows = []
-    for (_, cells), path in zip(table.lines, paths):
+    label_of = {}  # a file, and what the first line with a label calls it
+    for (number, cells), path in zip(table.lines, paths):
         known = cells[label] if label else ""
+        first = label_of.setdefault(path, known) if known and path else known
+        if normalize("NFC", first) != normalize("NFC", known):
+            raise LongtailError(f"{file} line {number}: {path} is {brief(known)} here and {brief(first)} further up")
         in_group = cells[group] if group else None
         rows.append(Row(path or cells[image], known or None, "test", in_group, cells[key]))
     return rows

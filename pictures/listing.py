@@ -84,12 +84,15 @@ def listing(
     rows = [] if csvs else _folder_rows(root, skipped)
     for part, file in csvs.items():
         try:
-            rows += label_rows(root, file, image_col, label_col, group_col, skipped, part)
+            listed = label_rows(root, file, image_col, label_col, group_col, skipped, part)
+            if not listed:  # without validation pictures some of the others would be held out
+                raise LongtailError(f"{file} lists no picture below its first line")
+            rows += listed
         except LongtailError as error:
             why = "" if labels is not None else f"; rename {file.name} if it is no list of labels"
             raise LongtailError(f"{error}{why}") from None
     if csvs:
-        skipped += unnamed(root, [row.path for row in rows])
+        skipped += unnamed(root, [row.path for row in rows], [file.name for file in csvs.values()])
     twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
     if twice:  # a CSV's own repeats are settled, and a folder has none
         raise LongtailError(f"{root}: the CSVs of train and val both list {some(twice)}: take them out of one")
@@ -148,7 +151,9 @@ def test_listing(
         base = f"{test.relative_to(root).as_posix()}/" if inside else ""
         root = root if inside else test
         rows = _test_rows(root, base, skipped, {normalize("NFC", name) for name in taught})
-    elif test.is_file() and is_picture_name(test.name):
+    elif is_picture_name(test.name) and test.exists():
+        if not test.is_file():
+            raise LongtailError(f"{test} is not a regular file")
         root = test.parent
         rows = [Row(test.name, None, "test")]
     else:

@@ -15,7 +15,7 @@ from unicodedata import normalize
 
 from errors import LongtailError, counted
 from pictures.csv_table import Line, Table
-from pictures.layout import named_folders
+from pictures.layout import entries, named_folders, part_of
 from pictures.names import brief, is_picture_name, some, unpadded
 
 
@@ -97,14 +97,19 @@ class NamedFiles:
         return found
 
 
-def unnamed(root: Path, paths: Iterable[str]) -> list[str]:
-    """What is to be said of pictures beside those of `paths`, in the same folders: a line a folder that has any."""
+def unnamed(root: Path, paths: Iterable[str], csvs: list[str]) -> list[str]:
+    """What is to be said of pictures beside those of `paths`, in the same folders and in those beside them, but for the
+    folders of a part: a line a folder that has any. csvs: the names of the tables that were read."""
     named, found = set(paths), []
-    for folder in sorted({os.path.dirname(path) for path in named}):
-        own = [name for name in os.listdir(root / folder) if is_picture_name(name) and name[0] != "."]
+    folders = {os.path.dirname(path) for path in named}
+    for parent in {os.path.dirname(folder) for folder in folders if folder and not folder.startswith("..")}:
+        inner = [name for name in entries(root / parent).folders if part_of(name) is None]
+        folders |= {os.path.join(parent, name) for name in inner}
+    for folder in sorted(folders):
+        own = filter(is_picture_name, entries(root / folder).others)
         left = sum(os.path.join(folder, name) not in named for name in own)
         if left:
-            found.append(f"{counted(left, 'picture')} in {root / folder} (no CSV of labels names them)")
+            found.append(f"{counted(left, 'picture')} in {root / folder} (not in {' or '.join(csvs)})")
     return found
 
 
@@ -152,5 +157,5 @@ def _read_folder(root, base, parent) -> _Folder:
             stems.setdefault(normalize("NFC", stem), []).append(entry.name)
             for name in (stem, entry.name):
                 numbers.setdefault(unpadded(normalize("NFC", name)), []).append(entry.name)
-    prefix = "" if here == root else f"{os.path.relpath(here, root)}/"
-    return _Folder(prefix, names, stems, numbers)
+    inner = os.path.relpath(here, root)  # ../data/x of the folder data is x
+    return _Folder("" if inner == "." else f"{inner}/", names, stems, numbers)

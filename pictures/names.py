@@ -132,7 +132,8 @@ def doubts(classes: list[str]) -> list[str]:
 
 def _meant(name):
     """The same for names that differ in case, in spaces, - and _, or in how they write a number."""
-    plain = re.sub(r"[\s_]+|(?<=\w)-+", " ", normalize("NFKC", name).casefold()).strip()
+    seen = re.sub("[\u00ad\u200b-\u200d\u2060\ufeff]", "", normalize("NFKC", name))  # without what has no width
+    plain = re.sub(r"[\s_]+|(?<=\w)-+", " ", seen.casefold()).strip()
     if re.fullmatch(r"-?[0-9]{1,99}(\.[0-9]{0,99})?", plain):  # no exponents: 1e9 would be long
         return str(Fraction(plain))  # exact, unlike float
     return plain

@@ -4,6 +4,7 @@ calibrate.py, found and read here for whoever predicts.
 Fits nothing but, for pictures that a scaling was fitted to, what it would be without them.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ class Calibration:
     members: int  # networks averaged for each of these pictures
     pictures: int
     runs: list[Path]  # these networks' runs
+    digests: list[str]  # of what each of them said then; empty of an older calibration
     tau: float | None  # of the prior `tau`; an older calibration has none
     least: float | None  # the threshold of `sets`; an older one, or one of few pictures, has none
     shared: bool = True  # whether all runs that it is used with have the settings that it belongs to
@@ -135,6 +137,7 @@ def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judge
         recipe=recipe(evidence.read_settings(runs[0])),
         classes=found.classes,
         runs=[str(run.relative_to(folder)) for run in runs],
+        digests=[_digest(run) for run in runs],
         members=found.members,
         pictures=len(found.targets),
         out_of_fold=found.parts is not None,
@@ -159,7 +162,9 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
     shared = all(recipe(checkpoint["config"]) == wanted for checkpoint in checkpoints)
     found = [folders[0] / CALIBRATION] if len(folders) == 1 else []
     if project is not None:
-        projects = {Path(project), folders[0].parent.parent.parent}  # of a study's trial its project: it may be another
+        projects, own = {Path(project)}, folders[0].parent.parent
+        if (own / "study.json").is_file():  # the run is a study's trial, of another project perhaps
+            projects.add(own.parent)
         studies = [path for place in projects for path in place.glob(f"*/{CALIBRATION}")]
         found += sorted(studies, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in found:
@@ -167,8 +172,19 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
             continue
         belongs_to, classes, calibration = _read(path)
         if belongs_to == wanted and classes == checkpoints[0]["classes"]:
+            _refuse_outdated(calibration)
             return replace(calibration, shared=shared)
     return None
+
+
+def _refuse_outdated(calibration):
+    """Raises LongtailError where a run went on after it was calibrated: a scaling is of what its networks said then."""
+    for run, digest in zip(calibration.runs, calibration.digests):
+        if _digest(run) not in (digest, None):
+            raise LongtailError(
+                f"{calibration.path} is of what {run} was before it went on: make it again with calibrate.py, or add "
+                "--no-calibration"
+            )
 
 
 def _read(path):
@@ -189,8 +205,10 @@ def _read(path):
             raise ValueError("scaling.kind")
         runs = [path.parent / name for name in saved["runs"]]
         members, pictures = (_whole(saved, name) for name in ("members", "pictures"))
+        digests = [str(digest) for digest in saved.get("digests", [])]  # an older version has none
         belongs_to = recipe(json.loads(saved["recipe"]))  # an older version's has other settings
-        return belongs_to, classes, Calibration(scaling, path, members, pictures, runs, _tau(saved), _least(saved))
+        found = Calibration(scaling, path, members, pictures, runs, digests, _tau(saved), _least(saved))
+        return belongs_to, classes, found
     except KeyError as error:
         what = f"it has no {error}"
     except (LongtailError, ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -198,6 +216,14 @@ def _read(path):
     raise LongtailError(
         f"{path} is damaged ({what}): make it again with calibrate.py, or remove it, or add --no-calibration"
     )
+
+
+def _digest(run):
+    """Of what a run's networks say of its validation pictures, which a scaling is fitted to; None where it is gone."""
+    try:
+        return hashlib.blake2b((run / "val_logits.npy").read_bytes(), digest_size=16).hexdigest()
+    except OSError:
+        return None
 
 
 def _whole(saved, name):

@@ -40,6 +40,13 @@ def members(folders: list[Path]) -> list[dict]:
     return checkpoints
 
 
+def not_done(folders: list[Path]) -> list[str]:
+    """Says which of the runs have epochs to go, a line each: the best of those that are done stands for them."""
+    return [
+        f"{folder} has not ended: its best epoch so far is used" for folder in folders if (folder / "last.pt").exists()
+    ]
+
+
 def training_prior(checkpoints: list[dict]) -> np.ndarray:
     """Class prior float64 [C] of what the networks were trained on, their mean."""
     return np.mean([shares(checkpoint["counts"]) for checkpoint in checkpoints], 0)

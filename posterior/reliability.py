@@ -11,7 +11,6 @@ import numpy as np
 
 import metrics
 
-BINS = 15  # of class-wise ECE
 GRID = 1024  # cells of [0, 1] on which residuals are smoothed
 EXACT = 1000  # rows up to which the number of hits has its exact distribution
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -90,13 +89,13 @@ class Errors:
         # All that a score of the top class looks at: it, and one other for a miss.
         confidence = self.probs.max(1)
         self.top = np.stack([confidence, np.zeros_like(confidence)], 1)
-        # Of class-wise ECE the cell that a probability lies in: each class has BINS of its own.
+        # Of class-wise ECE the cell that a probability lies in: each class has metrics.BINS of its own.
         classes = self.probs.shape[1]
-        self.cells = BINS * classes
-        self.cell = np.minimum((self.probs * BINS).astype(np.int32), BINS - 1)
+        self.cells = metrics.BINS * classes
+        self.cell = np.minimum((self.probs * metrics.BINS).astype(np.int32), metrics.BINS - 1)
         # Most probabilities lie in the first bin of their class, whose sum is that of the class less the others.
         self.rows, columns = np.nonzero(self.cell)
-        self.cell += BINS * np.arange(classes, dtype=np.int32)
+        self.cell += metrics.BINS * np.arange(classes, dtype=np.int32)
         self.beyond = self.cell[self.rows, columns], self.probs[self.rows, columns]
         self.sums = self._sums(np.ones(len(self.probs)))
 
@@ -118,7 +117,7 @@ class Errors:
         """The sum of the probabilities in each cell, where row i counts times[i]."""
         cell, probs = self.beyond
         sums = np.bincount(cell, times[self.rows] * probs, self.cells)
-        sums[::BINS] = times @ self.probs - sums.reshape(-1, BINS).sum(1)
+        sums[:: metrics.BINS] = times @ self.probs - sums.reshape(-1, metrics.BINS).sum(1)
         return sums
 
 
@@ -156,10 +155,10 @@ def gaps_by(probs: np.ndarray, targets: np.ndarray, group: np.ndarray) -> dict:
     return {value: gap(probs[group == value], targets[group == value]) for value in np.unique(group)}
 
 
-def bins(probs: np.ndarray, targets: np.ndarray, count: int = 15) -> list[Gap]:
+def bins(probs: np.ndarray, targets: np.ndarray) -> list[Gap]:
     """The Gap of the rows in each bin of confidence, of equal widths, that holds one."""
     confidence, _ = metrics.top_class(probs, targets)
-    number = np.minimum((confidence * count).astype(int), count - 1)  # 1.0 belongs to the last
+    number = np.minimum((confidence * metrics.BINS).astype(int), metrics.BINS - 1)  # 1.0 belongs to the last
     return list(gaps_by(probs, targets, number).values())
 
 

@@ -169,9 +169,9 @@ def cross_fit(
     return held_out
 
 
-def parts_of(targets: np.ndarray, seed: int = 0) -> np.ndarray:
+def parts_of(targets: np.ndarray) -> np.ndarray:
     """A part for each row, int [N]: PARTS of them, each class dealt out evenly."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     shuffled = generator.permutation(len(targets))
     by_class = shuffled[np.argsort(np.asarray(targets)[shuffled], kind="stable")]
     parts = np.empty(len(targets), np.int64)

@@ -126,7 +126,7 @@ def group_scores(predicted: np.ndarray, targets: np.ndarray, train_counts: np.nd
     group = metrics.count_groups(train_counts)
     table = metrics.per_class(targets, predicted, len(group))
     scores = {}
-    for name in ("many", "medium", "few"):
+    for name in metrics.GROUPS:
         classes = (group == name) & (table["support"] > 0)
         if not classes.any():
             scores[name] = Score(math.nan)

@@ -39,6 +39,8 @@ def outcome(run: Folder, found: Evidence | None) -> str:
         last = run.epochs[-1]
         scored = f"macro F1 {last['macro_f1']:.3f}" if "macro_f1" in last else f"training loss {last['train_loss']:.3f}"
         state = "is done, without validation pictures" if run.done else f"stands after {epochs} of {planned} epochs"
+        if run.done and any(part == "val" for _, _, part in run.split):
+            state = "is done, but its answers to validation pictures cannot be read"
         return f"The run {state}: {scored} at epoch {epochs}."
     predicted, n = found.log_posterior.argmax(1), len(found.targets)
     f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))

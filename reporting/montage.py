@@ -15,6 +15,7 @@ from engine import resident
 from engine.build import plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args, train_command
 from engine.redraw import denormalised, fitted, lines
+from engine.run import replacing
 from errors import LongtailError, run_command
 from plan import Plan, store_level
 
@@ -96,7 +97,8 @@ def show(config: Config, count: int, output: Path | str) -> None:
     count = min(count, len(plan.index))  # an epoch may be shorter
     border = "constant" if config.pad else "reflect"
     sheet = montage(plan, count, pixels, classes, labels, mean=pictures.mean, std=pictures.std, border=border)
-    sheet.save(output, "PNG")
+    with replacing(Path(output)) as draft:
+        sheet.save(draft, "PNG")
     for t in range(count):
         # A batch at a time: whoever pipes this into `head` waits for no more than is read.
         print(*lines(plan, t, pictures.listing, store_size=side), "", sep="\n", flush=True)

@@ -61,14 +61,11 @@ def _learning(page, run):
         return
     column = run.column
     accuracy = dict(training=column("train_acc"), validation=column("acc"))
-    level = run.settings.get("ls", 0)
-    level = level if isinstance(level, (int, float)) else np.nan
     drawn = [
         ("loss", "Loss", "nats a picture", dict(training=column("train_loss"), validation=column("nll"))),
         ("accuracy", "Accuracy", "share right", accuracy),
         ("groups", "Accuracy by training pictures", "validation", {g: column(g) for g in charts.GROUPS}),
         ("gap", "Gap", "training less validation", dict(gap=np.subtract(*accuracy.values()))),
-        ("smoothing", "Label smoothing", "ε", dict(smoothing=[level] * len(run.epochs))),
     ]
     own = [key for key in dict.fromkeys([*TITLES, *run.epochs[-1]]) if key not in TOGETHER | LEFT_OUT]
     own = [key for key in own if re.fullmatch(r"\w+", key, re.ASCII)]  # it becomes a file's name; ours all are

@@ -11,18 +11,15 @@ from engine.album import Album
 from engine.folder import read_folder
 from errors import LongtailError
 from posterior import evidence
-from reporting import answers, charts, probabilities
+from reporting import answers, charts, probabilities, study_effects
 from reporting.chart import BLUE, ORANGE, RED
 from reporting.page import Html, Page, heading, note, table
 from reporting.seeds_panel import seeds
 from reporting.tables import number
-from study import effects, findings, ranking, repeats, stats
+from study import effects, findings, ranking, repeats
 from study.metric import METRICS
 from study.table import Study
 
-HEATS = 6  # pairs of settings
-MOST = 60  # lines of a chart
-LEVELS = 12  # of a setting in a heat map
 COMPARE = (
     '<div data-compare="points" class="table"><div class="compare"><label>One <select></select></label><label>Other '
     '<select></select></label></div><div class="scroll"><table><tbody></tbody></table></div></div>'
@@ -47,7 +44,7 @@ def build(path: Path, refresh: int = 0) -> Page:
         seeds(page, study)
     _points(page, study, choice, points)
     if len(ranked) > 1:
-        _effects(page, study, points, ranked)
+        _effects(page, study, points)
         _sensitivity(page, study, choice, ranked)
     if study.spec["halving"]:
         _rungs(page, study)
@@ -83,36 +80,13 @@ def _points(page, study, choice, points):
     page.section("Points", whole, *compared)
 
 
-def _effects(page, study, points, ranked):
+def _effects(page, study, points):
     """Main effects and single changes beside what noise makes of them; pairs of settings."""
-    scores, blocks, levels = effects.factors(study, points)
-    if not levels:
+    main = study_effects.main_effects(study, points)
+    if main is None:
         return
-    model = stats.additive(scores, blocks, levels)
-    lines = []
-    for knob, table_of in model.effects.items():
-        for level in effects.in_order(table_of):
-            value, error = table_of[level]
-            lines.append((f"{knob} {level}", value, value - 2 * error, value + 2 * error))
-    metric = METRICS[ranked[0].metric]
-    noise = 2 * ranking.yardstick(ranked)
-    alt = f"Against the setting's mean value, ± 2 standard errors. Band: what noise makes of a point, ± {noise:.4f}."
-    drawings = [charts.intervals("effects", "Main effects", alt, metric, lines[:MOST], 0, noise)]
-    changes = []
-    for found in sorted(effects.against_base(study, points), key=lambda found: -abs(found.mean))[:MOST]:
-        low, high = found.mean - found.half_width, found.mean + found.half_width
-        changes.append((found.point.label(), found.mean, low, high))
-    if changes:
-        alt = "Difference from the base settings, paired picture by picture, 95% intervals."
-        drawings.append(charts.intervals("against_base", "Against the base", alt, metric, changes, 0))
-    for pair in stats.interactions(model.residuals, model.sd, levels)[:HEATS]:
-        rows, columns, cells = effects.pair_means(scores, levels, pair.first, pair.second)
-        if max(len(rows), len(columns)) <= LEVELS:
-            sides = (pair.first, rows), (pair.second, columns)
-            title = f"{pair.first} and {pair.second}"
-            alt = f"Mean {metric}, from {np.nanmin(cells):.4f} to {np.nanmax(cells):.4f}."
-            file = f"pair_{pair.first}_{pair.second}"
-            drawings.append(charts.heat(file, title, alt, metric, *sides, cells))
+    changes = study_effects.against_base(study, points)
+    drawings = [main, *([changes] if changes else []), *study_effects.pairs(study, points)]
     page.section("What moves the score", *drawings)
 
 

@@ -41,28 +41,38 @@ def _same_recipe(one, other):
     return all(own[name] == others[name] for name in own.keys() - {*SCHEME, *WAY, "threads"})
 
 
-def named(runs: list[str]) -> list[Path]:
-    """The folders of the runs that are named. A study stands for its winner's runs; one of a single recipe that was
-    judged on nothing, such as `final`, for all of them. A best.pt stands for its folder, where its calibration lies.
-    """
-    found = []
+def named(runs: list[str]) -> tuple[list[Path], str]:
+    """(the folders of the runs that are named, what they are). A recipe of a study, such as its best.json, stands for
+    its trials, and a study for its winner's; one of a single recipe that was judged on nothing, such as `final`, for
+    all of them. A best.pt stands for its folder, where its calibration lies."""
+    found, said = [], []
     for path in map(Path, runs):
-        if (path / "study.json").exists():
-            found += _winners(path)
+        if path.suffix == ".json" and path.is_file():
+            own, which = runs_of(path)[1], str(path)
+        elif (path / "study.json").exists():
+            own, which = _winners(path)
         else:
-            found.append(path.parent if path.name == "best.pt" and path.is_file() else path)
-    return found
+            own, which = [path.parent if path.name == "best.pt" and path.is_file() else path], str(path)
+        found += own
+        said.append(which)
+    return found, ", ".join(said)
 
 
 def _winners(folder):
-    """The runs of a study that answer for it."""
+    """(the runs of a study that answer for it, what they are)."""
     study = Study(folder)
     done = {i: row for i, row in study.latest().items() if row["status"] == "ok" and study.over(row)}
     judged = any(study.metric in row for row in done.values())
     recipes = [recipe_of(study.config(i)) for i in done]
     if done and not judged and all(recipe == recipes[0] for recipe in recipes):
-        return [study.run(i) for i in done]
-    return runs_of(folder)[1]  # which refuses one that judged nothing: networks of unlike settings are not its answer
+        runs = [study.run(i) for i in done]
+    elif (folder / "best.json").exists():  # what the study wrote, not what would win now
+        runs = runs_of(folder / "best.json")[1]
+    else:
+        runs = runs_of(folder)[1]  # which refuses one that judged nothing: networks of unlike settings are no answer
+    left = len(study.jobs())
+    to_do = f", of which {counted(left, 'trial')} {'is' if left == 1 else 'are'} not done" if left else ""
+    return runs, f"{', '.join(run.name for run in runs)} of {folder}{to_do}"
 
 
 def newest_recipe(project: Path) -> Path | None:

@@ -4,7 +4,7 @@ Only points that can be ranked count. Runs and writes nothing.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import metrics
 from config import spelled
 from study.held_out import difference
 from study.ranking import Point, settings_key, varied
+from study.stats import Additive, Effect
 from study.table import Study
 
 
@@ -84,6 +85,13 @@ def in_order(levels: Iterable[str]) -> list[str]:
             return 1, 0.0, level
 
     return sorted(set(levels), key=place)
+
+
+def in_turn(model: Additive) -> Iterator[tuple[str, str, Effect]]:
+    """(setting, level, Effect) of an additive model, one after another."""
+    for name, table in model.effects.items():
+        for level in in_order(table):
+            yield name, level, table[level]
 
 
 def _levels(values):

@@ -5,29 +5,16 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from config import spelled
-from engine.run import replacing
 from errors import LongtailError, counted
 from study import complement, ranking, stats
-from study.effects import Difference, against_base, factors
+from study.effects import Difference, against_base, factors, in_turn
 from study.metric import METRICS, titled
 from study.ranking import Point
 from study.table import REPEATS, SCHEME, Study
 
 SHOWN = 12  # points in the table
-
-
-class Bar(NamedTuple):
-    """A line of the picture."""
-
-    name: str
-    middle: float
-    half_width: float
 
 
 def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
@@ -146,9 +133,8 @@ def aligned(lines: Iterable[str], terminal: bool) -> Iterator[str]:
 
 def changes(study: Study, group: list[Point]) -> list[str]:
     """One setting at a time against the base, largest first; nothing where points differ in more than one."""
-    found = _one_change_each(study, group)
-    # With two points their difference says no more than the ranking does.
-    if len(group) < 3 or not found:
+    found = one_change_each(study, group)
+    if not found:
         return []
     lines = [
         f"What one change does to {titled(group[0].metric)}, paired picture by picture, 95% interval:\n",
@@ -156,11 +142,33 @@ def changes(study: Study, group: list[Point]) -> list[str]:
         "| --- | --- | --- |",
     ]
     for change in sorted(found, key=lambda change: -abs(change.mean)):
-        name = _change_in_words(study, change.point)
+        name = change_in_words(study, change.point)
         interval = "" if math.isnan(change.half_width) else f" ± {change.half_width:.4f}"
         beyond = "beyond noise" if abs(change.mean) > change.half_width else ""
         lines.append(f"| {name} | {change.mean:+.4f}{interval} | {beyond} |")
     return lines
+
+
+def one_change_each(study: Study, group: list[Point]) -> list[Difference]:
+    """The differences from the base, where each point differs from it in one setting; else none.
+
+    None of two points either: their difference says no more than the ranking does.
+    """
+    found = against_base(study, group)
+    if len(ranking.ranked(group)) < 3 or any(len(_changed(study, change.point)) > 1 for change in found):
+        return []
+    return found
+
+
+def change_in_words(study: Study, point: Point) -> str:
+    """The settings in which a point differs from the base, with their values."""
+    config = study.config(point.trials[0])
+    return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, point))
+
+
+def _changed(study, point):
+    """The settings in which a point differs from the base."""
+    return [name for name in study.trials[point.trials[0]] if name not in SCHEME + REPEATS]
 
 
 def effects(study: Study, group: list[Point]) -> list[str]:
@@ -175,7 +183,7 @@ def effects(study: Study, group: list[Point]) -> list[str]:
         "| setting | value | against the mean value |",
         "| --- | --- | --- |",
     ]
-    for name, level, effect in _each_effect(model):
+    for name, level, effect in in_turn(model):
         error = "" if math.isnan(effect.error) else f" ± {effect.error:.4f}"
         lines.append(f"| {name} | {level} | {effect.value:+.4f}{error} |")
     pairs = []
@@ -185,52 +193,6 @@ def effects(study: Study, group: list[Point]) -> list[str]:
     if pairs and not math.isnan(model.sd):
         lines.append("\nStrongest interactions, root mean square: " + "; ".join(pairs) + ".")
     return lines
-
-
-def draw(study: Study, group: list[Point], path: Path) -> bool:
-    """Differences from the base, or main effects, with their intervals, as a PNG. False if there are none.
-
-    group: the points of the scheme that the study settles on.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    ranked = ranking.ranked(group)
-    metric = titled(ranked[0].metric)
-    bars = []
-    if changes(study, ranked):
-        title = f"one change at a time: difference of {metric}, 95% interval"
-        for change in against_base(study, group):
-            bars.append(Bar(_change_in_words(study, change.point), change.mean, change.half_width))
-    else:
-        title = f"main effects on {metric}, ± 2 standard errors"
-        scores, blocks, levels = factors(study, group)
-        model = stats.additive(scores, blocks, levels)
-        for name, level, effect in _each_effect(model):
-            bars.append(Bar(f"{name} {level}", effect.value, 2 * effect.error))
-    if not bars:
-        return False
-    bars.reverse()  # the axis counts upwards, and people read downwards
-    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.3 * len(bars)), layout="constrained")
-    axes.errorbar(
-        [bar.middle for bar in bars],
-        range(len(bars)),
-        xerr=np.nan_to_num([bar.half_width for bar in bars]),
-        fmt="o",
-        color="#0969da",
-        ecolor="#8c959f",
-        capsize=3,
-    )
-    axes.axvline(0, color="#d0d7de", zorder=0)
-    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=120)
-    pyplot.close(figure)
-    return True
 
 
 def _ranking_table(study, choice, ranked):
@@ -258,29 +220,3 @@ def _ranking_table(study, choice, ranked):
     absent = best.held_out.absent
     if absent:
         yield f"\n{counted(absent, 'class')} without a validation picture: macro F1 is over the others."
-
-
-def _one_change_each(study, group) -> list[Difference]:
-    """The differences from the base; empty where a point differs from it in more than one setting."""
-    found = against_base(study, group)
-    if any(len(_changed(study, change.point)) > 1 for change in found):
-        return []
-    return found
-
-
-def _changed(study, point):
-    """The settings in which a point differs from the base."""
-    return [name for name in study.trials[point.trials[0]] if name not in SCHEME + REPEATS]
-
-
-def _change_in_words(study, point):
-    """The settings in which a point differs from the base, with their values."""
-    config = study.config(point.trials[0])
-    return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, point))
-
-
-def _each_effect(model):
-    """(setting, level, Effect), one after another."""
-    for name, table in model.effects.items():
-        for level, effect in table.items():
-            yield name, level, effect

@@ -23,7 +23,8 @@ from engine.outcome import predict_command
 from engine.stop import StopRequest
 from errors import LongtailError, Parser, run_command
 from pictures import synthetic
-from posterior import evidence, priors, scaling
+from posterior import evidence, priors
+from posterior.calibration import fitting_parts
 from posterior.classifier import members
 from study.chosen import chosen_last, runs_of
 from study.held_out import macro_f1_difference
@@ -84,7 +85,7 @@ class Stage:
 def judged(name: str, runs: list[Path]) -> Stage:
     """The Stage of runs, of one fold or of several."""
     found = evidence.pooled(evidence.runs_by_fold(runs))
-    parts = scaling.parts_of(found.targets) if found.parts is None else found.parts
+    parts = fitting_parts(found)
     return Stage(name, runs, found, *priors.choose_tau(found.log_posterior, found.prior, found.targets, parts))
 
 

@@ -266,7 +266,7 @@ def test_recipes_are_compared_picture_by_picture_in_whatever_order():
     for i in range(60):
         rest = np.arange(60) != i
         left_out.append(np.subtract(*(f1_score(targets[rest], own[rest], average="macro") for own in moved)))
-    half = 1.96 * np.sqrt(59 / 60 * np.var(left_out) * 60)
+    half = 2 * np.sqrt(59 / 60 * np.var(left_out) * 60)
     assert change == f"{scores[0] - scores[1]:+.3f} ± {half:.3f}"
 
 

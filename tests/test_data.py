@@ -336,11 +336,11 @@ def test_real_pictures(painters, cifar100lt):
     assert len(found.paths) == 1488 and len(found.classes) == 50 and found.skipped == []
     tests = data.test_listing(painters)
     assert tests.ids == [f"{i:04d}" for i in range(376)] and tests.paths[0] == "test/0000.jpg"
-    assert data.sizes(found) == (224, 256)
+    assert data.sizes(found.files) == (224, 256)
     found, tests = data.listing(cifar100lt), data.test_listing(cifar100lt)
     assert np.bincount(found.labels).tolist() == [int(500 * 0.01 ** (i / 99)) for i in range(100)]
     assert found.classes == tests.classes and np.bincount(tests.labels).tolist() == [100] * 100
-    assert data.sizes(found) == (32, 32)
+    assert data.sizes(found.files) == (32, 32)
     held = store.load_store(found.files[::40], 32)
     assert not held.bad and np.array_equal(held.pixels[5], np.asarray(Image.open(found.files[200])))
 

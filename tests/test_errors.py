@@ -7,8 +7,27 @@ import sys
 
 import pytest
 
+import data
+import predict
+import train
 from conftest import ROOT
+from engine.flags import SettingsParser
 from errors import ConfigError, LongtailError, Parser, Stopped, counted, first_ten, run_command
+
+
+def test_an_empty_word_is_a_variable_that_is_not_set(capsys):
+    for main, words, said in (
+        (predict.main, ["--test", ""], "predict.py: --test: an empty word follows"),
+        (data.main, ["check", ""], "data.py: check: an empty word follows"),
+        (train.main, ["--labels", ""], "train.py: --labels: an empty word follows"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        err = capsys.readouterr().err
+        assert end.value.code == 2 and err.startswith(said) and err.count("\n") == 1
+    parser = SettingsParser("train.py", "")
+    parser.add_settings()
+    assert parser.parse_args(["--freeze", ""]).freeze == ""  # as it is by default
 
 
 def raising(error):

@@ -35,7 +35,7 @@ def test_a_csv_of_labels(rows, options, tmp_path):
     file = table(tmp_path / "labels.csv", *rows)
     found = data.listing(tmp_path / "pictures", file, **options)
     assert names(found) == [("x/1.jpg", "a", "train"), ("2.png", "b", "train")]
-    beside = f"1 picture in {tmp_path / 'pictures'} (no CSV of labels names them)"
+    beside = f"1 picture in {tmp_path / 'pictures'} (not in labels.csv)"
     assert found.skipped == ["labels.csv line 4 (repeats line 3)"] * (len(rows) == 4 and rows[3] != "") + [beside]
 
 
@@ -81,7 +81,7 @@ def test_groups_come_with_the_csv(tmp_path):
             "line 3: 'twin' may be twin.jpg or twin.png: write the extension",
         ),
         (["file,label", "1,a", "2,a"], {}, "one class only"),
-        (["file,label"], {}, "no picture found"),
+        (["file,label"], {}, "l.csv lists no picture below its first line"),
         (["file,label", "1,a", '"2","b\nx"'], {}, r"line 3: 'b\\nx' holds a line break: write it as one line"),
         (["file,label", '1,"a\rx"', "2,b"], {}, r"line 2: 'a\\rx' holds a line break"),
         (["file,label", "1,a\u2028x", "2,b"], {}, r"line 2: 'a\\u2028x' holds a line break"),
@@ -102,27 +102,37 @@ def test_faults_of_a_csv_are_named_by_line(rows, options, said, tmp_path):
 
 
 def test_pictures_that_no_csv_names_are_said_by_their_number(tmp_path):
-    tree(
-        tmp_path,
-        "1.jpg",
-        "2.jpg",
-        "3.jpg",
-        "._1.jpg",
-        "notes.txt",
-        "sub/4.jpg",
-        "sub/5.png",
-        "sub/6.jpg",
-        "other/7.jpg",
-    )
+    tree(tmp_path, "1.jpg", "2.jpg", "3.jpg", "._1.jpg", "notes.txt", "other/7.jpg", "test/8.jpg")
+    tree(tmp_path, "sub/4.jpg", "sub/5.png", "sub/6.jpg")
     found = data.listing(tmp_path, table(tmp_path / "l.csv", "file,label", "1,a", "2,b", "sub/4,a"))
     assert found.skipped == [
-        f"1 picture in {tmp_path} (no CSV of labels names them)",
-        f"2 pictures in {tmp_path / 'sub'} (no CSV of labels names them)",
+        f"1 picture in {tmp_path} (not in l.csv)",
+        f"1 picture in {tmp_path / 'other'} (not in l.csv)",
+        f"2 pictures in {tmp_path / 'sub'} (not in l.csv)",
     ]
     tree(tmp_path / "own", "pictures/1.jpg", "pictures/2.jpg", "pictures/3.jpg")
     table(tmp_path / "own/train.csv", "file,label", "pictures/1.jpg,a", "pictures/2.jpg,b")
     table(tmp_path / "own/val.csv", "file,label", "pictures/3.jpg,b")
     assert data.listing(tmp_path / "own").skipped == []
+    table(tmp_path / "own/val.csv", "file,label")
+    with pytest.raises(LongtailError, match="val.csv lists no picture below its first line; rename val.csv if"):
+        data.listing(tmp_path / "own")
+
+
+def test_a_way_around_its_own_folder_is_the_same_file(tmp_path):
+    tree(tmp_path, "set/1.jpg", "set/2.jpg")
+    found = data.listing(tmp_path / "set", table(tmp_path / "set/l.csv", "file,label", "1,a", "../set/2.jpg,b", "2,b"))
+    assert found.paths == ["1.jpg", "2.jpg"] and found.skipped == ["l.csv line 4 (repeats line 3)"]
+    with pytest.raises(LongtailError, match="line 3: 1.jpg is 'b' here and 'a' on line 2"):
+        data.listing(tmp_path / "set", table(tmp_path / "set/l.csv", "file,label", "1,a", "../set/1.jpg,b"))
+
+
+def test_a_test_picture_has_one_label(tmp_path):
+    tree(tmp_path, "1.jpg", "2.jpg")
+    both = table(tmp_path / "t.csv", "id,file,label", "x,1.jpg,a", "y,./1.jpg,a", "z,2,b")
+    assert data.test_listing(tmp_path, both).ids == ["x", "y", "z"]
+    with pytest.raises(LongtailError, match="t.csv line 3: 1.jpg is 'b' here and 'a' further up"):
+        data.test_listing(tmp_path, table(tmp_path / "t.csv", "id,file,label", "x,1.jpg,a", "y,./1.jpg,b", "z,2,b"))
 
 
 def test_a_csv_that_is_no_text(tmp_path):

@@ -13,7 +13,7 @@ from conftest import ROOT
 from errors import LongtailError
 from pictures import store
 from pictures.listing import Listing
-from pictures.names import shown
+from pictures.names import natural_key, shown
 from samples import RNG, names, pictures_in, table, tree
 
 
@@ -218,7 +218,7 @@ def test_classes_are_matched_in_nfc_and_printed_as_spelled(tmp_path):
 def test_class_order_is_natural_and_the_same_everywhere(tmp_path):
     wanted = ["a2", "A3", "a10", "a010b", "B", "class 1", "class 02", "class 11", "von Stuck", "Zorn", "Émile", "北斎"]
     shuffled = [wanted[i] for i in RNG.permutation(len(wanted))]
-    assert sorted(shuffled, key=data.natural_key) == wanted
+    assert sorted(shuffled, key=natural_key) == wanted
     tree(tmp_path, *(f"{name}/1.jpg" for name in shuffled))
     code = "import sys; sys.path.insert(0, sys.argv[1]); import data; print(ascii(data.listing(sys.argv[2]).classes))"
     for lc in ("C", "C.UTF-8", "tr_TR.UTF-8"):
@@ -230,7 +230,7 @@ def test_class_order_is_natural_and_the_same_everywhere(tmp_path):
             env={**os.environ, "LC_ALL": lc},
         )
         assert done.stdout.strip() == ascii(wanted)
-    data.natural_key("9" * 10_000)  # longer than int() takes
+    natural_key("9" * 10_000)  # longer than int() takes
 
 
 @pytest.mark.parametrize(

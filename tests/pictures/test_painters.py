@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import data
 from pictures import painters
+from pictures.names import natural_key
 from pictures.painters import COUNTS, LEVELS, STYLES
 
 
@@ -43,7 +43,7 @@ def test_test_pictures_share_the_prior():
 def test_classes_are_sorted_distinct_and_many():
     truth = draw(classes=400, scale=0.02)
     assert len(set(truth["classes"])) == 400
-    assert sorted(truth["classes"], key=data.natural_key) == truth["classes"].tolist()
+    assert sorted(truth["classes"], key=natural_key) == truth["classes"].tolist()
     assert len(np.unique(truth["habits"], axis=0)) == 400
     habits = draw()["habits"]
     assert ((habits[:, None] != habits).sum(2) + 9 * np.eye(50)).min() == 2

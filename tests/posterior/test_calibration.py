@@ -1,6 +1,7 @@
 """calibration.json: what it says is checked, and pictures that it was fitted to are scaled without themselves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -149,3 +150,18 @@ def test_what_it_was_fitted_to_may_be_gone(calibrated, tmp_path):
     assert alone.scaling.kind in scaling.KINDS  # it predicts without them
     with pytest.raises(LongtailError, match="what it was fitted to, but .*gone.*--no-calibration"):
         alone.known()
+
+
+def test_a_run_that_went_on_needs_a_calibration_of_its_own(calibrated, tmp_path):
+    """Of its networks as they are now nobody has asked what a scaling should be."""
+    folder, checkpoint = calibrated
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    assert found(run, checkpoint).path == run / "calibration.json"
+    np.save(run / "val_logits.npy", np.load(run / "val_logits.npy") + 1)
+    with pytest.raises(LongtailError, match="calibration.json is of what .*run was before it went on: make it again"):
+        found(run, checkpoint)
+    saved = json.loads((run / "calibration.json").read_text())
+    del saved["digests"]  # an older version's
+    (run / "calibration.json").write_text(json.dumps(saved))
+    assert found(run, checkpoint).digests == []

@@ -60,8 +60,10 @@ def test_a_run_without_judged_pictures_says_its_last_epoch(tmp_path):
     rows = [flat(macro_f1=0.25), flat(macro_f1=0.75)]
     said = outcome(folder(tmp_path, rows=rows, done=False, epochs=9), None)
     assert said == "The run stands after 2 of 9 epochs: macro F1 0.750 at epoch 2."
-    said = outcome(folder(tmp_path, rows=[flat()]), None)
+    said = outcome(folder(tmp_path, rows=[flat()], validated=0), None)
     assert said == "The run is done, without validation pictures: training loss 1.000 at epoch 1."
+    said = outcome(folder(tmp_path, rows=[flat()]), None)
+    assert said.startswith("The run is done, but its answers to validation pictures cannot be read: training loss")
 
 
 def test_scores_stand_beside_their_intervals_and_the_best_guess(tmp_path):

@@ -208,6 +208,13 @@ def test_a_damaged_file_costs_its_panel_alone(tmp_path, undrawn, name, content):
     assert "What came out" in page(folder)
 
 
+def test_a_line_that_was_cut_is_told(tmp_path, undrawn):
+    folder = judged(tmp_path, n=60)
+    text = (folder / "results.csv").read_text()
+    (folder / "results.csv").write_text(text[: text.rstrip().rindex(",")] + "\n")
+    assert "results.csv has 1 line that is not whole" in Shape(page(folder)).text
+
+
 def test_a_run_of_the_built_in_set_finds_its_pictures_without_a_word(tmp_path, pictures, monkeypatch, capsys):
     """Its folder is in env.json; that nobody named data is no news to who reads a report."""
     folder = judged(tmp_path)

@@ -60,7 +60,9 @@ def test_seeds_that_lack_a_fold_are_left_out(tmp_path, base, recipe):
 def test_a_study_that_is_named_stands_for_its_runs(tmp_path, base, monkeypatch):
     """All of `final`, whose runs are judged on nothing; the winner of one whose points have scores."""
     final = published(begin_study(tmp_path / "final", base, seeds_and_folds(2)), [0, 1, 3])
-    assert named([str(final.folder), "runs/other"]) == [*(final.run(i) for i in (0, 1, 3)), Path("runs/other")]
+    found, said = named([str(final.folder), "runs/other"])
+    assert found == [*(final.run(i) for i in (0, 1, 3)), Path("runs/other")]
+    assert said == f"0000, 0001, 0003 of {final.folder}, of which 1 trial is not done, runs/other"
     grid = published(begin_study(tmp_path / "grid", base, [dict(ls=0.1), dict(ls=0.2)]), [0, 1])
     with pytest.raises(LongtailError, match="no point of this study can be ranked"):  # unlike settings, not judged
         named([str(grid.folder)])
@@ -72,4 +74,8 @@ def test_a_study_that_is_named_stands_for_its_runs(tmp_path, base, monkeypatch):
         )
     )
     monkeypatch.setattr("study.chosen.runs_of", lambda folder: (folder, [grid.run(1)]))
-    assert named([str(grid.folder)]) == [grid.run(1)]
+    assert named([str(grid.folder)]) == ([grid.run(1)], f"0001 of {grid.folder}")
+    (grid.folder / "best.json").write_text("{}")
+    monkeypatch.setattr("study.chosen.runs_of", lambda path: (path.parent, [grid.run(0)] * (path.name == "best.json")))
+    assert named([str(grid.folder)])[0] == [grid.run(0)]  # what the study wrote, not what would win now
+    assert named([str(grid.folder / "best.json")]) == ([grid.run(0)], str(grid.folder / "best.json"))

@@ -1,0 +1,62 @@
+"""What moves a study's score, as charts: main effects, single changes beside the base, pairs of settings."""
+
+import numpy as np
+
+from reporting import charts
+from reporting.chart import Chart
+from study import effects, findings, ranking, stats
+from study.metric import METRICS
+from study.ranking import Point
+from study.table import Study
+
+MOST = 60  # lines of a chart
+HEATS = 6  # pairs of settings
+LEVELS = 12  # of a setting in a heat map
+
+
+def picture(study: Study, points: list[Point]) -> Chart | None:
+    """The chart that effects.png shows, of the points of a scheme: the changes of one setting each, where the study is
+    of these, else the main effects. None where no setting varies."""
+    if findings.one_change_each(study, points):
+        return against_base(study, points)
+    return main_effects(study, points)
+
+
+def main_effects(study: Study, points: list[Point]) -> Chart | None:
+    """Each value of each setting against the setting's mean value; None where no setting varies."""
+    scores, blocks, levels = effects.factors(study, points)
+    if not levels:
+        return None
+    rows = []
+    for name, level, (value, error) in effects.in_turn(stats.additive(scores, blocks, levels)):
+        rows.append((f"{name} {level}", value, value - 2 * error, value + 2 * error))
+    noise = 2 * ranking.yardstick(ranking.ranked(points))
+    alt = f"Against the setting's mean value, ± 2 standard errors. Band: what noise makes of a point, ± {noise:.4f}."
+    return charts.intervals("effects", "Main effects", alt, METRICS[points[0].metric], rows[:MOST], 0, noise)
+
+
+def against_base(study: Study, points: list[Point]) -> Chart | None:
+    """Each point less the base, the largest difference first; None where there is no base or nothing else."""
+    rows = []
+    for found in sorted(effects.against_base(study, points), key=lambda found: -abs(found.mean))[:MOST]:
+        change = findings.change_in_words(study, found.point)
+        rows.append((change, found.mean, found.mean - found.half_width, found.mean + found.half_width))
+    if not rows:
+        return None
+    alt = "Difference from the base settings, paired picture by picture, 95% intervals."
+    return charts.intervals("against_base", "Against the base", alt, METRICS[points[0].metric], rows, 0)
+
+
+def pairs(study: Study, points: list[Point]) -> list[Chart]:
+    """The mean score by two settings, of the pairs that interact most."""
+    scores, blocks, levels = effects.factors(study, points)
+    metric, drawn = METRICS[points[0].metric], []
+    model = stats.additive(scores, blocks, levels)
+    for pair in stats.interactions(model.residuals, model.sd, levels)[:HEATS]:
+        rows, columns, cells = effects.pair_means(scores, levels, pair.first, pair.second)
+        if max(len(rows), len(columns)) <= LEVELS:
+            sides = (pair.first, rows), (pair.second, columns)
+            alt = f"Mean {metric}, from {np.nanmin(cells):.4f} to {np.nanmax(cells):.4f}."
+            file = f"pair_{pair.first}_{pair.second}"
+            drawn.append(charts.heat(file, f"{pair.first} and {pair.second}", alt, metric, *sides, cells))
+    return drawn
