@@ -55,6 +55,7 @@ def begin_study(
         data_key=pictures.store.key,
         listing_key=listing_key(pictures.listing),
         init_key=init_key(base.init),
+        own_val=bool((pictures.listing.parts == "val").any()),
         halving=halving,
         metric=metric or DEFAULT,
         threads=None,

@@ -100,7 +100,7 @@ def points(study: Study, metric: str = "") -> dict[str, list[Point]]:
     trials_of = {}
     for i, trial in enumerate(study.trials):
         # Dicts keep their order: a point stands where its first trial does.
-        group = trials_of.setdefault(scheme(study.config(i)), {})
+        group = trials_of.setdefault(scheme(study.config(i), study.spec.get("own_val", False)), {})
         group.setdefault(point_key(trial), []).append(i)
     latest, jobs = study.latest(), dict(study.jobs())
     knobs = varied(study)
@@ -127,8 +127,10 @@ def varied(study: Study) -> list[str]:
     return found
 
 
-def scheme(config: Config) -> str:
-    """How `config` splits the pictures, in words."""
+def scheme(config: Config, own: bool = False) -> str:
+    """How `config` splits the pictures, in words. own: whether the data brings validation pictures of its own."""
+    if own and config.val_split == Config().val_split:  # another share changes nothing, but is another trial
+        return "the data's own split"
     name = f"folds {config.folds}" if config.folds else f"val_split {config.val_split:g}"
     return name + (f", split_seed {config.split_seed}" if config.split_seed else "")
 

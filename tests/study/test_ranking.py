@@ -591,7 +591,8 @@ def test_a_validation_folder_takes_the_place_of_folds_and_that_is_said(settings,
         == f"{root} has a validation folder, which scores every trial: --folds gives way to it\n"
     )
     study = begin_study(tmp_path / "s", plain, sweep.trials(plain, points, 1))
-    assert len(study.trials) == 2
+    assert len(study.trials) == 2 and list(ranking.points(study)) == ["the data's own split"]
+    assert ranking.scheme(dataclasses.replace(plain, val_split=0.3), own=True) == "val_split 0.3"
     assert without_folds(plain, []) == (plain, []) and without_folds(made(settings, folds=3), [])[0].folds == 3
     assert capsys.readouterr().err == ""
     # The last training takes all pictures.
