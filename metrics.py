@@ -102,7 +102,7 @@ def macro_f1_error(targets: ArrayLike, predicted: ArrayLike, classes: int) -> fl
 def macro_f1_interval(targets: ArrayLike, predicted: ArrayLike, classes: int) -> tuple[float, float]:
     """95% interval (low, high) of the score that ever more rows like these would give; arguments as `macro_f1_error`.
 
-    That of a proportion (Agresti & Coull 1998) among as many rows as would have the jackknife's error, but no more than
+    That of a proportion among as many rows as would have the jackknife's error, but no more than
     the sizes n_c of K classes allow where all recalls are equal: K^2 / sum(1 / n_c). Another set of as few rows, which
     has luck of its own, may score outside. docs/measurements.md has its coverage.
     """
@@ -113,9 +113,14 @@ def macro_f1_interval(targets: ArrayLike, predicted: ArrayLike, classes: int) ->
     rows = float(len(sizes) ** 2 / (1 / sizes).sum())
     if variance:
         rows = min(rows, score * (1 - score) / variance)
+    return proportion_interval(score, rows)
+
+
+def proportion_interval(share: float, rows: float) -> tuple[float, float]:
+    """95% interval (low, high) of a share of so many rows (Agresti & Coull 1998)."""
     # Two successes and two failures more: a perfect score is then not a certain one.
     more = rows + Z**2
-    centre = (rows * score + Z**2 / 2) / more
+    centre = (rows * share + Z**2 / 2) / more
     half = Z * math.sqrt(centre * (1 - centre) / more)
     return max(centre - half, 0.0), min(centre + half, 1.0)
 

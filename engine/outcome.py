@@ -169,10 +169,9 @@ def finish(run: Run, config: Config, pictures: Pictures, state: State) -> None:
 
 
 def overfits(row: dict, n: int) -> bool:
-    """Whether training accuracy is far above that on n validation pictures, by a row of results.csv, and not by chance:
-    it is above the 95% interval of Agresti & Coull (1998) too."""
-    middle = (row["acc"] * n + metrics.Z**2 / 2) / (n + metrics.Z**2)
-    high = middle + metrics.Z * math.sqrt(middle * (1 - middle) / (n + metrics.Z**2))
+    """Whether training accuracy is far above that on n validation pictures, by a row of results.csv, and above its 95%
+    interval too: of a handful of pictures chance alone leaves few right."""
+    _, high = metrics.proportion_interval(row["acc"], n)
     return row["train_acc"] - row["acc"] > OVERFIT_GAP and row["train_acc"] > high
 
 
