@@ -131,6 +131,7 @@ def intervals(
         axes.axvspan(zero - band, zero + band, color=GRID, alpha=0.5, zorder=0)
     axes.set_yticks(at, [_short(label, 26) for label in labels], fontsize=8)
     axes.set(ylim=(-0.6, len(rows) - 0.4), xlabel=unit)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))  # more would touch each other beside long labels
     said = "{}: {:.4g} ({:.4g} to {:.4g})"
     tips = {"values": [said.format(*row) for row, there in zip(rows, known) if there]}
     header = ["what", unit, "low", "high"]

@@ -1,5 +1,7 @@
 """What moves a study's score, as charts: main effects, single changes beside the base, pairs of settings."""
 
+import textwrap
+
 import numpy as np
 
 from reporting import charts
@@ -17,9 +19,11 @@ LEVELS = 12  # of a setting in a heat map
 def picture(study: Study, points: list[Point]) -> Chart | None:
     """The chart that effects.png shows, of the points of a scheme: the changes of one setting each, where the study is
     of these, else the main effects. None where no setting varies."""
-    if findings.one_change_each(study, points):
-        return against_base(study, points)
-    return main_effects(study, points)
+    draw = against_base if findings.one_change_each(study, points) else main_effects
+    chart = draw(study, points)
+    if chart is not None:  # alone it has no page around it that says what is to be seen
+        chart.figure.suptitle(textwrap.fill(f"{chart.title}. {chart.alt}", 72), fontsize=8)
+    return chart
 
 
 def main_effects(study: Study, points: list[Point]) -> Chart | None:
