@@ -149,8 +149,11 @@ def _contents(files, states, cache: Path, workers: int) -> str:
     if all(state is None or state.changed < started - CLOCK_GRAIN for state in states):
         entry.parent.mkdir(exist_ok=True)
         draft = entry.with_suffix(f".{uuid.uuid4().hex}")
-        draft.write_text(contents)
-        os.replace(draft, entry)  # whole at once: another process may be reading it
+        try:
+            draft.write_text(contents)
+            os.replace(draft, entry)  # whole at once: another process may be reading it
+        finally:
+            draft.unlink(missing_ok=True)  # where the disk is full
     return contents
 
 
