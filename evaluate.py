@@ -48,10 +48,7 @@ class Judged:
 
 def evaluate(args: Namespace) -> None:
     """The command, from its parsed arguments."""
-    if args.run:
-        folders, which = named(args.run)
-    else:
-        folders, which = choose(args.project)
+    folders, which = named(args.run) if args.run else choose(args.project)
     checkpoints = classifier.members(folders)
     for line in first_ten(classifier.not_done(folders)):
         print(line, file=sys.stderr)

@@ -108,8 +108,7 @@ def macro_f1_interval(targets: ArrayLike, predicted: ArrayLike, classes: int) ->
     """
     score = float(np.mean([macro_f1(targets, column, classes) for column in _columns(predicted)]))
     variance = macro_f1_error(targets, predicted, classes) ** 2
-    sizes = np.bincount(targets)
-    sizes = sizes[sizes > 0]
+    _, sizes = np.unique(targets, return_counts=True)
     rows = float(len(sizes) ** 2 / (1 / sizes).sum())
     if variance:
         rows = min(rows, score * (1 - score) / variance)
@@ -163,7 +162,7 @@ def groups(targets: ArrayLike, predicted: ArrayLike, train_counts: ArrayLike) ->
 def nll(logits: ArrayLike, targets: ArrayLike) -> float:
     """Mean negative log-likelihood in nats, from logits: a confident mistake costs its true, finite price."""
     logits, targets = _checked_scores(logits, targets)
-    return float(-_of_target(log_softmax(logits), targets).mean())
+    return float(-log_softmax(logits)[np.arange(len(targets)), targets].mean())
 
 
 def brier(probs: ArrayLike, targets: ArrayLike) -> float:
@@ -171,7 +170,7 @@ def brier(probs: ArrayLike, targets: ArrayLike) -> float:
     probs, targets = _checked_probs(probs, targets)
     # sum_k (p_k - 1{k = t})^2 multiplied out: the one-hot matrix is never built.
     squares = (probs**2).sum(1)
-    return float((squares - 2 * _of_target(probs, targets) + 1).mean())
+    return float((squares - 2 * probs[np.arange(len(targets)), targets] + 1).mean())
 
 
 def ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
@@ -207,8 +206,7 @@ def classwise_ece(probs: ArrayLike, targets: ArrayLike) -> float:
     classes = np.arange(probs.shape[1])
     # Every class has BINS bins of its own: one call counts all of them.
     bin_of = _equal_width_bins(probs, BINS) + classes * BINS
-    hits = targets[:, None] == classes
-    return _calibration_gap(bin_of.ravel(), probs.ravel(), hits.ravel(), BINS * len(classes))
+    return _calibration_gap(bin_of.ravel(), probs.ravel(), (targets[:, None] == classes).ravel(), BINS * len(classes))
 
 
 def evaluate(logits: ArrayLike, targets: ArrayLike, train_counts: ArrayLike) -> dict[str, float]:
@@ -242,19 +240,13 @@ def _calibration_gap(bin_of, confidence, hits, bins):
 
 def _equal_width_bins(confidence, bins):
     """The bin of each confidence in [0, 1], int64 of its shape."""
-    bin_of = (confidence * bins).astype(np.int64)
-    return np.minimum(bin_of, bins - 1)  # confidence 1.0 would be in a bin of its own
+    return np.minimum((confidence * bins).astype(np.int64), bins - 1)  # 1.0 would be in a bin of its own
 
 
 def top_class(probs: ArrayLike, targets: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Of each row the largest probability, float64 [N], and whether its class is right, bool [N]."""
     probs, targets = _checked_probs(probs, targets)
     return probs.max(1), probs.argmax(1) == targets
-
-
-def _of_target(scores, targets):
-    """Of each row of `scores` [N, C] the target's, [N]."""
-    return scores[np.arange(len(scores)), targets]
 
 
 def _ratio(numerator, denominator, undefined=0.0):

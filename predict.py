@@ -33,10 +33,7 @@ def predict(args: Namespace) -> None:
     device = pick_device(args.device)
     if args.output is not None:
         _check_output(args.output)
-    if args.run:
-        folders, which = named(args.run)
-    else:
-        folders, which = choose(args.project)
+    folders, which = named(args.run) if args.run else choose(args.project)
     checkpoints = classifier.members(folders)
     for line in first_ten(classifier.not_done(folders)):
         print(line, file=sys.stderr)
