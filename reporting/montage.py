@@ -14,6 +14,7 @@ from config import Config
 from engine import resident
 from engine.build import plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args, train_command
+from engine.paper import try_network
 from engine.redraw import denormalised, fitted, lines
 from engine.run import replacing
 from errors import LongtailError, run_command
@@ -87,8 +88,11 @@ def show(config: Config, count: int, output: Path | str) -> None:
     if not Path(output).parent.is_dir() or Path(output).is_dir():
         raise LongtailError(f"--output {output}: give a file in a folder that is there")
     pictures = prepare_pictures(config)
+    try_network(config, pictures)  # what train.py would refuse has no batches
     for note in pictures.notes:
         print(note, file=sys.stderr)
+    if config.without_effect():
+        print(f"warning: without effect: {'; '.join(config.without_effect())}", file=sys.stderr)
     labels, classes = pictures.listing.labels, pictures.listing.classes
     side = pictures.store.pixels.shape[1]
     plan = plans_of(config, pictures)[0](0)

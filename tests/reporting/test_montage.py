@@ -90,6 +90,12 @@ def test_the_montage_shows_the_networks_pixels():
         assert (found == expected).all()
 
 
+def test_a_setting_without_effect_is_told_as_in_training(folder, tmp_path, capsys):
+    words = ["--data", str(folder), "-b", "4", "--fold", "3", "--show", "1", "-o", str(tmp_path / "p.png")]
+    assert montage.main(words) == 0
+    assert "warning: without effect: --fold 3 (it needs --folds)" in capsys.readouterr().err
+
+
 def test_the_command_shows_no_more_than_there_is(folder, tmp_path, capsys):
     assert montage.main(["--data", str(folder), "-b", "8", "--show", "99", "-o", str(tmp_path / "p.png")]) == 0
     assert capsys.readouterr().out.count("batch ") == 2
@@ -102,6 +108,9 @@ def test_the_command_shows_no_more_than_there_is(folder, tmp_path, capsys):
         (["-o", "no-such-folder/p.png"], 1, "no-such-folder"),
         (["--mixup-p", "7"], 2, "--mixup-p"),
         (["-c", "none.json"], 2, "none.json"),
+        (["--model", "nope"], 1, "nope"),
+        (["--init", "nowhere"], 1, "nowhere"),
+        (["--freeze", "nope"], 2, "nope"),
     ],
 )
 def test_the_commands_errors_are_one_line(folder, capsys, flags, code, word):
