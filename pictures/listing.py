@@ -127,8 +127,8 @@ def test_listing(
     """The test pictures and their ids, from `test`: a folder, a picture, or a CSV; by default those of `own_test`.
 
     A picture's id is the one in the CSV. Elsewhere it is the file's stem; if two stems are equal, all ids are file
-    names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row. One in a
-    folder that is not named like a picture has none, unless no file there is.
+    names; if two names are equal, all are paths. A file that the CSV names and that is missing keeps its row. In a
+    folder, files that are not named like pictures are passed over, unless none is named like one.
     A label is known in a class folder, or in a CSV with a column of labels, and is -1 elsewhere. It indexes this
     listing's own `classes`. A lone folder is a class only where it has the name of one in `taught`: test/images is
     none. Nor are several where none of them has: test/part1, test/part2. group_col: a column of the CSV, for `groups`.

@@ -154,8 +154,8 @@ def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judge
 def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path | str | None) -> Calibration | None:
     """The calibration for these runs: the run's own, else the newest of a study that tried the same settings; or None.
 
-    Of runs with unlike settings it is that of the first. project: where studies are looked for,
-    and that of a run which is a study's trial; None to look for none.
+    Of runs with unlike settings it is that of the first. project: where studies are looked for;
+    where the run is a study's trial, also in that study's project. None: nowhere.
     Raises LongtailError where one is damaged.
     """
     wanted = recipe(checkpoints[0]["config"])

@@ -126,7 +126,8 @@ def _data(page, run):
     alt = f"{train.sum()} for training in {len(order)} classes, {train.max()} to {train.min()}: imbalance {ratio:.1f}."
     chart = charts.points("class_counts", "Pictures of each class", alt, x, y, groups, log_y=True)
     get = run.settings.get
-    scheme = f"fold {get('fold')} of {get('folds')}" if get("folds") else f"share {get('val_split')}"
+    share = val.sum() / max(train.sum() + val.sum(), 1)  # of data that was split already no setting tells it
+    scheme = f"fold {get('fold')} of {get('folds')}" if get("folds") else f"{share:.3g} of the pictures"
     parts = [own for *_, own in run.split]
     pairs = [(f"{part} pictures", parts.count(part)) for part in dict.fromkeys(parts)]
     page.section("Data", chart, facts([*pairs, ("held out", scheme), ("split seed", get("split_seed"))]))

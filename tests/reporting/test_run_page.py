@@ -208,6 +208,14 @@ def test_a_damaged_file_costs_its_panel_alone(tmp_path, undrawn, name, content):
     assert "What came out" in page(folder)
 
 
+def test_the_share_held_out_is_that_of_the_split(tmp_path, undrawn):
+    """The setting plays no part where the data has validation pictures of its own."""
+    folder = judged(tmp_path, n=60)
+    rows = [f"{part}/{i}.jpg,painter 0,{part}" for part, count in (("train", 3), ("val", 1)) for i in range(count)]
+    (folder / "split.csv").write_text("\n".join(["path,class,part", *rows]) + "\n")
+    assert "0.25 of the pictures" in Shape(page(folder)).text
+
+
 def test_a_line_that_was_cut_is_told(tmp_path, undrawn):
     folder = judged(tmp_path, n=60)
     text = (folder / "results.csv").read_text()
