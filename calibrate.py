@@ -42,7 +42,6 @@ def calibrate(args: Namespace) -> None:
     parts = fitting_parts(found)
     trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
     chosen = scaling.simplest(trials)
-    fitted = scaling.fit(chosen.kind, found.log_posterior, found.targets, found.counts)
 
     raw = metrics.softmax(found.log_posterior)
     scaled = metrics.softmax(chosen.held_out)
@@ -53,10 +52,10 @@ def calibrate(args: Namespace) -> None:
     in_sets = sets.cross_fitted(found.log_posterior, found.targets, found.prior, chosen.held_out.argmax(1), parts)
     judged = {name: scores.as_json(each) for name, each in dict(before=before, after=after, chance=chance).items()}
     # The file first: who reads the tables may leave before their end.
-    written = save(path, runs, found, fitted, dict(tau=tau, sets=_kept_sets(found, in_sets), **judged))
+    written = save(path, runs, found, chosen.scaling, dict(tau=tau, sets=_kept_sets(found, in_sets), **judged))
 
     print(_what_was_judged(path, found) + "\n")
-    print(*_kinds(trials, failed, fitted, args.markdown), sep="\n")
+    print(*_kinds(trials, failed, chosen.scaling, args.markdown), sep="\n")
     moved = int((raw.argmax(1) != scaled.argmax(1)).sum())
     print(*_before_and_after(before, after, chance, n, moved, args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")

@@ -61,14 +61,18 @@ class Scaling:
 
 
 class Tried(NamedTuple):
-    """A kind of scaling, tried on rows that its fit had not seen."""
+    """A kind of scaling, fitted to all rows, and tried on rows that its fit had not seen."""
 
-    kind: str
+    scaling: Scaling  # of all rows
     parameters: int
     nll: float  # held out, nats a picture
     behind: float  # how much worse than the best kind's, a mean over pictures
     error: float  # the standard error of that
     held_out: np.ndarray  # log posteriors [N,C]
+
+    @property
+    def kind(self) -> str:
+        return self.scaling.kind
 
 
 def identity(classes: int) -> Scaling:
@@ -182,16 +186,17 @@ def parts_of(targets: np.ndarray) -> np.ndarray:
 def compare(
     log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
 ) -> tuple[list[Tried], list[str]]:
-    """Every kind as it was tried, the simplest first, and the kinds whose fit did not converge."""
+    """Every kind as it was tried, the simplest first, and the kinds of which a fit did not converge."""
     rows = np.arange(len(targets))
     groups = len(np.unique(count_groups(train_counts)))
-    held_out, failed = {}, []
+    fitted, held_out, failed = {}, {}, []
     for kind in KINDS:
-        found = cross_fit(kind, log_posterior, targets, train_counts, parts)
-        if found is None:
+        of_all = fit(kind, log_posterior, targets, train_counts)
+        of_parts = cross_fit(kind, log_posterior, targets, train_counts, parts)
+        if of_all is None or of_parts is None:
             failed.append(kind)
         else:
-            held_out[kind] = found
+            fitted[kind], held_out[kind] = of_all, of_parts
     losses = {kind: -found[rows, targets] for kind, found in held_out.items()}  # nats, a picture each
     best = min(losses.values(), key=np.mean)
     tried = []
@@ -199,7 +204,8 @@ def compare(
         behind = own - best
         error = behind.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
         count = parameters(kind, log_posterior.shape[1], groups)
-        tried.append(Tried(kind, count, float(own.mean()), float(behind.mean()), float(error), held_out[kind]))
+        judged = (float(own.mean()), float(behind.mean()), float(error), held_out[kind])
+        tried.append(Tried(fitted[kind], count, *judged))
     return tried, failed
 
 
