@@ -28,11 +28,11 @@ from engine.flags import SettingsParser, as_flags, config_from_args, given_names
 from engine.outcome import predict_command
 from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, counted, run_command
+from reporting.tables import table
 from study import stats
 from study.begin import absolute, begin_study, without_folds
 from study.best import PICTURES
 from study.chosen import newest_recipe
-from study.findings import aligned
 from study.held_out import HeldOut, difference, judged, together
 from study.metric import METRICS, titled
 from study.repeats import SCORES, write
@@ -112,23 +112,22 @@ def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]
     ), _class_rows(targets, predicted, classes)
 
 
-def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
-    """A summary as Markdown."""
+def lines(title: str, result: dict, of_class: list[ClassRow]) -> Iterator[str]:
+    """A summary, line by line."""
     n = result["n"]
     scores = [result["scores"][name] for name in SCORES]
     in_folds = f" in {result['folds']} folds" if result["folds"] > 1 else ""
     scored_on = counted(result["pictures"], "validation picture") + in_folds
     yield f"**{title}**, {counted(n, 'seed')}, {scored_on}, {result['epoch']}:\n"
-    yield "| seed | " + " | ".join(SCORES.values()) + " |\n| --- |" + " --- |" * len(SCORES)
-    for k, seed in enumerate(result["seeds"]):
-        yield _table_line(seed, [f"{score['values'][k]:.4f}" for score in scores])
+    rows = [[str(seed), *(f"{score['values'][k]:.4f}" for score in scores)] for k, seed in enumerate(result["seeds"])]
     if n > 1:
-        yield _table_line("mean ± sd", [f"{score['mean']:.4f} ± {score['sd']:.4f}" for score in scores])
-        yield _table_line("95% t interval of the mean", [f"± {score['half']:.4f}" for score in scores])
-        yield _table_line(f"ensemble of the {n}", [f"{result['ensemble'][name]:.4f}" for name in SCORES])
+        rows.append(["mean ± sd", *(f"{score['mean']:.4f} ± {score['sd']:.4f}" for score in scores)])
+        rows.append(["95% t interval of the mean", *(f"± {score['half']:.4f}" for score in scores)])
+        rows.append([f"ensemble of the {n}", *(f"{result['ensemble'][name]:.4f}" for name in SCORES)])
+    yield from table(["seed", *SCORES.values()], rows)
     yield ""
     if n > 1:
-        loose = sorted(table, key=lambda row: -row.f1_sd)[:3]
+        loose = sorted(of_class, key=lambda row: -row.f1_sd)[:3]
         named = []
         for row in loose:
             named.append(f"{row.name} (F1 {row.f1_min:.2f} to {row.f1_max:.2f} on {counted(row.pictures, 'picture')})")
@@ -139,11 +138,11 @@ def lines(title: str, result: dict, table: list[ClassRow]) -> Iterator[str]:
         f"{low:.4f} to {high:.4f} (95%)."
     )
     if result["absent"]:
-        yield f"{result['absent']} of {len(table)} classes have no validation picture: macro F1 is over the others."
+        yield f"{result['absent']} of {len(of_class)} classes have no validation picture: macro F1 is over the others."
 
 
 def against(first: HeldOut, second: HeldOut) -> Iterator[str]:
-    """Differences first - second of how two recipes did on the same pictures with the same seeds, as Markdown."""
+    """Differences first - second of how two recipes did on the same pictures with the same seeds, line by line."""
     if first.pictures != second.pictures:
         raise LongtailError("the two recipes were scored on other pictures: compare them under another --name")
     metric = first.metric
@@ -202,13 +201,13 @@ def run(space: Namespace, stop: StopRequest) -> int:
     for title, wanted in zip(titles, trials):
         indices = _scored(study, wanted)
         by_seed = [indices[k : k + len(folds)] for k in range(0, len(indices), len(folds))]
-        result, table = summary(study, by_seed)
+        result, of_class = summary(study, by_seed)
         seeds = [study.config(of_seed[0]).seed for of_seed in by_seed]
         result = dict(recipe=title, seeds=seeds, folds=len(folds), epoch=study.epoch(), **result)
-        print(*aligned(lines(title, result, table), sys.stdout.isatty()), sep="\n")
+        print(*lines(title, result, of_class), sep="\n")
         results.append(result)
         held_out.append(judged(study, by_seed, study.metric))
-        classes += [[title, *row] for row in table]
+        classes += [[title, *row] for row in of_class]
     if space.compare:
         print(*against(*held_out), sep="\n")
     final = _final_command(space, asked, project)
@@ -274,10 +273,6 @@ def _class_rows(targets, predicted, classes):
 
 def _sd(values):
     return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-
-def _table_line(name, cells):
-    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from engine.outcome import predict_command
 from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, counted, run_command
-from study import findings, ranking
+from reporting import findings
+from study import ranking
 from study.begin import begin_study, without_folds
 from study.best import recipe, write_best
 from study.designs import around, grid, search, uniforms
@@ -60,7 +61,7 @@ def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
     command, on `device`. Returns the exit code: 1 where trials failed and no point can be ranked."""
     groups = ranking.points(study)
-    print(*findings.aligned(findings.report(study, groups), sys.stdout.isatty()), sep="\n")
+    print(*findings.report(study, groups), sep="\n")
     choice = ranking.choose(groups)
     if choice is None:
         rows = study.latest()
@@ -184,8 +185,7 @@ def _searched(kind, name, grid_specs, count, *specs):
 def _print_status(study, metric):
     """How far the study is, and its ranking so far, by its own metric or by the one asked for."""
     print(f"{study.folder}: {counted(len(study.trials), 'trial')}, {findings.how_far(study)}", file=sys.stderr)
-    lines = findings.report(study, ranking.points(study, metric))
-    print(*findings.aligned(lines, sys.stdout.isatty()), sep="\n")
+    print(*findings.report(study, ranking.points(study, metric)), sep="\n")
 
 
 def _hand_on(study, point, device):

@@ -4,9 +4,9 @@ import textwrap
 
 import numpy as np
 
-from reporting import charts
+from reporting import charts, findings
 from reporting.chart import Chart
-from study import effects, findings, ranking, stats
+from study import effects, ranking, stats
 from study.metric import METRICS
 from study.ranking import Point
 from study.table import Study

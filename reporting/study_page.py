@@ -11,12 +11,12 @@ from engine.album import Album
 from engine.folder import read_folder
 from errors import LongtailError
 from posterior import evidence
-from reporting import answers, charts, probabilities, study_effects
+from reporting import answers, charts, findings, probabilities, study_effects
 from reporting.chart import BLUE, ORANGE, RED
 from reporting.page import Html, Page, heading, note, table
 from reporting.seeds_panel import seeds
 from reporting.tables import number
-from study import effects, findings, ranking, repeats
+from study import effects, ranking, repeats
 from study.metric import METRICS
 from study.table import Study
 

@@ -12,13 +12,14 @@ GAP = "  "
 LEAST = 12  # places that a column keeps
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False) -> Iterator[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool | None = None) -> Iterator[str]:
     """The lines of a table of text cells. Columns of numbers are set to the right.
 
-    On a terminal columns of words give way, the widest first, where a line would be wider than the terminal; elsewhere
-    nothing is cut.
+    markdown: None where it is to be Markdown unless stdout is a terminal. On a terminal columns of words give way, the
+    widest first, where a line would be wider than the terminal; elsewhere nothing is cut.
     """
-    if markdown:
+    terminal = sys.stdout.isatty()
+    if markdown or (markdown is None and not terminal):
         yield f"| {' | '.join(map(_escaped, header))} |"
         yield "| --- " * len(header) + "|"
         for row in rows:
@@ -28,7 +29,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool =
     widths = [max(map(_width, column)) for column in columns]
     right = [all(map(_is_number, column[1:])) for column in columns]
     words = [place for place in range(len(columns)) if not right[place]]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    room = shutil.get_terminal_size().columns if terminal else math.inf
     while sum(widths) + len(GAP) * (len(widths) - 1) > room and words:
         widest = max(words, key=lambda place: widths[place])
         if widths[widest] <= LEAST:

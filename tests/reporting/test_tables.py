@@ -47,10 +47,17 @@ def test_a_name_that_is_cut_keeps_its_end(terminal):
 def test_nothing_is_cut_where_there_is_no_terminal(terminal, monkeypatch):
     terminal(None)
     monkeypatch.setenv("COLUMNS", "20")  # which a shell may have exported
-    lines = list(tables.table(["true", "n"], [[name, "1"] for name in NAMES]))
+    lines = list(tables.table(["true", "n"], [[name, "1"] for name in NAMES], markdown=False))
     assert all(name in line for name, line in zip(NAMES, lines[1:]))
 
 
 def test_markdown_escapes_what_would_end_a_cell():
     lines = list(tables.table(["class", "n"], [["a|b", "1"]], markdown=True))
     assert lines == ["| class | n |", "| --- | --- |", "| a\\|b | 1 |"]
+
+
+def test_where_none_is_asked_for_it_is_markdown_unless_on_a_terminal(terminal):
+    terminal(None)
+    assert list(tables.table(["class", "n"], [["a", "12"]])) == ["| class | n |", "| --- | --- |", "| a | 12 |"]
+    terminal(80)
+    assert list(tables.table(["class", "n"], [["a", "12"]])) == ["class   n", "a      12"]

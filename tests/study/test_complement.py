@@ -9,8 +9,9 @@ from sklearn.metrics import f1_score
 from test_ranking import begun
 
 from errors import LongtailError
+from reporting import findings
 from samples import held_out_files, table
-from study import complement, findings, ranking
+from study import complement, ranking
 
 COUNTS = (30, 20, 10)
 

@@ -20,8 +20,9 @@ from conftest import PLAIN
 from engine.build import prepare_pictures
 from engine.flags import SettingsParser, config_from_args
 from errors import LongtailError
+from reporting import findings
 from samples import answered, held_out_files
-from study import effects, findings, pace, ranking, stats
+from study import effects, pace, ranking, stats
 from study.begin import begin_study, without_folds
 from study.held_out import SHOWN, HeldOut
 from study.metric import METRICS
@@ -682,17 +683,3 @@ def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
     fill(study, lambda c: 0.6)
     said = "\n".join(findings.report(study, ranking.points(study)))
     assert "without a validation picture" not in said
-
-
-def test_on_a_terminal_the_columns_of_a_table_are_aligned():
-    lines = ["words", "| point | n | |\n| --- | --- | --- |", "| a \\| b | 12 | beyond noise |", "| c | 3 | |", "\nend"]
-    assert list(findings.aligned(lines, False)) == "\n".join(lines).split("\n")
-    assert list(findings.aligned(lines, True)) == [
-        "words",
-        "| point  | n   |              |",
-        "| ------ | --- | ------------ |",
-        "| a \\| b | 12  | beyond noise |",
-        "| c      | 3   |              |",
-        "",
-        "end",
-    ]

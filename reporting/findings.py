@@ -1,13 +1,12 @@
-"""What a study found, for people: its ranking and what moves the score, as Markdown, and the effects as a picture."""
+"""What a study found, for people: its ranking, what moves the score, and what to do next."""
 
-import itertools
 import math
-import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from config import spelled
 from errors import LongtailError, counted
+from reporting.tables import table
 from study import complement, ranking, stats
 from study.effects import Difference, against_base, factors, in_turn
 from study.metric import METRICS, titled
@@ -18,7 +17,7 @@ SHOWN = 12  # points in the table
 
 
 def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
-    """The ranking and the effects, as lines of Markdown. groups: the study's `ranking.points`."""
+    """The ranking and the effects, line by line. groups: the study's `ranking.points`."""
     for reason, trials in failures(study).items():
         which = f"trial {trials[0]}" + f" and {len(trials) - 1} more" * (len(trials) > 1)
         yield f"{which} failed: {reason}; --retry-failed tries again"
@@ -36,12 +35,13 @@ def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
         yield f"Not ranked: {len(wanting)}; {wanting[0].label()}, for one: {wanting[0].wanting}."
     if len(groups) > 1:
         yield f"\nHow to validate (rank agreement: Spearman's, with {choice.scheme}):\n"
-        yield "| scheme | validation pictures | standard error | rank agreement |\n| --- | --- | --- | --- |"
-        for line in ranking.schemes(study, groups):
-            yield f"| {line.name} | {line.pictures} | {line.error:.4f} | {line.agreement:.2f} |"
-    table = changes(study, ranked) or effects(study, ranked)
-    if table:
-        yield "\n" + "\n".join(table)
+        rows = []
+        for each in ranking.schemes(study, groups):
+            rows.append([each.name, str(each.pictures), f"{each.error:.4f}", f"{each.agreement:.2f}"])
+        yield from table(["scheme", "validation pictures", "standard error", "rank agreement"], rows)
+    lines = changes(study, ranked) or effects(study, ranked)
+    if lines:
+        yield "\n" + "\n".join(lines)
 
 
 def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -> list[str]:
@@ -114,39 +114,19 @@ def failures(study: Study) -> dict[str, list[int]]:
     return found
 
 
-def aligned(lines: Iterable[str], terminal: bool) -> Iterator[str]:
-    """`lines` of Markdown; on a terminal the columns of its tables are as wide as their widest cell."""
-    table = []
-    for line in itertools.chain(lines, [None]):
-        for part in line.split("\n") if line is not None else [None]:
-            if terminal and part is not None and part.startswith("| "):
-                table.append([cell.strip() for cell in re.split(r"(?<!\\)\|", part)[1:-1]])
-                continue
-            widths = [max(map(len, column)) for column in itertools.zip_longest(*table, fillvalue="")]
-            for row in table:
-                cells = [cell.ljust(width, "-" if set(cell) == {"-"} else " ") for cell, width in zip(row, widths)]
-                yield f"| {' | '.join(cells)} |"
-            table = []
-            if part is not None:
-                yield part
-
-
 def changes(study: Study, group: list[Point]) -> list[str]:
     """One setting at a time against the base, largest first; nothing where points differ in more than one."""
     found = one_change_each(study, group)
     if not found:
         return []
-    lines = [
-        f"What one change does to {titled(group[0].metric)}, paired picture by picture, 95% interval:\n",
-        "| change | difference | |",
-        "| --- | --- | --- |",
-    ]
+    rows = []
     for change in sorted(found, key=lambda change: -abs(change.mean)):
         name = change_in_words(study, change.point)
         interval = "" if math.isnan(change.half_width) else f" ± {change.half_width:.4f}"
         beyond = "beyond noise" if abs(change.mean) > change.half_width else ""
-        lines.append(f"| {name} | {change.mean:+.4f}{interval} | {beyond} |")
-    return lines
+        rows.append([name, f"{change.mean:+.4f}{interval}", beyond])
+    said = f"What one change does to {titled(group[0].metric)}, paired picture by picture, 95% interval:\n"
+    return [said, *table(["change", "difference", ""], rows)]
 
 
 def one_change_each(study: Study, group: list[Point]) -> list[Difference]:
@@ -178,14 +158,14 @@ def effects(study: Study, group: list[Point]) -> list[str]:
         return []
     model = stats.additive(scores, blocks, levels)
     errors = "too few trials for an error" if math.isnan(model.sd) else "± one standard error"
-    lines = [
-        f"Main effects on {titled(group[0].metric)} of a fold (additive model, folds and seeds as blocks; {errors}):\n",
-        "| setting | value | against the mean value |",
-        "| --- | --- | --- |",
-    ]
+    rows = []
     for name, level, effect in in_turn(model):
         error = "" if math.isnan(effect.error) else f" ± {effect.error:.4f}"
-        lines.append(f"| {name} | {level} | {effect.value:+.4f}{error} |")
+        rows.append([name, level, f"{effect.value:+.4f}{error}"])
+    lines = [
+        f"Main effects on {titled(group[0].metric)} of a fold (additive model, folds and seeds as blocks; {errors}):\n",
+        *table(["setting", "value", "against the mean value"], rows),
+    ]
     pairs = []
     for pair in stats.interactions(model.residuals, model.sd, levels)[:3]:
         pairs.append(f"{pair.first} × {pair.second} {pair.size:.4f} (noise alone: {pair.noise:.4f})")
@@ -206,7 +186,7 @@ def _ranking_table(study, choice, ranked):
     )
     others = [name for name in METRICS if name != best.metric]
     titles = [METRICS[best.metric], "behind the best", "trials", *(METRICS[name] for name in others), "ECE"]
-    yield f"| point | {' | '.join(titles)} |\n|" + " --- |" * (len(titles) + 1)
+    rows = []
     for point in ranked[:SHOWN]:
         mark = "**" if point is choice.point else ""
         cells = [f"{mark}{point.label()}{mark}", f"{point.score:.4f} ± {point.error:.4f}", "-", str(len(point.rows))]
@@ -214,7 +194,8 @@ def _ranking_table(study, choice, ranked):
             by, error = ranking.behind(best, point)
             cells[2] = f"{by:.4f} ± {error:.4f}"
         cells += [f"{point.average(name):.4f}" for name in (*others, "ece")]
-        yield f"| {' | '.join(cells)} |"
+        rows.append(cells)
+    yield from table(["point", *titles], rows)
     if len(ranked) > SHOWN:
         yield f"\n{len(ranked) - SHOWN} more in results.csv"
     absent = best.held_out.absent
