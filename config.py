@@ -492,6 +492,10 @@ class Config:
         """The settings that the dataclass `kind` names, as one: how plain arguments reach library files."""
         return kind(**{f.name: getattr(self, f.name) for f in dataclasses.fields(kind)})
 
+    def border(self) -> str:
+        """What a view shows beyond a picture's edge: 'constant' (black) or 'reflect'."""
+        return "constant" if self.pad else "reflect"
+
     def averaged_views(self) -> str:
         """--tta with auto settled: none, flip or crops."""
         return self.tta if self.tta != "auto" else "flip" if self.flip else "none"

@@ -191,11 +191,6 @@ def run(space: Namespace, stop: StopRequest) -> int:
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
     study = begin_study(folder, base, seed_by_seed, metric=space.metric, scored=True)
     if not execute(study, space, base, stop):
-        print(
-            f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
-            "Next: the same command",
-            file=sys.stderr,
-        )
         return 0
     results, classes, held_out = [], [], []
     for title, wanted in zip(titles, trials):

@@ -159,11 +159,6 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
     wanted = trials(base, points, whole_number("--seeds", space.seeds, 1, 1000))
     study = begin_study(folder, base, wanted, halving, space.metric)
     if not execute(study, space, base, stop):
-        print(
-            f"{folder}: this shard is done; of others there are {counted(len(study.jobs()), 'trial')} left. "
-            "Next: the same command, or --status",
-            file=sys.stderr,
-        )
         return 0
     return conclude(study, not (space.around or space.ablate), base.device)
 

@@ -107,7 +107,7 @@ def build_stepper(
         size=pictures.size,
         mean=pictures.mean,
         std=pictures.std,
-        border="constant" if config.pad else "reflect",
+        border=config.border(),
         dtype=torch.bfloat16 if config.amp is True and device.type == "cpu" else precision(device, config.amp),
         layout=LAYOUTS.get(config.layout, torch.channels_last),
         ranks=ranks,

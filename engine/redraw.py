@@ -56,7 +56,7 @@ def first_batch(run: Folder, config: Config, listed: Listing) -> list[Seen]:
     pixels = torch.from_numpy(pixels)
     while pixels.shape[1] > store_level(int(step.view_size), side):
         pixels = halved(pixels, torch.device("cpu"))
-    border = "constant" if config.pad else "reflect"
+    border = config.border()
     grey = [0.5] * 3
     tiles = denormalised(step, pixels, used, size=int(step.view_size), mean=grey, std=grey, border=border)
     names = [listed.classes[label] for label in listed.labels]

@@ -6,6 +6,7 @@ multiprocessing's spawn would import the caller's script, and torch, in every ch
 """
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -128,4 +129,6 @@ def serve(function: Callable) -> None:
                 answers.append(function(number, path, *rest))
             except OSError as error:
                 answers.append({"errno": error.errno, "path": path})
+            except MemoryError:
+                answers.append({"errno": errno.ENOMEM, "path": path})
         print(json.dumps(answers), flush=True)

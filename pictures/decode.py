@@ -6,9 +6,7 @@ PictureError. Never repairs a picture, never guesses a missing part, never decod
 
 import contextlib
 import errno
-import json
 import os
-import signal
 import stat
 import sys
 import warnings
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 
+from pictures.children import serve
 from pictures.foreign import what_it_is
 from pictures.rgb import SIDEWAYS, PictureError, orientation, upright_rgb
 
@@ -152,26 +151,14 @@ def _channel_sums(values):
 
 
 def _worker(pixels: str, start: str, size: str, resize: str) -> None:
-    """Serve pool.py: read a line with a list of [row, path], answer with a line with a list of results, and so on.
+    """What a process of pool.py does: decodes pictures, each given as [row, path], into the file called `pixels`.
 
-    pixels: name of the file that `decode_into` writes to. Ends when the parent closes the pipe.
+    start, size, resize: as `decode_into` has them.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends us without a word where the parent is dead
     # libtiff and others write to stderr about files that are reported anyway.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # 2 is stderr
     with open(pixels, "r+b") as file:
-        for line in sys.stdin:
-            results = []
-            for row, path in json.loads(line):
-                try:
-                    result = decode_into(file.fileno(), int(start), row, path, int(size), resize)
-                except OSError as error:
-                    result = {"errno": error.errno, "path": path}
-                except MemoryError:
-                    result = {"errno": errno.ENOMEM, "path": path}
-                results.append(result)
-            print(json.dumps(results), flush=True)
+        serve(lambda row, path: decode_into(file.fileno(), int(start), row, path, int(size), resize))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pictures.store import load_store
 from plan import evaluation_plans
 from posterior import evidence
 from posterior.calibration import CALIBRATION, calibration_of, fitting_parts
-from posterior.priors import TAUS, estimate, from_file, move, shares, tilted
+from posterior.priors import TAUS, assumed, estimate, from_file, move, shares, tilted
 from posterior.scaling import cross_fit, fit, identity
 
 
@@ -88,9 +88,9 @@ def _posterior(checkpoint, files, device, tta):
     pixels = resident.levels(store, device)[store.pixels.shape[1]]
     bias = np.array(checkpoint["bias"])  # turns logits into log posteriors under the prior of --prior
     prior = shares(checkpoint["counts"])
-    assumed = np.full(len(prior), 1 / len(prior)) if checkpoint["config"]["prior"] == "uniform" else prior
     of_view = [logits(net, pixels, plan, len(files), show, dtype=dtype) + bias for plan in plans]
-    posterior = np.exp(move(log_softmax(averaged(of_view)), assumed, prior))
+    log_posterior = log_softmax(averaged(of_view))
+    posterior = np.exp(move(log_posterior, assumed(checkpoint["config"]["prior"], prior), prior))
     posterior[list(store.bad)] = prior
     return posterior, store.bad
 
@@ -147,7 +147,7 @@ class Finish:
         self.asked = prior or checkpoints[0]["config"]["prior"]
         self.wanted = self.trained
         if self.asked == "uniform":
-            self.wanted = np.full(len(self.trained), 1 / len(self.trained))
+            self.wanted = assumed("uniform", self.trained)
         elif self.asked == "estimate":
             self.known = self._known()
         elif self.asked == "tau" or self.asked.startswith("tau:"):

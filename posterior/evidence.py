@@ -18,7 +18,7 @@ from pictures.duplicates import rows_of_both
 from pictures.layout import own_csvs
 from pictures.listing import listing
 from pictures.store import load_store
-from posterior.priors import move, shares
+from posterior.priors import assumed, move, shares
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def of_run(folder: Path) -> Evidence:
         raise LongtailError(f"{folder}: its validation tables are damaged ({error}): train it again") from None
     log_posterior = log_softmax(scores)
     if settings.get("prior") == "uniform":  # what the run's own scores assumed
-        uniform = np.full(len(classes), 1 / len(classes))
-        log_posterior = move(log_posterior, uniform, shares(counts))
+        trained = shares(counts)
+        log_posterior = move(log_posterior, assumed("uniform", trained), trained)
     return Evidence(paths, targets, log_posterior, None, classes, counts, 1)
 
 

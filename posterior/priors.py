@@ -42,6 +42,11 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return counts / counts.sum()
 
 
+def assumed(name: str, trained: np.ndarray) -> np.ndarray:
+    """What the probabilities of a run with --prior `name`, train or uniform, assume: a class prior like `trained`."""
+    return np.full(trained.shape, 1 / trained.shape[-1]) if name == "uniform" else trained
+
+
 def move(log_posterior: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Log posteriors [N,C] under the class prior `new` [C], of those under `old` [C].
 

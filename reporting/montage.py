@@ -99,7 +99,7 @@ def show(config: Config, count: int, output: Path | str) -> None:
     side = store_level(int(plan.view_size[0]), side)
     pixels = resident.levels(pictures.store, torch.device("cpu"), [side])[side]
     count = min(count, len(plan.index))  # an epoch may be shorter
-    border = "constant" if config.pad else "reflect"
+    border = config.border()
     sheet = montage(plan, count, pixels, classes, labels, mean=pictures.mean, std=pictures.std, border=border)
     with replacing(Path(output)) as draft:
         sheet.save(draft, "PNG")

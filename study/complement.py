@@ -11,7 +11,7 @@ import numpy as np
 
 from errors import LongtailError
 from posterior import evidence
-from posterior.priors import move
+from posterior.priors import assumed, move
 from study import stats
 from study.held_out import scored
 from study.metric import merit
@@ -52,8 +52,8 @@ def pairs(study: Study, group: list[Point]) -> list[Pair]:
     found = []
     for a, b in itertools.combinations(range(len(able)), 2):
         one, other = answers[a], answers[b]
-        trained, assumed = (priors[a][0] + priors[b][0]) / 2, priors[a][1]
-        together = move(np.logaddexp(one.log_posterior, other.log_posterior), trained, assumed)
+        trained, wanted = (priors[a][0] + priors[b][0]) / 2, priors[a][1]
+        together = move(np.logaddexp(one.log_posterior, other.log_posterior), trained, wanted)
         scores, left_out = scored(one.targets, together, metric)
         better = max((a, b), key=lambda k: merit(metric, alone[k][0][metric]))
         of_better, left_out_of_better = alone[better]
@@ -81,5 +81,4 @@ def _priors(study, point, folds):
         found = evidence.pooled([runs])
         rows.append(np.tile(found.prior, (len(found.paths), 1)))
     trained = np.concatenate(rows)
-    uniform = np.full(trained.shape, 1 / trained.shape[1])
-    return trained, uniform if study.config(point.trials[0]).prior == "uniform" else trained
+    return trained, assumed(study.config(point.trials[0]).prior, trained)

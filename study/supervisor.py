@@ -85,7 +85,11 @@ def execute(study: Study, space: Namespace, base: Config, stop: StopRequest) -> 
             seen=seen,
         )
     study.write_results()
-    return not study.jobs()
+    left = len(study.jobs())
+    if left:
+        others = f"of others there are {counted(left, 'trial')} left"
+        print(f"{study.folder}: this shard is done; {others}. Next: the same command", file=sys.stderr)
+    return not left
 
 
 def fill(

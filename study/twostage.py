@@ -92,10 +92,9 @@ def judged(name: str, runs: list[Path]) -> Stage:
 
 def as_predicted(stage: Stage) -> np.ndarray:
     """Log posteriors [N,C] under the prior that the runs were trained to assume."""
-    if evidence.read_settings(stage.runs[0])["prior"] == "train":
-        return stage.found.log_posterior
-    classes = len(stage.found.classes)
-    return priors.move(stage.found.log_posterior, stage.found.prior, np.full(classes, 1 / classes))
+    trained = stage.found.prior
+    wanted = priors.assumed(evidence.read_settings(stage.runs[0])["prior"], trained)
+    return priors.move(stage.found.log_posterior, trained, wanted)
 
 
 def lines(stages: list[Stage]) -> Iterator[str]:
