@@ -9,6 +9,7 @@ had not seen. So is how often sets of classes hold the right one (predict.py --s
 predict.py and evaluate.py then use it. The test set is never looked at.
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import metrics
 from errors import LongtailError, Parser, counted, run_command
 from pictures.names import natural_key, shown
 from posterior import evidence, priors, reliability, scaling, scores, sets
-from posterior.calibration import fitting_parts, save
+from posterior.calibration import CALIBRATION, fitting_parts, save
 from reporting.tables import interval, number, table
 from study.chosen import chosen_last, runs_of
 
@@ -38,6 +39,8 @@ def calibrate(args: Namespace) -> None:
         raise LongtailError(
             f"{path}: {counted(n, 'held-out picture')}: too few to fit a scaling to, which takes {2 * scaling.PARTS}"
         )
+    if not os.access(path, os.W_OK):  # refused before the work, not after it
+        raise LongtailError(f"{path} cannot be written to, and {CALIBRATION} belongs there")
     by = evidence.column_of(runs[0], found, args.by) if args.by else None
     parts = fitting_parts(found)
     trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)

@@ -24,8 +24,8 @@ import numpy as np
 import data
 import metrics
 from engine.numerics import pick_device
-from engine.run import replacing
 from errors import LongtailError, Parser, counted, first_ten, run_command
+from files import replacing
 from pictures.names import natural_key, shown, some
 from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table

@@ -19,8 +19,8 @@ import numpy as np
 
 import data
 from engine.numerics import pick_device
-from engine.run import replacing
 from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_command
+from files import replacing
 from pictures.samples import Sample, own_sample, read_sample
 from posterior import classifier, sets
 from study.chosen import choose, named

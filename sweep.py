@@ -20,9 +20,9 @@ from pathlib import Path
 from config import OFF, Config
 from engine.flags import SettingsParser, as_flags, config_from_args, train_command, whole_number
 from engine.outcome import predict_command
-from engine.run import replacing
 from engine.stop import StopRequest
 from errors import ConfigError, counted, run_command
+from files import replacing
 from reporting import findings
 from study import ranking
 from study.begin import begin_study, without_folds

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from engine.run import replacing
+from files import replacing
 
 clock = time.perf_counter  # of `clocked`; a bench may set another
 

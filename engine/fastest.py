@@ -27,8 +27,8 @@ from engine.evaluate import forward
 from engine.numerics import LAYOUTS
 from engine.paper import why_not_bfloat16
 from engine.ranks import Ranks
-from engine.run import replacing
 from engine.update import set_training
+from files import replacing
 from kernels.convolution import Convolution, use_products
 from model import Network
 from pictures.store import cache_dir

@@ -26,6 +26,7 @@ from config import read_object
 from engine.checkpoint import FORMAT, load_checkpoint
 from engine.progress import painted
 from errors import ConfigError, LongtailError, first_line
+from files import is_scratch, replacing
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": "many", "tail": "few"}
@@ -34,34 +35,6 @@ FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": 
 def with_todays_names(scores: dict) -> dict:
     """`scores`, a dict of an epoch's scores from any version, with their names of today."""
     return {FORMAT_1_NAMES.get(name, name): value for name, value in scores.items()}
-
-
-def scratch_path(path: Path) -> Path:
-    """A hidden path beside `path` of this process's own: hosts that share a file system often share process ids too."""
-    return path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
-
-
-def _is_scratch(path):
-    """Whether `scratch_path` names such a file: a killed writer left it."""
-    return re.fullmatch(r"\.\w+\.(pt|json|csv|npy|txt|diff)\..*\.\d+", path.name) and path.is_file()
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
-    temporary = scratch_path(path)
-    try:
-        yield temporary
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename in (None, str(temporary)):  # a disk that is full does not say of which file
-            error.filename = str(path)
-        raise
-    finally:
-        with contextlib.suppress(OSError):  # where nothing can be written there is none
-            temporary.unlink(missing_ok=True)
 
 
 class Run:
@@ -93,14 +66,14 @@ class Run:
             raise LongtailError(
                 f"{self.folder}: its file system has no locks ({e.strerror}): choose a --project on another"
             ) from None
-        for left in filter(_is_scratch, self.folder.iterdir()):
+        for left in filter(is_scratch, self.folder.iterdir()):
             left.unlink()
         if i > 1:
             self.say(f"{Path(project) / name} exists: this run is {self.folder} (--resume continues the old one)")
 
     def _refuse_others_folder(self):
         """Raises LongtailError where a folder to go on in holds something else than a run: nothing of it is touched."""
-        names = {path.name for path in self.folder.iterdir() if not _is_scratch(path)}
+        names = {path.name for path in self.folder.iterdir() if not is_scratch(path)}
         begun = names <= {".lock", "train.log"}  # a kill came before its first file
         ours = "mixup_p" in (self.read_json("args.json") or {})  # other programs write an args.json too
         if "study.json" in names or not (begun or ours):

@@ -1,8 +1,11 @@
 """What a data set holds and what is wrong with it, as text and as a picture. For people only: nothing reads it back."""
 
+from pathlib import Path
+
 import numpy as np
 
 from errors import counted
+from files import replacing
 from pictures.listing import Listing
 from pictures.names import some
 
@@ -91,4 +94,5 @@ def plot_counts(classes: list[str], columns: dict[str, np.ndarray], file: str) -
     axes.set_title(f"{total.sum():,} pictures in {len(classes)} classes, {total.max()} to {total.min()}")
     if len(columns) > 1:
         axes.legend()
-    figure.savefig(file, dpi=120)
+    with replacing(Path(file)) as draft:
+        figure.savefig(draft, dpi=120, format=Path(file).suffix[1:])

@@ -6,8 +6,6 @@ Compares the pixels of Stores and never opens an image file. Says what it found;
 import contextlib
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterable
 from typing import NamedTuple
 from unicodedata import normalize
@@ -15,6 +13,7 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image
 
+from files import replacing
 from pictures.listing import Listing
 from pictures.store import Store, cache_dir
 
@@ -87,10 +86,9 @@ def near_sets(store: Store) -> list[list[int]]:
         for row in near:
             equal_sets.setdefault(_digest(store, row), []).append(row)
         found += [equal for equal in equal_sets.values() if len(equal) > 1]
-    with contextlib.suppress(OSError):  # a cache that cannot be written is looked through again
-        draft = path.with_suffix(f".{uuid.uuid4().hex}")
+    # Whole at once, for another process may be reading it. A cache that cannot be written is looked through again.
+    with contextlib.suppress(OSError), replacing(path) as draft:
         draft.write_text(json.dumps(found))
-        os.replace(draft, path)  # whole at once: another process may be reading it
     return found
 
 

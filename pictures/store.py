@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from errors import LongtailError
+from files import replacing
 from pictures.decode import MACHINE, RECIPE, RESIZES, PictureError, decode, decode_into, dimensions  # noqa: F401  (handed on)
 from pictures.pool import decode_all
 
@@ -148,12 +149,8 @@ def _contents(files, states, cache: Path, workers: int) -> str:
     # A file that changed moments ago could change again without a new time. Such files are read again next time.
     if all(state is None or state.changed < started - CLOCK_GRAIN for state in states):
         entry.parent.mkdir(exist_ok=True)
-        draft = entry.with_suffix(f".{uuid.uuid4().hex}")
-        try:
+        with replacing(entry) as draft:  # whole at once: another process may be reading it
             draft.write_text(contents)
-            os.replace(draft, entry)  # whole at once: another process may be reading it
-        finally:
-            draft.unlink(missing_ok=True)  # where the disk is full
     return contents
 
 

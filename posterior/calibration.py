@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from config import REMOVED, WAY, Config, read_object
-from engine.run import replacing
 from errors import LongtailError, counted
+from files import replacing
 from posterior import evidence
 from posterior.evidence import Evidence
 from posterior.priors import TAUS

@@ -16,8 +16,8 @@ from engine.build import plans_of, prepare_pictures
 from engine.flags import SettingsParser, config_from_args, train_command
 from engine.paper import try_network
 from engine.redraw import denormalised, fitted, lines
-from engine.run import replacing
 from errors import LongtailError, run_command
+from files import replacing
 from plan import Plan, store_level
 
 INK, FAINT, FRAME = "#24292f", "#8c959f", "#d0d7de"

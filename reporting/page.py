@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from engine.run import replacing
+from files import replacing
 from pictures.names import visible
 from reporting.chart import Chart
 

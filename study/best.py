@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from config import WAY, Config, read_recipe, spelled
-from engine.run import replacing
 from errors import LongtailError, Parser, run_command
+from files import replacing
 from study import ranking
 from study.metric import METRICS
 from study.ranking import Choice, Point

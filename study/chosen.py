@@ -23,9 +23,7 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
         good = [i for i, row in study.latest().items() if row["status"] == "ok"]
         if good and not study.jobs():
             which = f"the {counted(len(good), 'run')} of the finished study {study.folder}"
-            if recipe is not None and not _same_recipe(study.base, read_recipe(recipe)):
-                which += f" (not of {recipe}, whose runs are taken where {study.folder} is not)"
-            return [study.run(i) for i in good], which
+            return [study.run(i) for i in good], which + _not_of(recipe, study)
     if recipe is not None:
         study, trials = study_of_recipe(recipe)
         return [study.run(i) for i in trials], f"the {counted(len(trials), 'run')} of {recipe}"
@@ -35,10 +33,20 @@ def choose(project: Path | str) -> tuple[list[Path], str]:
     return [weights.parent], f"{weights.parent}, the newest run"
 
 
-def _same_recipe(one, other):
-    """Whether two Configs have the same settings, however the pictures are split and the numbers computed."""
-    own, others = recipe_of(one), recipe_of(other)
-    return all(own[name] == others[name] for name in own.keys() - {*SCHEME, *WAY, "threads"})
+def _not_of(recipe, final):
+    """In brackets that `recipe`, a path or None, has other settings than the study `final`; else ''.
+
+    Settings of how the pictures are split and the numbers computed do not count.
+    """
+    if recipe is None:
+        return ""
+    try:
+        own, others = recipe_of(final.base), recipe_of(read_recipe(recipe))
+    except LongtailError as error:  # `final` needs it for nothing
+        return f" ({error})"
+    if all(own[name] == others[name] for name in own.keys() - {*SCHEME, *WAY, "threads"}):
+        return ""
+    return f" (not of {recipe}, whose runs are taken where {final.folder} is not)"
 
 
 def named(runs: list[str]) -> tuple[list[Path], str]:

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from engine.run import scratch_path
 from errors import LongtailError
+from files import scratch_path
 
 
 def take_lock(file: IO, wait: bool = False) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from config import spelled
 from engine.outcome import validation_labels
-from engine.run import replacing
 from errors import LongtailError, counted
+from files import replacing
 from study.table import REPEATS, Study, write_csv
 
 SCORES = dict(macro_f1="macro F1", acc="accuracy", nll="NLL", ece="ECE", worst="worst class")

@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 
 from config import Config, config_from, spelled, without_removed
-from engine.run import replacing, scratch_path
 from errors import LongtailError
+from files import replacing, scratch_path
 from study.damage import row_from, spec_from
 from study.lease import Lease, LeaseLost, take_lock
 from study.metric import DEFAULT, merit

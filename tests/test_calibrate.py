@@ -194,3 +194,11 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     (tmp_path / "none.json").write_text(json.dumps(dict(lr=0.7)))
     code, _, err = run(capsys, tmp_path / "none.json")
     assert code == 1 and "no study" in err
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(sure, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("posterior.scaling.compare", lambda *_: pytest.fail("worked first"))
+    code, out, err = run(capsys, sure[0])
+    assert code == 1 and not out
+    assert err == f"calibrate.py: {sure[0]} cannot be written to, and calibration.json belongs there\n"

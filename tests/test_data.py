@@ -1,5 +1,6 @@
 """Splits against their own promises; check against planted faults."""
 
+import errno
 import importlib
 import shlex
 import subprocess
@@ -395,6 +396,19 @@ def test_a_plots_ending_is_looked_at_first(tmp_path, capsys):
     assert data.main(["check", str(tmp_path), "--plot", "counts.xyz"]) == 2
     out, err = capsys.readouterr()
     assert not out and err == "data.py: --plot counts.xyz: give a file that ends in .png, .pdf or .svg\n"
+
+
+def test_a_full_disk_is_said_of_the_plot_and_leaves_none(tmp_path, monkeypatch, capsys):
+    root = pictures_in(tmp_path / "pictures", {"a": 3, "b": 3})
+
+    def full(figure, file, **kwargs):
+        Path(file).write_bytes(b"half of a picture")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert data.main(["check", str(root), "--plot", str(tmp_path / "counts.png")]) == 1
+    assert f"data.py: {tmp_path / 'counts.png'}: No space left on device\n" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_the_command_that_lists_bad_files_is_the_one_for_these_labels(tmp_path):

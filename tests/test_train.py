@@ -30,10 +30,10 @@ from conftest import PLAIN
 from engine import step
 from engine.build import build_stepper, plans_of, prepare_pictures
 from engine.evaluate import logits as logits_of
-from engine.run import replacing
 from engine.stop import StopRequest
 from engine.tables import row_of
 from errors import ConfigError, LongtailError, Stopped
+from files import replacing
 from model import build_model
 from plan import evaluation_plans, sampled_counts
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import files
 import predict
 import train
 from config import REMOVED, Config
@@ -361,7 +362,7 @@ def test_resume_in_an_empty_folder_begins(settings):
 
 
 def test_a_full_disk_is_said_of_the_file(tmp_path):
-    with pytest.raises(OSError) as caught, run.replacing(tmp_path / "a.json"):
+    with pytest.raises(OSError) as caught, files.replacing(tmp_path / "a.json"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.filename == str(tmp_path / "a.json") and not list(tmp_path.iterdir())
 

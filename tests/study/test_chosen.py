@@ -9,7 +9,7 @@ from config import Config
 from conftest import PLAIN
 from errors import LongtailError
 from study.begin import begin_study
-from study.chosen import named, study_of_recipe
+from study.chosen import choose, named, study_of_recipe
 from study.table import recipe_of
 
 
@@ -55,6 +55,14 @@ def test_seeds_that_lack_a_fold_are_left_out(tmp_path, base, recipe):
     """A study of three seeds that was stopped in the third: its first fold alone could be pooled with nothing."""
     published(begin_study(tmp_path / "seeds", base, seeds_and_folds(3)), [0, 1, 2, 3, 4])
     assert study_of_recipe(recipe)[1] == [0, 1, 2, 3]
+
+
+def test_a_finished_final_answers_though_the_newest_recipe_cannot_be_read(tmp_path, base, recipe):
+    final = published(begin_study(tmp_path / "final", base, seeds_and_folds(1)), [0, 1])
+    recipe.write_text("{")
+    runs, said = choose(tmp_path)
+    assert runs == [final.run(0), final.run(1)]
+    assert said.startswith(f"the 2 runs of the finished study {final.folder} ({recipe}: ")
 
 
 def test_a_study_that_is_named_stands_for_its_runs(tmp_path, base, monkeypatch):
