@@ -4,7 +4,7 @@ Bayes' rule moves a posterior from the prior of training to another one; everyth
 in training ("label shift"). NumPy in float64. Reads no run and prints nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -123,17 +123,24 @@ def choose_tau(
 
     parts int [N]: which part a row belongs to. log_posterior [N,C]: out of fold.
     """
-    at_tau = frontier(log_posterior, prior, TAUS)
+    place, predicted = choose_answers(frontier(log_posterior, prior, TAUS), targets, parts, len(prior))
+    return float(TAUS[place]), predicted
 
-    def best(rows):
-        scores = [macro_f1(targets[rows], each[rows], len(prior)) for each in at_tau]
-        return int(np.argmax(scores))
+
+def choose_answers(
+    answers: Sequence[np.ndarray], targets: np.ndarray, parts: np.ndarray, classes: int
+) -> tuple[int, np.ndarray]:
+    """(which of `answers`, each int [N], has the highest macro F1, of equals the first; the class of each picture, int
+    [N], in the one that the other parts' pictures choose)."""
+
+    def best(here):
+        return int(np.argmax([macro_f1(targets[here], each[here], classes) for each in answers]))
 
     predicted = np.empty(len(targets), np.int64)
     for part in np.unique(parts):
         here = parts == part
-        predicted[here] = at_tau[best(~here)][here]
-    return float(TAUS[best(np.full(len(targets), True))]), predicted
+        predicted[here] = answers[best(~here)][here]
+    return best(np.full(len(targets), True)), predicted
 
 
 def tilt(log_posterior: np.ndarray, prior: np.ndarray) -> np.ndarray:
