@@ -1,11 +1,15 @@
-"""Files that are there whole or not at all, whatever kills their writer."""
+"""Files that are there whole or not at all, whatever kills their writer; and locks."""
 
 import contextlib
+import fcntl
 import os
 import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+from errors import LongtailError
 
 
 def scratch_path(path: Path) -> Path:
@@ -35,3 +39,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # where nothing can be written there is none
             temporary.unlink(missing_ok=True)
+
+
+def take_lock(file: IO, wait: bool = False) -> None:
+    """Locks an open file until it is closed. BlockingIOError where another process holds it, unless `wait`.
+
+    Raises LongtailError where the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError as e:
+        raise LongtailError(
+            f"{Path(file.name).parent}: its file system has no locks ({e.strerror}): choose a --project on another"
+        ) from None

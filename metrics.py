@@ -179,7 +179,7 @@ def ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
     Each bin is closed on the left, the last on both sides: confidence 1.0 lies in the last bin.
     """
     confidence, hits = top_class(probs, targets)
-    return _calibration_gap(_equal_width_bins(confidence, bins), confidence, hits, bins)
+    return _calibration_gap(equal_width_bins(confidence, bins), confidence, hits, bins)
 
 
 def adaptive_ece(probs: ArrayLike, targets: ArrayLike, bins: int = 15) -> float:
@@ -205,7 +205,7 @@ def classwise_ece(probs: ArrayLike, targets: ArrayLike) -> float:
     probs, targets = _checked_probs(probs, targets)
     classes = np.arange(probs.shape[1])
     # Every class has BINS bins of its own: one call counts all of them.
-    bin_of = _equal_width_bins(probs, BINS) + classes * BINS
+    bin_of = equal_width_bins(probs, BINS) + classes * BINS
     return _calibration_gap(bin_of.ravel(), probs.ravel(), (targets[:, None] == classes).ravel(), BINS * len(classes))
 
 
@@ -238,7 +238,7 @@ def _calibration_gap(bin_of, confidence, hits, bins):
     return float(np.abs(confidence_sum - hit_sum).sum() / len(bin_of))
 
 
-def _equal_width_bins(confidence, bins):
+def equal_width_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     """The bin of each confidence in [0, 1], int64 of its shape."""
     return np.minimum((confidence * bins).astype(np.int64), bins - 1)  # 1.0 would be in a bin of its own
 

@@ -130,7 +130,7 @@ def _about_sets(finish, in_sets, bad):
     )
     if finish.asked != "train":
         said += ", where classes are as frequent as there: no prior moves a set, only the order in it"
-    return said + kept.carried_over(finish.folders)
+    return said + finish.carried_over()
 
 
 def _scoring(args):
@@ -182,10 +182,13 @@ def main(args: list[str] | None = None) -> int:
 def _check_output(output):
     """Raises an error where `output` cannot be a file: before the work, not after it."""
     mode = _mode(output)
+    folder = Path(os.path.realpath(output)).parent
     if mode is None:
-        os.stat(Path(os.path.realpath(output)).parent)
+        os.stat(folder)
     elif stat.S_ISDIR(mode):
         raise LongtailError(f"{output} is a folder: name a file")
+    if (mode is None or stat.S_ISREG(mode)) and not os.access(folder, os.W_OK | os.X_OK):
+        raise LongtailError(f"{output}: {folder} cannot be written to: name a file in another folder")
 
 
 def _mode(output):

@@ -24,6 +24,8 @@ import numpy as np
 
 import metrics
 from config import Config, config_from, flag_of, read_recipe, spelled
+from engine.build import init_key
+from engine.evaluate import averaged
 from engine.flags import SettingsParser, as_flags, config_from_args, given_names, whole_number
 from engine.outcome import predict_command
 from engine.stop import StopRequest
@@ -97,8 +99,7 @@ def summary(study: Study, trials: list[list[int]]) -> tuple[dict, list[ClassRow]
         mean, half = stats.interval(values)
         scores[name] = dict(values=values, mean=mean, half=half, sd=_sd(values))
     predicted = np.stack([each.argmax(1) for each in logits], 1)  # [N, seeds]
-    posterior = np.mean([metrics.softmax(each) for each in logits], 0)
-    ensemble = metrics.evaluate(np.log(posterior), targets, anything)  # takes logits: a logarithm is one
+    ensemble = metrics.evaluate(averaged(logits), targets, anything)
     # Pairs of seeds, for each pair the share of pictures on which they agree.
     agreement = [float((a == b).mean()) for a, b in itertools.combinations(predicted.T, 2)]
     return dict(
@@ -187,7 +188,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
         titles.append(space.compare)
         trials.append(_trials(other(space, base), base, count, folds))
     check_worker_flags(space, base)
-    folder = Path(project) / getattr(space, "name", f"seeds-{base.key('')[:8]}")
+    folder = Path(project) / getattr(space, "name", f"seeds-{base.key('', init_key(base.init))[:8]}")
     seed_by_seed = [trial for pair in zip(*trials) for trial in pair]  # stopped early, both have the same seeds
     study = begin_study(folder, base, seed_by_seed, metric=space.metric, scored=True)
     if not execute(study, space, base, stop):

@@ -29,7 +29,7 @@ from engine.ranks import Ranks
 from engine.resume import begin_or_resume, open_run, saved_state, way_of
 from engine.step import NonFinite
 from engine.stop import StopRequest
-from errors import LongtailError, Stopped, first_line, run_command
+from errors import LongtailError, Stopped, counted, first_line, run_command
 from losses import SETTLING
 
 HELP = """Train one classifier. Everything about the run goes to a folder, runs/NAME; the test set is never looked at.
@@ -78,13 +78,11 @@ def trial(
             run.say(beginning(stepper.model, recipe["model"], config, pictures.listing.classes))
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
-        if config.without_effect() and not state.rows:
-            run.say(f"warning: without effect: {'; '.join(config.without_effect())}")
-        if config.stem == "auto" and recipe["model"]["stem"] == "cifar" and not state.rows:
-            run.say(
-                "up to 32 px the network begins with the CIFAR stem, which keeps small pictures whole and takes three "
-                "times as long as 64 px with the other: --img-size 64 is faster, and so is --stem imagenet"
-            )
+        if state.best is None and state.epoch >= last_epoch:  # --monitor last keeps nothing before the last epoch
+            done = counted(state.epoch, "epoch")
+            raise LongtailError(f"{run.folder} has {done} already: give a later --until, or none")
+        if not state.rows:
+            _say_what_is_odd(run, config, recipe)
         keeper = Keeper(run, recipe, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = LossSchedule(config, pictures, stepper.model.logit_scale)
@@ -102,11 +100,7 @@ def trial(
                 table, bias = loss.at(state.epoch)
                 if loss.changes(state.epoch) and state.step == 0 and evaluation and config.monitor != "last":
                     state.stale = 0
-                    end = min(state.epoch + SETTLING, last_epoch)
-                    passed_over = f"epochs {state.epoch + 1} to {end} are not taken as the best"
-                    if end == last_epoch:
-                        passed_over += ", so none with the new loss is: --monitor last keeps the last"
-                    run.say(f"the loss changes, and the network needs time to follow: {passed_over}")
+                    _say_that_the_loss_changes(run, state.epoch, last_epoch)
                 steps, first = len(plan.index), state.step
                 stepper.take_table(table)
                 stepper.begin(plan, first)
@@ -124,16 +118,10 @@ def trial(
                 training = max(time.perf_counter() - started, 1e-9)
 
                 # What it came to.
-                logits = None
-                if evaluation:
-                    count = len(pictures.val)
-                    of_view = [stepper.logits(view, count, keeper.pause_in_evaluation) + bias for view in evaluation]
-                    if not np.isfinite(of_view).all():
-                        raise NonFinite(steps - 1, "an answer to a validation picture")
-                    logits = averaged(of_view)
-                bad = not_finite(stepper.evaluated().state_dict())
-                if bad:  # a loss can be finite while a statistic is not
-                    raise NonFinite(steps - 1, bad)
+                count = len(pictures.val)
+                of_view = [stepper.logits(view, count, keeper.pause_in_evaluation) + bias for view in evaluation]
+                _refuse_not_finite(of_view, stepper.evaluated(), steps - 1)
+                logits = averaged(of_view) if of_view else None
                 # Scores and times are apart: two runs of one recipe have the same scores.
                 scores = epoch_scores(state.epoch + 1, stepper, logits, pictures, float(plan.lr[-1]))
                 times = dict(
@@ -175,6 +163,35 @@ def trial(
         ranks.end()
         stepper = keeper = None
         gc.collect()  # a step's graphs and memory hang in cycles, and the next trial of this process needs the room
+
+
+def _say_what_is_odd(run, config, recipe):
+    """Settings that somebody who chose them might not have meant."""
+    if config.without_effect():
+        run.say(f"warning: without effect: {'; '.join(config.without_effect())}")
+    if config.stem == "auto" and recipe["model"]["stem"] == "cifar":
+        run.say(
+            "up to 32 px the network begins with the CIFAR stem, which keeps small pictures whole and takes three "
+            "times as long as 64 px with the other: --img-size 64 is faster, and so is --stem imagenet"
+        )
+
+
+def _say_that_the_loss_changes(run, epoch, last_epoch):
+    """What that means for the epochs from `epoch` on, counted from 0, of which one is to be the best."""
+    end = min(epoch + SETTLING, last_epoch)
+    passed_over = f"epochs {epoch + 1} to {end} are not taken as the best"
+    if end == last_epoch:
+        passed_over += ", so none with the new loss is: --monitor last keeps the last"
+    run.say(f"the loss changes, and the network needs time to follow: {passed_over}")
+
+
+def _refuse_not_finite(of_view, model, step):
+    """NonFinite where an answer to a validation picture, by view, or the model's state is not."""
+    if not all(np.isfinite(each).all() for each in of_view):
+        raise NonFinite(step, "an answer to a validation picture")
+    bad = not_finite(model.state_dict())
+    if bad:  # a loss can be finite while a statistic is not
+        raise NonFinite(step, bad)
 
 
 def train(config: Config, stop: StopRequest | None = None) -> list[dict]:

@@ -31,6 +31,7 @@ from engine.numerics import pick_device
 from errors import run_command
 from pictures import synthetic
 from posterior.classifier import log_posteriors
+from posterior.scores import wilson
 
 RECIPE = dict(
     epochs=40,
@@ -92,7 +93,7 @@ def report(root, config):
     print(f"| rule | accuracy, n = {n} | 95% (Wilson) | expected | below Bayes, points | 95% (normal) |")
     print("| --- " * 6 + "|")
     for name, named in rules.items():
-        low, high = wilson((named == true).sum(), n)
+        _, low, high = wilson((named == true).sum(), n)
         p = posterior[np.arange(n), named]
         gap = 100 * (posterior.max(1) - p)
         half = 1.96 * gap.std(ddof=1) / math.sqrt(n)
@@ -127,11 +128,6 @@ def pixels(root, truth):
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularisation does not settle, nor win
         best = max(10.0 ** np.arange(-5, 1), key=lambda strength: fitted(strength, fit).score(x[held], y[held]))
         return fitted(best, rows).predict(x[test])
-
-
-def wilson(hits, n, z=1.96):
-    middle, half = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return (middle - half) / (n + z * z), (middle + half) / (n + z * z)
 
 
 if __name__ == "__main__":

@@ -243,6 +243,18 @@ def validation_labels(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, 
     return paths, targets, predicted, classes
 
 
+def validation_answers(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
+    """As `validation_labels`, with the logits [V,C] in place of what they come to.
+
+    Raises FileNotFoundError where a file is gone, ValueError, KeyError, EOFError or csv.Error where one is damaged.
+    """
+    paths, targets, _, classes = validation_labels(folder)
+    logits = np.load(folder / "val_logits.npy")
+    if logits.shape != (len(paths), len(classes)) or not len(paths) or not np.isfinite(logits).all():
+        raise ValueError(f"val_logits.npy does not fit {len(paths)} pictures of {len(classes)} classes")
+    return paths, targets, logits, classes
+
+
 def epoch_line(state: State, epochs: int, last: int) -> str:
     """The last epoch that is done, in a line, and the minutes until epoch `last`, where there are some."""
     row = state.rows[-1]

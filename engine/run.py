@@ -5,7 +5,6 @@ Knows file names and formats; knows nothing of models, losses or training.
 
 import contextlib
 import csv
-import fcntl
 import json
 import os
 import platform
@@ -26,7 +25,7 @@ from config import read_object
 from engine.checkpoint import FORMAT, load_checkpoint
 from engine.progress import painted
 from errors import ConfigError, LongtailError, first_line
-from files import is_scratch, replacing
+from files import is_scratch, replacing, take_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT_1_NAMES = {"lr": "last_lr", "val_loss": "nll", "val_acc": "acc", "head": "many", "tail": "few"}
@@ -59,13 +58,9 @@ class Run:
                     break
         self.lock = open(self.folder / ".lock", "w")
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self.lock)
         except BlockingIOError:
             raise LongtailError(f"{self.folder} is in use by another process: wait, or choose another --name") from None
-        except OSError as e:
-            raise LongtailError(
-                f"{self.folder}: its file system has no locks ({e.strerror}): choose a --project on another"
-            ) from None
         for left in filter(is_scratch, self.folder.iterdir()):
             left.unlink()
         if i > 1:

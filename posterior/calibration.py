@@ -23,8 +23,8 @@ from posterior.scaling import KINDS, LARGEST, MOST_NOISE, Scaling, cross_fit, fi
 CALIBRATION = "calibration.json"
 LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
-SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience", "until")
-NOT_THE_RECIPE = (*SPLIT, "threads", *WAY)
+SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience")
+NOT_THE_RECIPE = (*SPLIT, *WAY)
 # The numbers of a scaling, and bounds that no fit comes near. Within them no probability overflows.
 BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": (-1e6, 1e6), "floor": (-1e-9, 1)}
 
@@ -43,23 +43,26 @@ class Calibration:
     least: float | None  # the threshold of `sets`; an older one, or one of few pictures, has none
     shared: bool = True  # whether all runs that it is used with have the settings that it belongs to
 
-    def in_words(self, folders: list[Path], held_out: bool = False) -> str:
-        """Which scaling it is, used with the runs `folders`, on pictures that they held out or on others."""
-        said = f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
-        return said + self.carried_over(folders, held_out)
+    def in_words(self) -> str:
+        """Which scaling it is."""
+        return f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
 
-    def carried_over(self, folders: list[Path], held_out: bool = False) -> str:
-        """What to say where it is used with other runs than it was fitted to; '' where it is not.
+    def carried_over(self, folders: list[Path], held_out: bool = False, other_views: bool = False) -> str:
+        """What to say where it is used with other runs than it was fitted to, or other views; '' where it is not.
 
-        held_out: each picture is judged by the networks of its fold, not by all of them.
+        held_out: each picture is judged by the networks of its fold, not by all of them. other_views: --tta asks for
+        others than the runs were validated by.
         """
+        said = ""
         if not self.shared:
-            return ", carried over to runs of other settings: that it fits is assumed"
-        if len(folders) != self.members and not held_out:
-            return f", carried over from {_networks(self.members)} to {len(folders)}: that it fits is assumed"
-        if not {folder.resolve() for folder in folders} <= {run.resolve() for run in self.runs}:
-            return ", carried over from other runs of the same settings: that it fits is assumed"
-        return ""
+            said = ", carried over to runs of other settings"
+        elif len(folders) != self.members and not held_out:
+            said = f", carried over from {_networks(self.members)} to {len(folders)}"
+        elif not {folder.resolve() for folder in folders} <= {run.resolve() for run in self.runs}:
+            said = ", carried over from other runs of the same settings"
+        if other_views:
+            said += ", from other views than --tta asks for"
+        return said and f"{said}: that it fits is assumed"
 
     def known(self) -> Evidence:
         """The pictures that it was fitted to. Raises LongtailError where their runs are gone or damaged."""

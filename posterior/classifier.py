@@ -168,10 +168,7 @@ class Finish:
         said, wanted = [], self.wanted
         given = log_posterior
         if self.calibration is not None and self.calibration.scaling.kind != "none":
-            words = self.calibration.in_words(self.folders, held_out is not None)
-            if self.other_views:
-                assumed = ": that it fits is assumed"
-                words = words.removesuffix(assumed) + ", to other views than --tta asks for" + assumed
+            words = self.calibration.in_words() + self.carried_over(held_out is not None)
             if held_out is None:
                 log_posterior = self.calibration.scaling(given)
             else:
@@ -187,6 +184,11 @@ class Finish:
             said.append(f"class prior: {self.asked}")
         log_posterior[list(unread)] = np.log(self.trained)
         return move(log_posterior, self.trained, wanted), said
+
+    def carried_over(self, held_out: bool = False) -> str:
+        """What the calibration, if there is one, is used for that it was not fitted to, in words. held_out: of pictures
+        that the runs held out."""
+        return self.calibration.carried_over(self.folders, held_out, self.other_views)
 
     def _tau(self):
         """The number of a prior `tau`, chosen or given."""

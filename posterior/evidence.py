@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from config import Config, read_object
-from engine.outcome import validation_labels
+from engine.evaluate import averaged
+from engine.outcome import validation_answers
 from errors import LongtailError
 from metrics import log_softmax
 from pictures.duplicates import rows_of_both
@@ -49,18 +50,14 @@ def of_run(folder: Path) -> Evidence:
             )
     settings = read_settings(folder)
     try:
-        paths, targets, _, classes = validation_labels(folder)
+        paths, targets, logits, classes = validation_answers(folder)
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
             counts = np.array([float(row["train"]) for row in csv.DictReader(f)])
-        scores = np.load(folder / "val_logits.npy")
-        shape = (len(paths), len(classes))
-        if scores.shape != shape or counts.shape != shape[1:] or not shape[0]:
-            raise ValueError(f"logits {scores.shape} and counts {counts.shape} of {shape} pictures and classes")
-        if not (np.isfinite(scores).all() and np.isfinite(counts).all()):
-            raise ValueError("numbers that are not finite")
+        if counts.shape != (len(classes),) or not np.isfinite(counts).all():
+            raise ValueError(f"per_class.csv has no number for each of {len(classes)} classes")
     except (ValueError, KeyError, TypeError, EOFError, csv.Error) as error:
         raise LongtailError(f"{folder}: its validation tables are damaged ({error}): train it again") from None
-    log_posterior = log_softmax(scores)
+    log_posterior = log_softmax(logits)
     if settings.get("prior") == "uniform":  # what the run's own scores assumed
         trained = shares(counts)
         log_posterior = move(log_posterior, assumed("uniform", trained), trained)
@@ -126,10 +123,10 @@ def column_of(run: Path, found: Evidence, column: str) -> np.ndarray:
     return np.array([value_of[path] for path in found.paths])
 
 
-def pooled(folds: list[list[Path]]) -> Evidence:
-    """The pictures of all folds together. folds: of each the folders of its runs, which differ in their seed alone.
+def by_fold(folds: list[list[Path]]) -> list[Evidence]:
+    """The pictures of each fold. folds: of each the folders of its runs, which differ in their seed alone.
 
-    Seeds of a fold are averaged first, as a prediction averages them.
+    Seeds of a fold are averaged, as a prediction averages them.
     Raises LongtailError where folds know other classes or have unlike numbers of seeds.
     """
     of_fold = [_averaged([of_run(folder) for folder in runs]) for runs in folds]
@@ -141,13 +138,24 @@ def pooled(folds: list[list[Path]]) -> Evidence:
             raise LongtailError(
                 f"{runs[0]}: its fold has {each.members} runs, another {first.members}: give all as many"
             )
+    return of_fold
+
+
+def pooled(folds: list[list[Path]]) -> Evidence:
+    """The pictures of all folds together; arguments and errors as `by_fold` and `joined`."""
+    return joined(by_fold(folds))
+
+
+def joined(of_fold: list[Evidence]) -> Evidence:
+    """The pictures of all folds together. Raises LongtailError where two folds have one in common."""
+    first = of_fold[0]
     if len(of_fold) == 1:
         return first
     paths = [path for each in of_fold for path in each.paths]
     if len({*paths}) < len(paths):
         raise LongtailError(
-            f"{folds[0][0]} and others held out the same pictures in unlike splits, so that they would count twice: "
-            "take the runs of one --split-seed and --folds"
+            "the runs held out the same pictures in unlike splits, so that they would count twice: take those of one "
+            "--split-seed and --folds"
         )
     return Evidence(
         paths=paths,
@@ -166,6 +174,5 @@ def _averaged(runs):
     for other in runs:
         if other.paths != first.paths:
             raise LongtailError("runs that validated on other pictures cannot be averaged")
-    posterior = np.mean([np.exp(run.log_posterior) for run in runs], 0)
-    log_posterior = np.log(np.maximum(posterior, np.finfo(np.float64).tiny))
+    log_posterior = averaged([run.log_posterior for run in runs])
     return Evidence(first.paths, first.targets, log_posterior, None, first.classes, first.counts, len(runs))

@@ -12,6 +12,7 @@ import numpy as np
 import metrics
 
 GRID = 1024  # cells of [0, 1] on which residuals are smoothed
+NORMAL = 1.96  # standard errors on either side of a normal distribution's 95%
 EXACT = 1000  # rows up to which the number of hits has its exact distribution
 Score = Callable[[np.ndarray, np.ndarray], float]
 
@@ -92,7 +93,7 @@ class Errors:
         # Of class-wise ECE the cell that a probability lies in: each class has metrics.BINS of its own.
         classes = self.probs.shape[1]
         self.cells = metrics.BINS * classes
-        self.cell = np.minimum((self.probs * metrics.BINS).astype(np.int32), metrics.BINS - 1)
+        self.cell = metrics.equal_width_bins(self.probs, metrics.BINS).astype(np.int32)
         # Most probabilities lie in the first bin of their class, whose sum is that of the class less the others.
         self.rows, columns = np.nonzero(self.cell)
         self.cell += metrics.BINS * np.arange(classes, dtype=np.int32)
@@ -146,7 +147,7 @@ def gap(probs: np.ndarray, targets: np.ndarray) -> Gap:
     """The Gap of all rows, beside what chance gives where each row is right with its own probability."""
     confidence, hits = metrics.top_class(probs, targets)
     n = len(hits)
-    half_width = 1.96 * math.sqrt((confidence * (1 - confidence)).sum()) / n
+    half_width = NORMAL * math.sqrt((confidence * (1 - confidence)).sum()) / n
     return Gap(n, float(confidence.mean()), float(hits.mean()), half_width, _p_value(confidence, int(hits.sum())))
 
 
@@ -158,8 +159,7 @@ def gaps_by(probs: np.ndarray, targets: np.ndarray, group: np.ndarray) -> dict:
 def bins(probs: np.ndarray, targets: np.ndarray) -> list[Gap]:
     """The Gap of the rows in each bin of confidence, of equal widths, that holds one."""
     confidence, _ = metrics.top_class(probs, targets)
-    number = np.minimum((confidence * metrics.BINS).astype(int), metrics.BINS - 1)  # 1.0 belongs to the last
-    return list(gaps_by(probs, targets, number).values())
+    return list(gaps_by(probs, targets, metrics.equal_width_bins(confidence, metrics.BINS)).values())
 
 
 def coverage(probs: np.ndarray, targets: np.ndarray, shares=(1.0, 0.9, 0.8, 0.7, 0.5, 0.3, 0.1)) -> list[tuple]:

@@ -12,6 +12,7 @@ import metrics
 from errors import LongtailError
 from posterior import reliability
 from posterior.priors import shares
+from posterior.reliability import NORMAL
 
 RESAMPLES = 100
 TITLES = {
@@ -98,11 +99,11 @@ def read_evaluation(folder: Path) -> tuple[str, dict[str, Score]]:
         raise LongtailError("evaluation.json is damaged: python evaluate.py makes it again") from None
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> Score:
+def wilson(hits: int, n: int) -> Score:
     """hits of n, with Wilson's interval."""
-    more = n + z**2
-    middle = (hits + z**2 / 2) / more
-    half = z * math.sqrt(hits * (n - hits) / n + z**2 / 4) / more
+    more = n + NORMAL**2
+    middle = (hits + NORMAL**2 / 2) / more
+    half = NORMAL * math.sqrt(hits * (n - hits) / n + NORMAL**2 / 4) / more
     return Score(float(hits / n), float(middle - half), float(middle + half))
 
 
@@ -117,7 +118,7 @@ def mean(values: np.ndarray) -> Score:
     middle = float(values.mean())
     if len(values) < 2:
         return Score(middle)
-    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = NORMAL * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Score(middle, middle - half, middle + half)
 
 
@@ -136,7 +137,7 @@ def group_scores(predicted: np.ndarray, targets: np.ndarray, train_counts: np.nd
         # A class's share of hits varies by its own few pictures. One more of each kind keeps 0 and 1 from being sure.
         smoothed = (recall * support + 1) / (support + 2)
         variances = smoothed * (1 - smoothed) / support
-        half = 1.96 * math.sqrt(variances.sum()) / len(recall)
+        half = NORMAL * math.sqrt(variances.sum()) / len(recall)
         value = float(recall.mean())
         scores[name] = Score(value, max(0.0, value - half), min(1.0, value + half))
     return scores
@@ -201,6 +202,6 @@ def _calibration_errors(probs, targets, scores, resamples):
     intervals = {}
     for name in reliability.SCORES:
         value = scores[name].value
-        half = 1.96 * float(np.std([each[name] for each in found], ddof=1))
+        half = NORMAL * float(np.std([each[name] for each in found], ddof=1))
         intervals[name] = Score(value, max(0.0, value - half), value + half)
     return intervals

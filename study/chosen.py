@@ -44,7 +44,7 @@ def _not_of(recipe, final):
         own, others = recipe_of(final.base), recipe_of(read_recipe(recipe))
     except LongtailError as error:  # `final` needs it for nothing
         return f" ({error})"
-    if all(own[name] == others[name] for name in own.keys() - {*SCHEME, *WAY, "threads"}):
+    if all(own[name] == others[name] for name in own.keys() - {*SCHEME, *WAY}):
         return ""
     return f" (not of {recipe}, whose runs are taken where {final.folder} is not)"
 

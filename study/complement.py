@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.evaluate import averaged
 from errors import LongtailError
 from posterior import evidence
 from posterior.priors import assumed, move
@@ -40,9 +41,10 @@ def pairs(study: Study, group: list[Point]) -> list[Pair]:
     has some luck in its gain. Raises LongtailError where a trial's files are gone or damaged.
     """
     able = ranked(group)[:BEST]
-    folds = [evidence.runs_by_fold([study.run(i) for i in point.trials]) for point in able]
-    answers = [evidence.pooled(each) for each in folds]
-    priors = [_priors(study, point, each) for point, each in zip(able, folds)]
+    runs = [[study.run(i) for i in point.trials] for point in able]
+    of_folds = [evidence.by_fold(evidence.runs_by_fold(each)) for each in runs]
+    answers = [evidence.joined(each) for each in of_folds]
+    priors = [_priors(study, point, each) for point, each in zip(able, of_folds)]
     for other in answers:
         if other.paths != answers[0].paths:
             raise LongtailError("points that were judged on other pictures cannot be averaged")
@@ -53,7 +55,7 @@ def pairs(study: Study, group: list[Point]) -> list[Pair]:
     for a, b in itertools.combinations(range(len(able)), 2):
         one, other = answers[a], answers[b]
         trained, wanted = (priors[a][0] + priors[b][0]) / 2, priors[a][1]
-        together = move(np.logaddexp(one.log_posterior, other.log_posterior), trained, wanted)
+        together = move(averaged([one.log_posterior, other.log_posterior]), trained, wanted)
         scores, left_out = scored(one.targets, together, metric)
         better = max((a, b), key=lambda k: merit(metric, alone[k][0][metric]))
         of_better, left_out_of_better = alone[better]
@@ -74,11 +76,7 @@ def pairs(study: Study, group: list[Point]) -> list[Pair]:
     return sorted(found, key=lambda pair: -pair.gain)
 
 
-def _priors(study, point, folds):
+def _priors(study, point, of_fold):
     """(the class prior of training, the one that a point's own scores assume), [N,C] each: folds differ a little."""
-    rows = []
-    for runs in folds:
-        found = evidence.pooled([runs])
-        rows.append(np.tile(found.prior, (len(found.paths), 1)))
-    trained = np.concatenate(rows)
+    trained = np.concatenate([np.tile(found.prior, (len(found.paths), 1)) for found in of_fold])
     return trained, assumed(study.config(point.trials[0]).prior, trained)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import metrics
-from engine.outcome import validation_labels
+from engine.outcome import validation_answers
 from errors import LongtailError
 from study import stats
 from study.table import Study
@@ -43,10 +43,7 @@ def together(study: Study, trials: list[int]) -> tuple[list[str], np.ndarray, np
     for i in trials:
         folder = study.run(i)
         try:
-            of_fold, labels, _, classes = validation_labels(folder)
-            rows = np.load(folder / "val_logits.npy")
-            if rows.shape != (len(labels), len(classes)) or not np.isfinite(rows).all():
-                raise ValueError(f"val_logits.npy does not fit {len(labels)} pictures of {len(classes)} classes")
+            of_fold, labels, rows, classes = validation_answers(folder)
         except FileNotFoundError as error:
             raise LongtailError(f"trial {i} has no {error.filename} any more: without its row it runs again") from None
         except (OSError, EOFError, KeyError, ValueError, csv.Error) as error:

@@ -16,6 +16,7 @@ from engine.numerics import pick_device
 from engine.stop import StopRequest
 from errors import LongtailError, Stopped, first_line
 from study.lease import Lease, LeaseLost
+from study.pace import kept_way
 from study.table import Study
 
 TURN = 16  # steps that a trial queues on its stream before the next one's turn; a CPU's trials do not notice
@@ -25,7 +26,7 @@ NOT_KEPT = ("seconds", "data_wait", "images_per_s")  # columns of results.csv th
 class Job:
     """A trial in progress under a lease."""
 
-    def __init__(self, study: Study, lease: Lease, device: str, stop: StopRequest):
+    def __init__(self, study: Study, lease: Lease, device: str, threads: int, stop: StopRequest):
         self.study = study
         self.lease = lease
         self.folder = study.run(lease.i)
@@ -35,11 +36,11 @@ class Job:
             name=self.folder.name,
             resume=True,
             until=lease.until,
-            threads=study.spec["threads"],
+            threads=threads,
             device=device,
         )
         self.stream = torch.cuda.Stream() if pick_device(device).type == "cuda" else None
-        self.epochs = train.trial(self.config, stop, lease.check, TURN, study.spec.get("way"))
+        self.epochs = train.trial(self.config, stop, lease.check, TURN, kept_way(study, device))
 
     def advance(self) -> bool:
         """Goes on for a turn, at most an epoch. True when the trial is over: finished, failed or lost."""

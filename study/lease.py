@@ -4,31 +4,13 @@ A lease whose holder died or fell silent is taken over; the old holder, who may 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import sys
 from pathlib import Path
-from typing import IO
 
-from errors import LongtailError
-from files import scratch_path
-
-
-def take_lock(file: IO, wait: bool = False) -> None:
-    """Locks an open file until it is closed. BlockingIOError where another process holds it, unless `wait`.
-
-    Raises LongtailError where the file system has no locks.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError as e:
-        raise LongtailError(
-            f"{file.name}: its file system has no locks ({e.strerror}): choose a --project on another"
-        ) from None
+from files import scratch_path, take_lock
 
 
 class LeaseLost(Exception):

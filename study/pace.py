@@ -35,22 +35,25 @@ class Shape(NamedTuple):
     pack: int  # trials that take turns in each
 
 
-def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 0) -> tuple[int, int, float]:
-    """(workers, trials interleaved in each, images/s of all), found by timing a few steps of trial 0.
+def measure(
+    study: Study, device: str, pack: int | str = "auto", threads: int = 0, visible: str = ""
+) -> tuple[Shape, float]:
+    """(how to run the trials, images/s of all), found by timing a few steps of trial 0.
 
     CPU: `pack` processes that share the cores; the study keeps their number of threads, on which results depend in the
     last bits. CUDA: one process in which `pack` trials take turns. 'auto': 1, 2, 4 ... as long as it gets faster.
     The study keeps the way that a trial computes too, precision, layout and products: with these threads the fastest.
+    visible: CUDA_VISIBLE_DEVICES of what is timed, '' for this process's own.
     """
     cuda = pick_device(device).type == "cuda"
     shapes = _shapes(cuda, pack, study.spec["threads"] or threads)
     config = replace(study.config(0), data=study.spec["base"]["data"])
     rates, ways = {}, {}
     for shape in shapes:
-        decided = _decided(config, device, shape.threads, study.spec.get("way"))
+        decided = _decided(config, device, shape.threads, kept_way(study, device))
         ways[shape] = Way(decided.amp, decided.layout, decided.products)
         try:
-            rates[shape] = rate(decided, device, *shape)
+            rates[shape] = rate(decided, device, *shape, visible)
         except LongtailError:
             if not rates:
                 raise
@@ -69,18 +72,28 @@ def measure(study: Study, device: str, pack: int | str = "auto", threads: int = 
     if not cuda and study.spec["threads"] not in (0, fastest.threads):
         # Another process, begun at the same time, has already written its number of threads: measure with that.
         return measure(study, device, pack)
-    return fastest.workers, fastest.pack, rates[fastest]
+    return fastest, rates[fastest]
 
 
-def rate(config: Config, device: str, workers: int, threads: int, pack: int) -> float:
+def kept_way(study: Study, device: str) -> dict | None:
+    """The way to compute that the study keeps, for devices of the kind that it was begun on; None for others, and
+    where it keeps none yet."""
+    on_cuda = study.spec["threads"] == 0
+    return study.spec.get("way") if on_cuda == (pick_device(device).type == "cuda") else None
+
+
+def rate(config: Config, device: str, workers: int, threads: int, pack: int, visible: str = "") -> float:
     """Images a second of `workers` processes that train together for a moment, `pack` trials in each.
+
+    visible: their CUDA_VISIBLE_DEVICES, '' for this process's own.
 
     Raises LongtailError where they cannot; their own words are on stderr.
     """
     settings = json.dumps(dict(config.settings(), data=config.data, compile=config.compile))
+    variables = dict(CUDA_VISIBLE_DEVICES=visible) if visible else {}
     children = []
     for _ in range(workers):
-        children.append(piped_child("study.pace", settings, device, threads, pack))
+        children.append(piped_child("study.pace", settings, device, threads, pack, **variables))
     try:
         # Nobody starts before all are ready: else the first are timed with the device to themselves.
         ready = [child.stdout.readline() for child in children]

@@ -28,14 +28,29 @@ def write(folder: Path, results: list[dict], classes: list[list]) -> None:
     header = ["recipe", "class", "pictures", "f1_mean", "f1_sd", "f1_min", "f1_max"]
     write_csv(folder / "per_class.csv", [header, *classes])
     with replacing(folder / "summary.json") as path:
-        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(_without_nan(results), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value):
+    """`value` with None for what is not known, which JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(found):
+    """The reverse, of one object of the file."""
+    return {name: math.nan if value is None else value for name, value in found.items()}
 
 
 def read_repeats(folder: Path) -> tuple[list[dict], list[dict]]:
     """(summaries, a recipe each; lines of per_class.csv of the first recipe) of a study. Raises LongtailError where
     seeds.py has not ended there, and where a file is damaged."""
     try:
-        results = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        results = json.loads((folder / "summary.json").read_text(encoding="utf-8"), object_hook=_with_nan)
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as f:
             rows = [row for row in csv.DictReader(f) if row["recipe"] == results[0]["recipe"]]
         classes = [row | {key: float(row[key]) for key in NUMBERS} for row in rows]

@@ -15,21 +15,20 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 
-from config import Config, spelled
+from config import Config
 from engine.flags import whole_number
 from engine.numerics import pick_device
 from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, Parser, Stopped, counted
 from pictures.children import child_command, child_environment
-from study import pace, ranking
+from study import pace
 from study.lease import Lease, LeaseLost
-from study.metric import METRICS, merit
+from study.progress import progress
 from study.table import Study
 
-DEATHS = 5  # of a trial's workers, one after another, before it is a failed row
+DEATHS = 5  # of workers that held a trial alone, since its last row, before it is a failed row
 LONG = 60  # minutes from which a study is told how to become smaller
 LOOK = 0.2  # seconds between two looks at the table
-RESULTS = 5.0  # seconds between two writings of results.csv: of a thousand trials it takes a fifth of one
 
 
 def add_worker_flags(parser: Parser) -> None:
@@ -45,6 +44,8 @@ def add_worker_flags(parser: Parser) -> None:
 
 def check_worker_flags(space: Namespace, base: Config) -> None:
     """Turns the words of `add_worker_flags` into values, before anything is written. Raises ConfigError."""
+    if hasattr(space, "until"):
+        raise ConfigError("a study trains every trial to its end: leave --until out, or give fewer --epochs")
     if space.pack != "auto":
         space.pack = whole_number("--pack", space.pack, 1, 256)
     index, _, count = space.shard.partition("/")
@@ -52,9 +53,21 @@ def check_worker_flags(space: Namespace, base: Config) -> None:
         raise ConfigError(f"--shard {space.shard}: give I/N with I from 0 to N - 1")
     space.shard = int(index), int(count)
     words = space.devices.split(",") if space.devices else []
-    space.devices = [whole_number("--devices", word, 0) for word in words]
-    if pick_device(base.device).type != "cuda" and space.devices:
+    numbers = [whole_number("--devices", word, 0) for word in words]
+    if pick_device(base.device).type != "cuda" and numbers:
         raise ConfigError("--devices are CUDA devices, and this study computes elsewhere: drop it")
+    space.devices = [_visible(number) for number in numbers]
+
+
+def _visible(number):
+    """CUDA_VISIBLE_DEVICES of a process that is to see the device `number` of those that this one sees."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if not seen:
+        return str(number)
+    names = seen.split(",")
+    if number >= len(names):
+        raise ConfigError(f"--devices {number}: CUDA_VISIBLE_DEVICES={seen} shows {counted(len(names), 'device')}")
+    return names[number]
 
 
 def execute(study: Study, space: Namespace, base: Config, stop: StopRequest) -> bool:
@@ -71,14 +84,14 @@ def execute(study: Study, space: Namespace, base: Config, stop: StopRequest) -> 
     study.write_results()
     if not study.jobs():
         return True
-    workers, interleaved, rate = pace.measure(study, base.device, space.pack, base.threads)
-    _say_how_long(study, space, workers, interleaved, rate)
-    with _progress(study) as seen:
+    visible = space.devices[0] if space.devices else ""
+    shape, rate = pace.measure(study, base.device, space.pack, base.threads, visible)
+    _say_how_long(study, space, shape, rate)
+    with progress(study) as seen:
         fill(
             study,
-            workers=workers,
+            shape=shape,
             device=base.device,
-            pack=interleaved,
             shard=space.shard,
             devices=space.devices,
             stop=stop,
@@ -95,23 +108,23 @@ def execute(study: Study, space: Namespace, base: Config, stop: StopRequest) -> 
 def fill(
     study: Study,
     *,
-    workers: int,
+    shape: pace.Shape,
     device: str,
-    pack: int,
     shard: tuple[int, int],
-    devices: list[int],
+    devices: list[str],
     stop: StopRequest,
     seen: Callable[[dict], None],
 ) -> None:
     """Runs worker processes until every trial (of the shard) has its row; `seen(row)` is called once for each new one.
 
-    workers: on each of the `devices`, or altogether where none is named. A worker that dies is replaced, and its trial
-    resumed; after DEATHS in a row the trial is a failed row. Raises Stopped after the workers have saved.
+    shape: on each of the `devices`, a CUDA_VISIBLE_DEVICES each, or altogether where none is named. A worker that dies
+    is replaced, and its trials resumed, one at a time where it had several; after DEATHS of workers that held it alone
+    a trial is a failed row. Raises Stopped after the workers have saved.
     """
-    command = child_command("study.workers", study.folder, device, pack, *shard, os.getpid())
-    environments = [child_environment(CUDA_VISIBLE_DEVICES=str(number)) for number in devices] or [child_environment()]
+    environments = [child_environment(CUDA_VISIBLE_DEVICES=name) for name in devices] or [child_environment()]
 
-    def start(number):
+    def start(number, pack=shape.pack):
+        command = child_command("study.workers", study.folder, device, shape.threads, pack, *shard, os.getpid())
         environment = environments[number % len(environments)]
         with open(study.folder / "workers.log", "a") as log:
             return subprocess.Popen(
@@ -124,7 +137,7 @@ def fill(
             )
 
     with stop.deferred():  # a signal is passed on to the workers, which save
-        children = [start(number) for number in range(workers * len(environments))]
+        children = [start(number) for number in range(shape.workers * len(environments))]
         known = set(study.rows())
         try:
             _watch(study, children, start, known, shard, stop, seen)
@@ -135,17 +148,15 @@ def fill(
             seen(row)
 
 
-def _say_how_long(study, space, workers, interleaved, rate):
+def _say_how_long(study, space, shape, rate):
     """Says how the trials that are left are run, and about how long it takes; of a long study, how to shorten it."""
-    threads = study.spec["threads"]  # 0 on a GPU, where they do not matter
-    shape = f"{workers} at a time" + (f", {counted(threads, 'thread')} each" if threads else "")
-    if interleaved > 1:
-        shape = f"{interleaved} in turns"
+    threads = f", {counted(shape.threads, 'thread')} each" if shape.threads else ""  # on a GPU they do not matter
+    how = f"{shape.pack} in turns" if shape.pack > 1 else f"{shape.workers} at a time{threads}"
     _, shards = space.shard
     minutes = pace.minutes(study, rate) / max(1, len(space.devices)) / shards
     how_long = "under a minute" if minutes < 1 else f"about {math.ceil(minutes)} min"
     print(
-        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(study.over_now())} done; {shape}, "
+        f"{study.folder}: {counted(len(study.trials), 'trial')}, {len(study.over_now())} done; {how}, "
         f"{rate:.0f} images/s: {how_long}",
         file=sys.stderr,
     )
@@ -157,57 +168,10 @@ def _say_how_long(study, space, workers, interleaved, rate):
         )
 
 
-@contextlib.contextmanager
-def _progress(study):
-    """A bar of the study's rows; with halving a trial has several, and how many there will be is known rung by rung.
-    The function that it gives takes each new row, says it, and keeps results.csv."""
-    from tqdm import tqdm
-
-    best_merit, best_said = -math.inf, ""
-    written = 0.0  # when results.csv was, by the monotonic clock
-    rows = len(study.rows())
-    with tqdm(total=rows + len(study.jobs()), initial=rows, unit="trial", disable=None, smoothing=0) as bar:
-
-        def seen(row):
-            nonlocal best_merit, best_said, written
-            done = len(study.rows())
-            tqdm.write(_trial_line(study, row, done), file=sys.stderr)
-            score = row.get(study.metric, math.nan)  # without validation pictures there is none
-            if row["status"] == "ok" and merit(study.metric, score) > best_merit:
-                best_merit = merit(study.metric, score)
-                best_said = f"best so far {score:.4f}, trial {row['trial']}"
-            bar.n, bar.total = done, done + len(study.jobs())
-            bar.set_postfix_str(best_said)
-            if time.monotonic() - written > RESULTS:
-                study.write_results()
-                written = time.monotonic()
-
-        yield seen
-
-
-def _trial_line(study, row, done):
-    """A finished trial in a line."""
-    config = study.config(row["trial"])
-    settings = [f"{name} {spelled(getattr(config, name))}" for name in ranking.varied(study)]
-    if len(settings) > 5:
-        settings = [*settings[:4], f"{len(settings) - 4} more"]
-    if config.folds:
-        settings.append(f"fold {config.fold}")
-    settings.append(f"seed {config.seed}")
-    said = f"{done:4d}  trial {row['trial']} ({', '.join(settings)}): "
-    if row["status"] != "ok":
-        return f"{said}failed: {row['reason']}"
-    if "macro_f1" in row:
-        shown = dict.fromkeys(["macro_f1", "acc", study.metric])
-        said += ", ".join(f"{METRICS[name]} {row[name]:.4f}" for name in shown)
-    else:
-        said += f"train loss {row['train_loss']:.4f}"
-    return f"{said}, epoch {row['epoch']}, {row['seconds']:.0f} s"
-
-
 def _watch(study, children, start, known, shard, stop, seen):
     """Until nothing is left to do: reports new rows, whose keys join `known`, and replaces dead workers."""
-    deaths_by_trial = Counter()
+    deaths_by_trial = Counter()  # of workers that held it alone: of several trials nobody knows which it was
+    alone = set()  # the workers that hold one trial at a time since one of several killed them
     deaths_at_start = 0  # of workers that held no trial, since the last row
     give_up_at = math.inf
     while True:
@@ -220,6 +184,7 @@ def _watch(study, children, start, known, shard, stop, seen):
             if not study.left(shard):  # a worker that a signal stopped may never learn that its trial went to another
                 give_up_at = time.monotonic() + Lease.TTL
         for row in fresh.values():
+            deaths_by_trial.pop(row["trial"], None)
             seen(row)
         if stop.number:
             raise Stopped(stop.number)
@@ -232,11 +197,14 @@ def _watch(study, children, start, known, shard, stop, seen):
             held = _trials_held_by(study, children[number].pid)
             if not held:
                 deaths_at_start += 1
-            deaths_by_trial.update(i for i, _ in held)
-            for i, until in held:
+            elif len(held) > 1:
+                alone.add(number)
+            else:
+                ((i, until),) = held
+                deaths_by_trial[i] += 1
                 if deaths_by_trial[i] >= DEATHS:
                     _give_trial_up(study, i, until, code)
-            children[number] = start(number)
+            children[number] = start(number, 1) if number in alone else start(number)
         if deaths_at_start >= DEATHS:
             raise LongtailError(f"workers die as soon as they start: {study.folder / 'workers.log'} says why")
 

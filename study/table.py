@@ -15,9 +15,9 @@ from pathlib import Path
 
 from config import Config, config_from, spelled, without_removed
 from errors import LongtailError
-from files import replacing, scratch_path
+from files import replacing, scratch_path, take_lock
 from study.damage import row_from, spec_from
-from study.lease import Lease, LeaseLost, take_lock
+from study.lease import Lease, LeaseLost
 from study.metric import DEFAULT, merit
 
 SCHEME = ("folds", "val_split", "split_seed")  # how the pictures are split: compared, never ranked

@@ -18,11 +18,11 @@ import metrics
 import train
 from config import Config, read_recipe
 from engine.build import init_key
+from engine.checkpoint import load_best
 from engine.folder import read_folder
 from engine.outcome import predict_command
 from engine.stop import StopRequest
 from errors import LongtailError, Parser, run_command
-from pictures import synthetic
 from posterior import evidence, priors
 from posterior.calibration import fitting_parts
 from posterior.classifier import members
@@ -37,7 +37,13 @@ def second_stage(run: Path, recipe: Path, project: Path) -> Config:
     """The settings of stage two of `run` by `recipe`, in a folder of `project` that these settings and weights name."""
     first = read_recipe(run / "args.json")
     config = dataclasses.replace(
-        read_recipe(recipe, first), fold=first.fold, init=str(run.resolve()), project=str(project), until=0, resume=True
+        read_recipe(recipe, first),
+        data=load_best(run / "best.pt")["data"],  # where args.json may leave it to $DATA
+        fold=first.fold,
+        init=str(run.resolve()),
+        project=str(project),
+        until=0,
+        resume=True,
     )
     return dataclasses.replace(config, name=f"{recipe.stem}-{config.key('', init_key(config.init))[:8]}")
 
@@ -79,7 +85,10 @@ class Stage:
         return metrics.macro_f1(self.found.targets, self.at_tau, len(self.found.classes))
 
     def against(self, other: "Stage") -> tuple[float, float]:
-        """(macro F1 at tau less that of `other`, its standard error), paired by picture."""
+        """(macro F1 at tau less that of `other`, its standard error), paired by picture. Raises LongtailError where
+        they were judged on other pictures."""
+        if self.found.paths != other.found.paths:
+            raise LongtailError(f"{self.runs[0]} held other pictures out than {other.runs[0]}: they cannot be compared")
         return macro_f1_difference(self.found.targets, self.at_tau, other.at_tau, len(self.found.classes))
 
 
@@ -137,9 +146,9 @@ def twostage(args, stop: StopRequest) -> None:
         stages.append(judged(f"two: {recipe.stem}", [trained(config, stop) for config in of_recipe]))
     print(*lines(stages), sep="\n", flush=True)
     best = max(stages, key=Stage.macro_f1)  # of equals the first
-    settings = read_recipe(best.runs[0] / "args.json")
+    (network,), settings = members(best.runs[:1]), read_recipe(best.runs[0] / "args.json")
     words = ["--run", *map(str, best.runs), "--prior", f"tau:{best.tau:g}"]
-    following = predict_command(synthetic.folder(settings.data), words, settings.device)
+    following = predict_command(network["data"], words, settings.device)
     print(f"the best is stage {best.name}. Next: {following}", file=sys.stderr)
 
 

@@ -180,7 +180,7 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     assert carried.path == tmp_path / "grid" / "calibration.json"
     elsewhere = calibration.calibration_of([grid.run(i) for i in range(3)], [checkpoint], tmp_path / "runs")
     assert elsewhere.path == carried.path  # --project left out: a trial's own study has it
-    assert "carried over from 1 network to 5" in carried.in_words([tmp_path / "final"] * 5)
+    assert "carried over from 1 network to 5" in carried.carried_over([tmp_path / "final"] * 5)
     runs = [grid.run(i) for i in range(3)]
     assert choose(tmp_path) == (runs, f"the 3 runs of {tmp_path / 'best.json'}")  # which predict.py takes
     write_best(grid, ranking.choose(ranking.points(grid)).point, tmp_path / "seeds" / "best.json")

@@ -132,7 +132,7 @@ def test_a_calibration_is_applied_and_can_be_left_aside(project, labelled, capsy
     _, _, err = run(capsys, *common, "-o", tmp_path / "scaled")
     assert "temperature 4.000" in err and "carried over" not in err and "other views" not in err
     _, _, err = run(capsys, *common, "-o", tmp_path / "views", "--tta", "flip")
-    assert "fitted to 5 held-out pictures), to other views than --tta asks for: that it fits is assumed" in err
+    assert "fitted to 5 held-out pictures), from other views than --tta asks for: that it fits is assumed" in err
     _, _, err = run(capsys, *common, "-o", tmp_path / "plain", "--no-calibration")
     assert "temperature" not in err
     classes = ["blue", "green", "red"]

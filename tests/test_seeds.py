@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 import seeds
 from conftest import PLAIN
 from study.held_out import HeldOut
-from study.repeats import headline, in_short
+from study.repeats import headline, in_short, read_repeats
 
 
 def flags(pictures, project):
@@ -54,6 +55,9 @@ def test_a_seed_is_trained_on_every_fold_and_scored_on_all_pictures(pictures, tm
     (result,) = json.loads((tmp_path / "one" / "summary.json").read_text())
     assert result["folds"] == 1 and result["pictures"] == 12
     assert np.isfinite(result["scores"]["nll"]["mean"])
+    assert result["scores"]["nll"]["half"] is result["agreement"] is None  # of one seed they are not known
+    (read,), _ = read_repeats(tmp_path / "one")
+    assert math.isnan(read["scores"]["nll"]["half"]) and math.isnan(read["agreement"])
 
 
 @pytest.mark.parametrize("metric, title", [("acc", "accuracy"), ("nll", "NLL (lower is better)")])

@@ -539,6 +539,17 @@ def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(settings, undis
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
+def test_an_until_that_lies_behind_is_refused_where_nothing_is_kept_yet(settings, monkeypatch):
+    monkeypatch.setattr(train.Keeper, "PERIOD", 0.0)  # saved after every epoch
+    config = Config(**settings | dict(epochs=3, monitor="last"))
+    epochs = train.trial(config)
+    next(epochs), next(epochs)
+    epochs.close()
+    behind = dataclasses.replace(config, resume=True, until=1)
+    with pytest.raises(LongtailError, match="2 epochs already: give a later --until, or none"):
+        train.train(behind)
+
+
 def test_until_leaves_the_schedule_alone(settings, undisturbed, tmp_path):
     train.train(made(settings, **FULL, until=2))
     train.train(made(settings, **FULL, resume=True))

@@ -351,7 +351,7 @@ def test_a_file_system_without_locks_is_named(settings, monkeypatch):
     def no_locks(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("engine.run.fcntl.flock", no_locks)
+    monkeypatch.setattr("files.fcntl.flock", no_locks)
     with pytest.raises(LongtailError, match=r"runs/run: its file system has no locks \(No locks available\)"):
         train.train(Config(**settings))
 

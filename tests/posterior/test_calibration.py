@@ -45,7 +45,7 @@ def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
     folder, checkpoint = calibrated
     known = evidence.of_run(folder)
     own = found(folder, checkpoint)
-    assert own.scaling.kind == "bias and temperature" and "carried over" not in own.in_words([folder])
+    assert own.scaling.kind == "bias and temperature" and "carried over" not in own.carried_over([folder])
     judged = own.held_out(known.paths, known.log_posterior)
     after = json.loads((folder / "calibration.json").read_text())["after"]["nll"]["value"]
     assert metrics.nll(judged, known.targets) == pytest.approx(after, abs=1e-9)
@@ -75,11 +75,11 @@ def test_what_a_report_calls_scaled_is_by_fits_to_others_or_not_there(calibrated
 def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     folder, checkpoint = calibrated
     own = found(folder, checkpoint)
-    assert "carried over from other runs" in own.in_words([tmp_path])
-    assert "carried over from 1 network to 3" in own.in_words([folder] * 3)
+    assert "carried over from other runs" in own.carried_over([tmp_path])
+    assert "carried over from 1 network to 3" in own.carried_over([folder] * 3)
     # Of pictures that three folds held out each is judged by one network, as those were that it was fitted to.
-    assert "carried over" not in own.in_words([folder] * 3, held_out=True)
-    assert "carried over from other runs" in own.in_words([tmp_path] * 3, held_out=True)
+    assert "carried over" not in own.carried_over([folder] * 3, held_out=True)
+    assert "carried over from other runs" in own.carried_over([tmp_path] * 3, held_out=True)
     # Averaged with a run of other settings it is not "of the same settings", whatever the number of runs.
     other = checkpoint | dict(config=checkpoint["config"] | dict(mixup_p=0.9))
     mixed = calibration.calibration_of([tmp_path, tmp_path], [checkpoint, other], folder.parent)

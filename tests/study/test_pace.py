@@ -15,14 +15,14 @@ def test_as_many_at_a_time_as_fit(tmp_path, pictures, monkeypatch, capsys):
     monkeypatch.setattr(pace, "THREADS", 4)
     most = 2
 
-    def rate(config, device, workers, threads, pack):
+    def rate(config, device, workers, threads, pack, visible):
         if workers > most:
             raise LongtailError("a first few steps could not be trained: the lines above say why")
         return float(workers)
 
     monkeypatch.setattr(pace, "rate", rate)
     study = begin_study(tmp_path / "s", base, [{}])
-    assert pace.measure(study, "cpu")[0] == 2
+    assert pace.measure(study, "cpu")[0].workers == 2
     assert "2 trials at a time: more do not fit" in capsys.readouterr().err
     most = 0
     with pytest.raises(LongtailError, match="could not be trained"):

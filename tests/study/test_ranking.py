@@ -548,6 +548,7 @@ TYPOS = [
     (["--shard", "1"], "--shard 1"),
     (["--devices", "0,x"], "--devices x"),
     (["--devices", "0"], "drop it"),
+    (["--until", "1"], "leave --until out"),
     (["--name", "a/b"], "plain folder name"),
 ]
 

@@ -25,12 +25,13 @@ from config import REMOVED, flag_of, read_recipe, spelled
 from conftest import PLAIN, ROOT
 from engine.checkpoint import load_checkpoint
 from engine.stop import StopRequest
-from errors import LongtailError
+from errors import ConfigError, LongtailError
 from study import held_out, supervisor, workers
-from study import lease as leases
 from study.begin import begin_study
 from study.job import Job
 from study.lease import Lease, LeaseLost
+from study.pace import Shape, kept_way
+from study.progress import Best
 from study.table import Study, write_spec
 from test_train import FULL, assert_same_state, made, results
 
@@ -49,7 +50,7 @@ def begun(settings, trials, halving=0, name="s", **more):
 
 
 def work(study, pack=1, shard=(0, 1)):
-    workers.work(study.folder, "cpu", pack, shard, os.getppid(), StopRequest())
+    workers.work(study.folder, "cpu", 1, pack, shard, os.getppid(), StopRequest())
     assert not [thread for thread in threading.enumerate() if "_keep_alive" in thread.name]
 
 
@@ -286,7 +287,7 @@ def test_a_file_system_without_locks_is_named(settings, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     study = begun(settings, [{}])
-    monkeypatch.setattr(leases.fcntl, "flock", no_locks)
+    monkeypatch.setattr("files.fcntl.flock", no_locks)
     for act in (lambda: begun(settings, [{}]), study.claim, study.write_results):
         with pytest.raises(LongtailError, match=f"^{study.folder}.*: its file system has no locks"):
             act()
@@ -518,7 +519,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
         alive = sorted({*best, 1})  # the base point, however it stands
     for _ in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
-        job = Job(study, lease, "cpu", StopRequest())
+        job = Job(study, lease, "cpu", 1, StopRequest())
         while not job.advance():
             pass
         lease.release()
@@ -544,10 +545,12 @@ SUPERVISE = """
 import sys
 from engine.stop import StopRequest
 from study import supervisor, table as study
+from study.pace import Shape
 s = study.Study(sys.argv[1])
 stop = StopRequest().listen()
 n = int(sys.argv[2])
-supervisor.fill(s, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
+shape = Shape(n, 1, 1)
+supervisor.fill(s, shape=shape, device="cpu", shard=(0, 1), devices=[], stop=stop, seen=lambda row: None)
 s.write_results()
 """
 SIX = [{"seed": i, "epochs": 2, **(WILD if i == 2 else {})} for i in range(6)]
@@ -558,8 +561,9 @@ def supervise(study, n):
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
-def fill(study, n, seen=lambda row: None):
-    supervisor.fill(study, workers=n, device="cpu", pack=1, shard=(0, 1), devices=[], stop=StopRequest(), seen=seen)
+def fill(study, n, pack=1, seen=lambda row: None):
+    shape = Shape(n, 1, pack)
+    supervisor.fill(study, shape=shape, device="cpu", shard=(0, 1), devices=[], stop=StopRequest(), seen=seen)
 
 
 def holders(study):
@@ -639,7 +643,7 @@ def test_killed_stopped_and_grown_a_study_ends_alike(settings, six, monkeypatch)
 
     thread = threading.Thread(target=stop)
     thread.start()
-    fill(study, 2, seen)
+    fill(study, 2, seen=seen)
     thread.join()
     assert sorted(rows) == [0, 1, 2, 3, 4, 5] and not running(stopped[0])
     assert_undisturbed(study, six)
@@ -666,6 +670,58 @@ def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkey
     rows = table(study)
     assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
     assert "its worker died 2 times (SIGKILL)" in rows[1]["reason"] and not list((study.folder / "leases").iterdir())
+
+
+def test_a_trial_that_kills_its_workers_is_found_among_those_that_share_them(settings, tmp_path, monkeypatch):
+    """Two trials in turns: the worker's death is no fault of either, until each has one of its own."""
+    wrapper = tmp_path / "wrapper.py"
+    wrapper.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import os, train\nfrom study import workers\n"
+        "plain = train.trial\n"
+        "def deadly(config, *a):\n"
+        "    for epoch in plain(config, *a):\n"
+        "        if config.name == '0001':\n"
+        "            os.kill(os.getpid(), 9)\n"
+        "        yield epoch\n"
+        "train.trial = deadly\n"
+        "sys.exit(workers.main())\n"
+    )
+    start_instead(monkeypatch, wrapper)
+    monkeypatch.setattr(supervisor, "DEATHS", 2)
+    study = begun(settings, [dict(seed=i, epochs=2) for i in range(3)])
+    fill(study, 1, pack=3)
+    rows = table(study)
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
+    assert "its worker died 2 times (SIGKILL)" in rows[1]["reason"]
+
+
+def test_devices_are_those_of_the_devices_that_are_shown(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert supervisor._visible(1) == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    assert [supervisor._visible(number) for number in (0, 1)] == ["3", "GPU-5"]
+    with pytest.raises(ConfigError, match="--devices 2: CUDA_VISIBLE_DEVICES=3,GPU-5 shows 2 devices"):
+        supervisor._visible(2)
+
+
+def test_a_study_keeps_its_way_for_devices_of_the_kind_that_it_began_on(settings, monkeypatch):
+    study = begun(settings, [{}])
+    way = dict(amp=True, layout="channels_last", products=0)
+    for threads, of_cpu, of_cuda in ((1, way, None), (0, None, way)):
+        write_spec(study.folder / "study.json", dict(study.spec, threads=threads, way=way))
+        study.refresh()
+        assert kept_way(study, "cpu") == of_cpu
+        with monkeypatch.context() as patched:
+            patched.setattr("study.pace.pick_device", torch.device)
+            assert kept_way(study, "cuda") == of_cuda
+
+
+def test_the_best_so_far_counts_rows_of_before():
+    best = Best("nll")
+    for trial, nll, status in ((0, 2.0, "ok"), (1, 1.0, "failed"), (2, 1.5, "ok"), (3, 1.7, "ok")):
+        best.see(dict(trial=trial, nll=nll, status=status))
+    assert best.said == "best so far 1.5000, trial 2"
 
 
 def test_workers_that_cannot_start_end_the_study_with_the_reason(settings, monkeypatch, tmp_path):
@@ -762,7 +818,7 @@ def test_trials_in_turns_on_a_gpu_are_those_they_would_be_alone(settings):
     tables = []
     for pack in (1, 3):
         study = begun(settings, [*POINTS, WILD], name=f"pack {pack}", deterministic=True)
-        workers.work(study.folder, "cuda", pack, (0, 1), os.getppid(), StopRequest())
+        workers.work(study.folder, "cuda", 0, pack, (0, 1), os.getppid(), StopRequest())
         tables.append(table(study))
         assert [row["status"] for row in study.latest().values()].count("failed") == 1
     assert tables[0] == tables[1]

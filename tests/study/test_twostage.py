@@ -33,6 +33,11 @@ def test_each_fold_gets_a_stage_two_of_its_own_once(settings, tmp_path, monkeypa
     args = Namespace(what="study", recipes=[recipe], project=str(project))
     twostage.twostage(args, StopRequest())
     out, err = capsys.readouterr()
+    # Where args.json leaves the data to $DATA, stage two takes what stage one was trained on.
+    said = json.loads((runs[0] / "args.json").read_text())
+    (runs[0] / "args.json").write_text(json.dumps(said | dict(data="")))
+    assert twostage.second_stage(runs[0], recipe, project).data == str(Path(settings["data"]).resolve())
+    (runs[0] / "args.json").write_text(json.dumps(said))
     made = sorted((project / "twostage").iterdir(), key=lambda run: evidence.read_settings(run)["fold"])
     assert [evidence.read_settings(run)["init"] for run in made] == [str(run) for run in runs]
     for old, new in zip(runs, made):
