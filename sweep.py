@@ -34,21 +34,21 @@ from study.table import Study, changes
 
 
 def ablations(base: Config) -> list[dict]:
-    """The base point, then points in which one method of the base is switched off."""
+    """The base candidate, then candidates in which one method of the base is switched off."""
     return [{}] + [{k: off} for k, off in OFF.items() if getattr(base, k) != off]
 
 
-def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
-    """Points times folds times seeds, as dicts of what differs from `base`.
+def trials(base: Config, candidates: list[dict], seeds: int) -> list[dict]:
+    """Candidates times folds times seeds, as dicts of what differs from `base`.
 
-    Folds and seeds vary slowest, so that a study that is cut short has compared all points alike.
+    Folds and seeds vary slowest, so that a study that is cut short has compared all candidates alike.
     """
     configs = []
-    for point in points:
-        config = dataclasses.replace(base, **point)
-        if not config.patience and any(other.get("patience", base.patience) for other in points):
+    for candidate in candidates:
+        config = dataclasses.replace(base, **candidate)
+        if not config.patience and any(other.get("patience", base.patience) for other in candidates):
             config = dataclasses.replace(config, monitor="last")  # as for all where nobody waits for a best epoch
-        # Folds leave no other split: points that differ in it alone are one.
+        # Folds leave no other split: candidates that differ in it alone are one.
         split = base.val_split if config.folds else config.val_split
         for fold in range(config.folds or 1):
             for seed in range(config.seed, config.seed + seeds):
@@ -59,8 +59,8 @@ def trials(base: Config, points: list[dict], seeds: int) -> list[dict]:
 
 def conclude(study: Study, choosing: bool, device: str) -> int:
     """Prints the report, draws effects.png, writes best.json if the study is `choosing` settings, and says the next
-    command, on `device`. Returns the exit code: 1 where trials failed and no point can be ranked."""
-    groups = ranking.points(study)
+    command, on `device`. Returns the exit code: 1 where trials failed and no candidate can be ranked."""
+    groups = ranking.candidates(study)
     print(*findings.report(study, groups), sep="\n")
     choice = ranking.choose(groups)
     if choice is None:
@@ -80,7 +80,7 @@ def conclude(study: Study, choosing: bool, device: str) -> int:
             chart.save(draft, format="png", dpi=144)
         print(f"drawn in {study.folder / 'effects.png'}", file=sys.stderr)
     if choosing:
-        _hand_on(study, choice.point, device)
+        _hand_on(study, choice.candidate, device)
     return 0
 
 
@@ -89,8 +89,8 @@ def arguments():
     what = parser.add_argument_group("what to try")
     what.add_argument("--grid", nargs="+", default=[], metavar="SETTING=A,B", help="every combination of these values")
     searches = {
-        "--random": "the base, and N random points of these ranges or lists",
-        "--sobol": "the base, and N points that cover the ranges evenly",
+        "--random": "the base, and N random candidates of these ranges or lists",
+        "--sobol": "the base, and N candidates that cover the ranges evenly",
     }
     for flag, said in searches.items():
         what.add_argument(flag, nargs="+", default=[], metavar=("N", "SETTING=LOW..HIGH"), help=said)
@@ -98,16 +98,16 @@ def arguments():
         "--around", nargs="+", default=[], metavar=("RECIPE", "SETTING=x0.5,x2"), help="one setting of RECIPE at a time"
     )
     what.add_argument("--ablate", metavar="RECIPE", help="one method of RECIPE removed at a time")
-    what.add_argument("--seeds", type=int, default=1, help="seeds of every point and fold (default 1)")
+    what.add_argument("--seeds", type=int, default=1, help="seeds of every candidate and fold (default 1)")
     what.add_argument(
         "--halving",
         type=int,
         default=0,
         metavar="ETA",
-        help="with 3: after a ninth of the epochs, and again after a third, only the best third of the points goes on, "
-        "and the base",
+        help="with 3: after a ninth of the epochs, and again after a third, only the best third of the candidates goes "
+        "on, and the base",
     )
-    what.add_argument("--metric", choices=METRICS, help="what the points are ranked by (default macro_f1)")
+    what.add_argument("--metric", choices=METRICS, help="what the candidates are ranked by (default macro_f1)")
     what.add_argument(
         "--status", action="store_true", help="say how far the study is, and its ranking so far; run nothing"
     )
@@ -117,7 +117,7 @@ def arguments():
 
 
 def asked(space: Namespace, name: str) -> tuple[Config, list[dict]]:
-    """(base Config, points) of the parsed arguments. Raises ConfigError."""
+    """(base Config, candidates) of the parsed arguments. Raises ConfigError."""
     chosen = [flag for flag in ("random", "sobol", "around", "ablate") if getattr(space, flag)]
     if space.grid:
         chosen.insert(0, "grid")
@@ -144,10 +144,10 @@ def asked(space: Namespace, name: str) -> tuple[Config, list[dict]]:
 def sweep(space: Namespace, stop: StopRequest) -> int:
     """The command, from its parsed arguments; returns the exit code."""
     name = getattr(space, "name", "sweep")
-    base, points = asked(space, name)
-    if hasattr(space, "fold") or any("fold" in point for point in points):
+    base, candidates = asked(space, name)
+    if hasattr(space, "fold") or any("fold" in candidate for candidate in candidates):
         raise ConfigError("a study trains every one of --folds: leave --fold out")
-    if not any(point.get("patience", base.patience) for point in points):
+    if not any(candidate.get("patience", base.patience) for candidate in candidates):
         base = dataclasses.replace(base, monitor="last")  # the best epoch of the pictures that score would flatter
     folder = Path(base.project) / name
     halving = whole_number("--halving", space.halving, 2, 100) if space.halving else 0
@@ -155,8 +155,8 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
         _print_status(Study(folder), space.metric)
         return 0
     check_worker_flags(space, base)
-    base, points = without_folds(base, points)
-    wanted = trials(base, points, whole_number("--seeds", space.seeds, 1, 1000))
+    base, candidates = without_folds(base, candidates)
+    wanted = trials(base, candidates, whole_number("--seeds", space.seeds, 1, 1000))
     study = begin_study(folder, base, wanted, halving, space.metric)
     if not execute(study, space, base, stop):
         return 0
@@ -169,7 +169,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _searched(kind, name, grid_specs, count, *specs):
-    """The base point and `count` points of a random or Sobol search."""
+    """The base candidate and `count` candidates of a random or Sobol search."""
     count = whole_number(f"--{kind}", count, 1)
     specs = [*grid_specs, *specs]
     if not specs:
@@ -180,14 +180,14 @@ def _searched(kind, name, grid_specs, count, *specs):
 def _print_status(study, metric):
     """How far the study is, and its ranking so far, by its own metric or by the one asked for."""
     print(f"{study.folder}: {counted(len(study.trials), 'trial')}, {findings.how_far(study)}", file=sys.stderr)
-    print(*findings.report(study, ranking.points(study, metric)), sep="\n")
+    print(*findings.report(study, ranking.candidates(study, metric)), sep="\n")
 
 
-def _hand_on(study, point, device):
+def _hand_on(study, candidate, device):
     """Writes the winner's settings to best.json, and says the command that trains them and the next one."""
     path = study.folder / "best.json"
-    write_best(study, point, path)
-    best = dataclasses.replace(recipe(study, point), project=str(study.folder.parent), device=device)
+    write_best(study, candidate, path)
+    best = dataclasses.replace(recipe(study, candidate), project=str(study.folder.parent), device=device)
     where = [name for name in ("device", "project") if getattr(best, name) != getattr(Config(), name)]
     following = shlex.join(["python", "seeds.py", "-c", str(path), *as_flags(best, where), "--n", "10"])
     print(f"the winner is {path}: {train_command(best)}\nNext: {following}", file=sys.stderr)

@@ -62,7 +62,7 @@ def measure(name: str, log_posterior, targets, prior, size: int, batches: int, s
             at = generator.choice(others, size, p=weight / weight.sum())
             own, true = log_posterior[at], targets[at]
             guess = priors.estimate(own, prior, known_log, known_targets, prior, seed=batch)
-            taken.append(guess.candidate)
+            taken.append(guess.estimator)
             new = {
                 "as is": prior,
                 "estimate": guess.prior,

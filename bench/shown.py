@@ -1,12 +1,12 @@
 """What a trained network should be shown of a picture: its middle, all of it, its mirror image, its corners too.
 
-    python -m bench.shown runs/effects                  every point of the study whose folds are done
-    python -m bench.shown runs/first runs/second --points 4
+    python -m bench.shown runs/effects                  every candidate of the study whose folds are done
+    python -m bench.shown runs/first runs/second --candidates 4
 
 Reads studies on folds of the same pictures and trains nothing: each fold's pictures are judged again by the network
 that had not seen them, as it stands, without scaling; "at tau" is macro F1 at the tau that the other folds chose.
-Points are averaged. A difference from the middle is paired picture by picture; ± is 95% of other pictures by the
-delete-one jackknife. "points" is in how many of them macro F1 is higher.
+Candidates are averaged. A difference from the middle is paired picture by picture; ± is 95% of other pictures by the
+delete-one jackknife. "candidates" is in how many of them macro F1 is higher.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ WAYS = {
 }
 
 
-def points(study: Study) -> list[list[int]]:
-    """The trials of each point, a fold each, whose folds are all done."""
+def candidates(study: Study) -> list[list[int]]:
+    """The trials of each candidate, a fold each, whose folds are all done."""
     latest, found = study.latest(), defaultdict(list)
     for i in range(len(study.trials)):
         settings = {name: value for name, value in study.trials[i].items() if name != "fold"}
@@ -76,49 +76,53 @@ def scores(found: evidence.Evidence) -> dict[str, tuple[float, np.ndarray]]:
     return of_score
 
 
-def table(by_point: list[dict[str, dict]]) -> None:
-    """Prints a line a way. by_point: of each point, by way, its scores."""
+def table(by_candidate: list[dict[str, dict]]) -> None:
+    """Prints a line a way. by_candidate: of each candidate, by way, its scores."""
     z = NormalDist().inv_cdf(0.975)
-    names = list(by_point[0]["middle"])
-    pictures = len(by_point[0]["middle"]["NLL"][1])
-    print(f"\n{pictures} pictures out of fold, {len(by_point)} points; ±: 95%, from the middle\n")
-    header = ["shown", *(part for name in names for part in (name, "difference")), "points"]
+    names = list(by_candidate[0]["middle"])
+    pictures = len(by_candidate[0]["middle"]["NLL"][1])
+    print(f"\n{pictures} pictures out of fold, {len(by_candidate)} candidates; ±: 95%, from the middle\n")
+    header = ["shown", *(part for name in names for part in (name, "difference")), "candidates"]
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for way in WAYS:
         cells = [way]
         for name in names:
-            value = np.mean([point[way][name][0] for point in by_point])
-            change = value - np.mean([point["middle"][name][0] for point in by_point])
-            left_out = np.mean([point[way][name][1] - point["middle"][name][1] for point in by_point], 0)
+            value = np.mean([candidate[way][name][0] for candidate in by_candidate])
+            change = value - np.mean([candidate["middle"][name][0] for candidate in by_candidate])
+            left_out = np.mean(
+                [candidate[way][name][1] - candidate["middle"][name][1] for candidate in by_candidate], 0
+            )
             error = z * stats.jackknife([0.0], left_out[None])
             cells += [f"{value:.4f}", f"{change:+.4f} ± {error:.4f}" if way != "middle" else ""]
-        higher = sum(point[way]["macro F1"][0] > point["middle"]["macro F1"][0] for point in by_point)
+        higher = sum(candidate[way]["macro F1"][0] > candidate["middle"]["macro F1"][0] for candidate in by_candidate)
         print(f"| {' | '.join(cells)} | {higher if way != 'middle' else ''} |")
 
 
 def main() -> int:
     parser = Parser(prog="bench.shown", description=__doc__)
     parser.add_argument("studies", nargs="+", type=Path, metavar="study", help="a study on folds")
-    parser.add_argument("--points", type=int, default=0, help="only each one's first so many points (default: all)")
+    parser.add_argument(
+        "--candidates", type=int, default=0, help="only each one's first so many candidates (default: all)"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
     args = parser.parse_args()
 
     def run():
-        by_point, pictures = [], set()
+        by_candidate, pictures = [], set()
         for folder in args.studies:
             study = Study(folder)
-            done = points(study)[: args.points or None]
+            done = candidates(study)[: args.candidates or None]
             if not done:
-                raise ConfigError(f"{folder}: no point has all its folds done: name a study with --folds 3")
+                raise ConfigError(f"{folder}: no candidate has all its folds done: name a study with --folds 3")
             for trials in done:
                 by_way = judged(study, trials, args.device)
                 pictures.add(tuple(sorted(by_way["middle"].paths)))
                 if len(pictures) > 1:
                     raise ConfigError(f"{folder} is of other pictures than {args.studies[0]}: nothing can be paired")
-                by_point.append({name: scores(found) for name, found in by_way.items()})
-                said = {name: f"{found['macro F1'][0]:.4f}" for name, found in by_point[-1].items()}
+                by_candidate.append({name: scores(found) for name, found in by_way.items()})
+                said = {name: f"{found['macro F1'][0]:.4f}" for name, found in by_candidate[-1].items()}
                 print(f"{folder} {trials}: macro F1 {said}", file=sys.stderr, flush=True)
-        table(by_point)
+        table(by_candidate)
 
     return run_command("bench.shown", run)
 

@@ -177,7 +177,7 @@ class Finish:
             said.append(words)
         if self.asked == "estimate":
             log_posterior, found = self._estimate(given, log_posterior)
-            used = "as in training" if found.candidate == "none" else f"estimated by {found.candidate}"
+            used = "as in training" if found.estimator == "none" else f"estimated by {found.estimator}"
             said.append(f"class prior: {used}: {found.reason}")
             wanted = found.prior
         elif self.asked != "train":

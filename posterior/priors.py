@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
     """What pictures without labels say of the class prior."""
 
     prior: np.ndarray  # float64 [C], what to use
-    candidate: str  # none (the training prior), tilt or EM
+    estimator: str  # none (the training prior), tilt or EM
     reason: str
 
 
@@ -169,7 +169,7 @@ def mean_gain(log_posterior: np.ndarray, prior: np.ndarray, new: np.ndarray) -> 
     return float(_gain(log_posterior, prior, new).mean())
 
 
-CANDIDATES: dict[str, Callable] = {"tilt": tilt, "EM": em}
+ESTIMATORS: dict[str, Callable] = {"tilt": tilt, "EM": em}
 
 
 def estimate(
@@ -185,7 +185,7 @@ def estimate(
     log_posterior [N,C]: of those pictures, under the training prior `prior` [C]. known [M,C], known_targets int [M],
     known_prior [C]: log posteriors of pictures with labels that were not trained on, and their training prior. All are
     scaled already: of posteriors that are not sure enough, every estimate sees a shift where there is none.
-    A candidate must explain held-out pictures better than the training prior does, by more than chance; the best of
+    An estimator must explain held-out pictures better than the training prior does, by more than chance; the best of
     them comes first. It must then prove itself on batches of known pictures, of each of which the same estimate is
     made. Drawn to the mix that it found, it must give the true classes more likelihood than the training prior does on
     PROOF of them, and name no fewer right. Drawn as they are, it may cost HARM of accuracy at the most.
@@ -195,11 +195,11 @@ def estimate(
     if len(log_posterior) < 2 * PARTS:
         reason = f"an estimate takes {2 * PARTS} pictures or more"
     for name in _better_explained(log_posterior, prior, generator):
-        found = CANDIDATES[name](log_posterior, prior)
+        found = ESTIMATORS[name](log_posterior, prior)
         gains = []
         for mix in (found, known_prior):
             size = min(len(log_posterior), LARGEST_BATCH)
-            gains.append(_gains(CANDIDATES[name], mix, size, known, known_targets, known_prior, generator))
+            gains.append(_gains(ESTIMATORS[name], mix, size, known, known_targets, known_prior, generator))
         shifted, unshifted = gains
         wins = float((shifted.likelihood > 0).mean())
         said = (
@@ -221,17 +221,17 @@ class _Gains(NamedTuple):
 
 
 def _better_explained(log_posterior, prior, generator):
-    """The candidates that beat the training prior's likelihood of held-out pictures by more than chance, best first."""
+    """The estimators that beat the training prior's likelihood of held-out pictures by more than chance, best first."""
     n = len(log_posterior)
     if n < 2 * PARTS:
         return []
     part = generator.permutation(n) % PARTS
     means = {}
-    for name, candidate in CANDIDATES.items():
+    for name, estimator in ESTIMATORS.items():
         gain = np.empty(n)  # by picture
         for k in range(PARTS):
             here = part == k
-            gain[here] = _gain(log_posterior[here], prior, candidate(log_posterior[~here], prior))
+            gain[here] = _gain(log_posterior[here], prior, estimator(log_posterior[~here], prior))
         if _beyond_chance(gain):
             means[name] = gain.mean()
     return sorted(means, key=lambda name: -means[name])
@@ -247,8 +247,8 @@ def _beyond_chance(gain):
     return gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain))
 
 
-def _gains(candidate, mix, size, known, targets, known_prior, generator):
-    """The _Gains of the candidate's own estimates of batches of known pictures, drawn to the prior `mix`."""
+def _gains(estimator, mix, size, known, targets, known_prior, generator):
+    """The _Gains of the estimator's own estimates of batches of known pictures, drawn to the prior `mix`."""
     support = np.bincount(targets, minlength=len(mix))
     weight = (mix / np.maximum(support, 1))[targets]  # of each picture
     weight /= weight.sum()
@@ -256,7 +256,7 @@ def _gains(candidate, mix, size, known, targets, known_prior, generator):
     for k in range(BATCHES):
         rows = generator.choice(len(targets), size, p=weight)
         batch, true = known[rows], targets[rows]
-        new = candidate(batch, known_prior)
+        new = estimator(batch, known_prior)
         if not _beyond_chance(_gain(batch, known_prior, new)):
             continue  # it would not be used
         moved = move(batch, known_prior, new)

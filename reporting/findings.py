@@ -10,27 +10,27 @@ from reporting.tables import table
 from study import complement, ranking, stats
 from study.effects import Difference, against_base, factors, in_turn
 from study.metric import METRICS, titled
-from study.ranking import Point
+from study.ranking import Candidate
 from study.table import REPEATS, SCHEME, Study
 
-SHOWN = 12  # points in the table
+SHOWN = 12  # candidates in the table
 
 
-def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
-    """The ranking and the effects, line by line. groups: the study's `ranking.points`."""
+def report(study: Study, groups: dict[str, list[Candidate]]) -> Iterator[str]:
+    """The ranking and the effects, line by line. groups: the study's `ranking.candidates`."""
     for reason, trials in failures(study).items():
         which = f"trial {trials[0]}" + f" and {len(trials) - 1} more" * (len(trials) > 1)
         yield f"{which} failed: {reason}; --retry-failed tries again"
     choice = ranking.choose(groups)
     if choice is None:
         first_group = next(iter(groups.values()))
-        yield f"{study.folder}: no point to rank: {first_group[0].wanting}"
+        yield f"{study.folder}: no candidate to rank: {first_group[0].wanting}"
         return
     group = groups[choice.scheme]
     ranked = ranking.ranked(group)
     yield from _ranking_table(study, choice, ranked)
-    yield f"\nwinner: {choice.point.label()}: {choice.reason}."
-    wanting = [point for point in group if point.wanting]
+    yield f"\nwinner: {choice.candidate.label()}: {choice.reason}."
+    wanting = [candidate for candidate in group if candidate.wanting]
     if wanting:
         yield f"Not ranked: {len(wanting)}; {wanting[0].label()}, for one: {wanting[0].wanting}."
     if len(groups) > 1:
@@ -44,24 +44,22 @@ def report(study: Study, groups: dict[str, list[Point]]) -> Iterator[str]:
         yield "\n" + "\n".join(lines)
 
 
-def headline(study: Study, choice: ranking.Choice | None, points: list[Point]) -> list[str]:
+def headline(study: Study, choice: ranking.Choice | None, candidates: list[Candidate]) -> list[str]:
     """What came out and what to do next, in three sentences; then what else there is to know, a line each.
 
-    points: those of the scheme that is shown.
+    candidates: those of the scheme that is shown.
     """
     rows, left = study.latest(), len(study.jobs())
     failed = [row for row in rows.values() if row["status"] != "ok"]
-    said = ["No point can be ranked yet."]
+    said = ["No candidate can be ranked yet."]
     more = []
     if choice is not None:
-        point = choice.point
-        said = [
-            f"The winner is {point.label()}, with {METRICS[point.metric]} {point.score:.4f} ± {point.error:.4f} (its "
-            f"standard error) at the {study.epoch()} under {choice.scheme}."
-        ]
+        candidate = choice.candidate
+        score = f"{METRICS[candidate.metric]} {candidate.score:.4f} ± {candidate.error:.4f} (its standard error)"
+        said = [f"The winner is {candidate.label()}, with {score} at the {study.epoch()} under {choice.scheme}."]
         if ranking.varied(study):
-            more.append(f"{point.label()}: {choice.reason}.")
-        more += together(study, points)
+            more.append(f"{candidate.label()}: {choice.reason}.")
+        more += together(study, candidates)
     said.append(f"Of {counted(len(study.trials), 'trial')} {how_far(study)}.")
     recipe = study.folder / "best.json"
     if left:
@@ -84,17 +82,17 @@ def how_far(study: Study) -> str:
     return f"{len(study.over_now()) - failed} done, {failed} failed, {len(study.jobs())} to run now"
 
 
-def together(study: Study, points: list[Point]) -> Iterator[str]:
-    """Which two of the points make the best classifier as one, in a line; nothing for a single point."""
+def together(study: Study, candidates: list[Candidate]) -> Iterator[str]:
+    """Which two of the candidates make the best classifier as one, in a line; nothing for a single candidate."""
     try:
-        pair = next(iter(complement.pairs(study, points)), None)
+        pair = next(iter(complement.pairs(study, candidates)), None)
     except (LongtailError, OSError) as error:
-        yield f"Which two points go together is not known: {error}."
+        yield f"Which two candidates go together is not known: {error}."
         return
     if pair is None:
         return
     if not pair.gain > 0:
-        yield "No two points averaged (predict.py --run A B) are better than the better one of them alone."
+        yield "No two candidates averaged (predict.py --run A B) are better than the better one of them alone."
         return
     seeds = ", seeds averaged in all three" if len({study.config(i).seed for i in pair.first.trials}) > 1 else ""
     yield (
@@ -114,14 +112,14 @@ def failures(study: Study) -> dict[str, list[int]]:
     return found
 
 
-def changes(study: Study, group: list[Point]) -> list[str]:
-    """One setting at a time against the base, largest first; nothing where points differ in more than one."""
+def changes(study: Study, group: list[Candidate]) -> list[str]:
+    """One setting at a time against the base, largest first; nothing where candidates differ in more than one."""
     found = one_change_each(study, group)
     if not found:
         return []
     rows = []
     for change in sorted(found, key=lambda change: -abs(change.mean)):
-        name = change_in_words(study, change.point)
+        name = change_in_words(study, change.candidate)
         interval = "" if math.isnan(change.half_width) else f" ± {change.half_width:.4f}"
         beyond = "beyond noise" if abs(change.mean) > change.half_width else ""
         rows.append([name, f"{change.mean:+.4f}{interval}", beyond])
@@ -129,29 +127,29 @@ def changes(study: Study, group: list[Point]) -> list[str]:
     return [said, *table(["change", "difference", ""], rows)]
 
 
-def one_change_each(study: Study, group: list[Point]) -> list[Difference]:
-    """The differences from the base, where each point differs from it in one setting; else none.
+def one_change_each(study: Study, group: list[Candidate]) -> list[Difference]:
+    """The differences from the base, where each candidate differs from it in one setting; else none.
 
-    None of two points either: their difference says no more than the ranking does.
+    None of two candidates either: their difference says no more than the ranking does.
     """
     found = against_base(study, group)
-    if len(ranking.ranked(group)) < 3 or any(len(_changed(study, change.point)) > 1 for change in found):
+    if len(ranking.ranked(group)) < 3 or any(len(_changed(study, change.candidate)) > 1 for change in found):
         return []
     return found
 
 
-def change_in_words(study: Study, point: Point) -> str:
-    """The settings in which a point differs from the base, with their values."""
-    config = study.config(point.trials[0])
-    return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, point))
+def change_in_words(study: Study, candidate: Candidate) -> str:
+    """The settings in which a candidate differs from the base, with their values."""
+    config = study.config(candidate.trials[0])
+    return ", ".join(f"{name} {spelled(getattr(config, name))}" for name in _changed(study, candidate))
 
 
-def _changed(study, point):
-    """The settings in which a point differs from the base."""
-    return [name for name in study.trials[point.trials[0]] if name not in SCHEME + REPEATS]
+def _changed(study, candidate):
+    """The settings in which a candidate differs from the base."""
+    return [name for name in study.trials[candidate.trials[0]] if name not in SCHEME + REPEATS]
 
 
-def effects(study: Study, group: list[Point]) -> list[str]:
+def effects(study: Study, group: list[Candidate]) -> list[str]:
     """Main effects of an additive model, and the strongest interactions; nothing where no setting varies."""
     scores, blocks, levels = factors(study, group)
     if not levels:
@@ -176,26 +174,31 @@ def effects(study: Study, group: list[Point]) -> list[str]:
 
 
 def _ranking_table(study, choice, ranked):
-    """The best points, the chosen one in bold."""
+    """The best candidates, the chosen one in bold."""
     best = ranked[0]
-    over = "pictures and seeds" if any(len(point.held_out.left_out) > 1 for point in ranked) else "pictures"
+    over = "pictures and seeds" if any(len(candidate.held_out.left_out) > 1 for candidate in ranked) else "pictures"
     yield (
-        f"{counted(len(ranked), 'point')} under {choice.scheme}, by {titled(best.metric)} on "
+        f"{counted(len(ranked), 'candidate')} under {choice.scheme}, by {titled(best.metric)} on "
         f"{counted(best.pictures, 'validation picture')} at the {study.epoch()}.\n"
         f"± is one standard error over {over}; behind the best, of the difference picture by picture:\n"
     )
     others = [name for name in METRICS if name != best.metric]
     titles = [METRICS[best.metric], "behind the best", "trials", *(METRICS[name] for name in others), "ECE"]
     rows = []
-    for point in ranked[:SHOWN]:
-        mark = "**" if point is choice.point else ""
-        cells = [f"{mark}{point.label()}{mark}", f"{point.score:.4f} ± {point.error:.4f}", "-", str(len(point.rows))]
-        if point is not best:
-            by, error = ranking.behind(best, point)
+    for candidate in ranked[:SHOWN]:
+        mark = "**" if candidate is choice.candidate else ""
+        cells = [
+            f"{mark}{candidate.label()}{mark}",
+            f"{candidate.score:.4f} ± {candidate.error:.4f}",
+            "-",
+            str(len(candidate.rows)),
+        ]
+        if candidate is not best:
+            by, error = ranking.behind(best, candidate)
             cells[2] = f"{by:.4f} ± {error:.4f}"
-        cells += [f"{point.average(name):.4f}" for name in (*others, "ece")]
+        cells += [f"{candidate.average(name):.4f}" for name in (*others, "ece")]
         rows.append(cells)
-    yield from table(["point", *titles], rows)
+    yield from table(["candidate", *titles], rows)
     if len(ranked) > SHOWN:
         yield f"\n{len(ranked) - SHOWN} more in results.csv"
     absent = best.held_out.absent

@@ -1,4 +1,4 @@
-"""The page of a study: its points ranked, what moves the score, what it cost, and the answers of its winner."""
+"""The page of a study: its candidates ranked, what moves the score, what it cost, and the answers of its winner."""
 
 import contextlib
 import math
@@ -21,8 +21,8 @@ from study.metric import METRICS
 from study.table import Study
 
 COMPARE = (
-    '<div data-compare="points" class="table"><div class="compare"><label>One <select></select></label><label>Other '
-    '<select></select></label></div><div class="scroll"><table><tbody></tbody></table></div></div>'
+    '<div data-compare="candidates" class="table"><div class="compare"><label>One <select></select></label>'
+    '<label>Other <select></select></label></div><div class="scroll"><table><tbody></tbody></table></div></div>'
 )
 
 
@@ -30,11 +30,11 @@ def build(path: Path, refresh: int = 0) -> Page:
     """The page of the study at `path`. Raises LongtailError where there is none."""
     study = Study(path, old=True)
     page = Page(path, f"Study {path.name}", refresh if study.jobs() else 0)
-    groups = ranking.points(study)
+    groups = ranking.candidates(study)
     choice = ranking.choose(groups)
-    points = groups[choice.scheme] if choice else next(iter(groups.values()))
-    ranked = ranking.ranked(points)
-    first, *others = findings.headline(study, choice, points)
+    candidates = groups[choice.scheme] if choice else next(iter(groups.values()))
+    ranked = ranking.ranked(candidates)
+    first, *others = findings.headline(study, choice, candidates)
     of_seeds = (path / "summary.json").exists()
     if of_seeds:
         with contextlib.suppress(LongtailError):
@@ -42,70 +42,76 @@ def build(path: Path, refresh: int = 0) -> Page:
     page.headline([first], others)
     if of_seeds:
         seeds(page, study)
-    _points(page, study, choice, points)
+    _candidates(page, study, choice, candidates)
     if len(ranked) > 1:
-        _effects(page, study, points)
+        _effects(page, study, candidates)
         _sensitivity(page, study, choice, ranked)
     if study.spec["halving"]:
         _rungs(page, study)
     _cost(page, study)
     if choice:
-        _winner(page, study, choice.point)
+        _winner(page, study, choice.candidate)
     return page
 
 
-def _points(page, study, choice, points):
-    """Every point, and two of them side by side."""
+def _candidates(page, study, choice, candidates):
+    """Every candidate, and two of them side by side."""
     knobs = ranking.varied(study)
     heads = []
     for knob in knobs:
-        kinds = {type(point.settings[knob]) for point in points}
+        kinds = {type(candidate.settings[knob]) for candidate in candidates}
         heads.append("#" * (kinds <= {int, float}) + knob)
-    place = {point.trials[0]: rank for rank, point in enumerate(ranking.ranked(points), 1)}
+    place = {candidate.trials[0]: rank for rank, candidate in enumerate(ranking.ranked(candidates), 1)}
     lines = []
-    for point in sorted(points, key=lambda point: place.get(point.trials[0], math.inf)):
-        first = point.trials[0]
-        won = choice and choice.point.trials[0] == first
-        values = [spelled(point.settings[knob]) for knob in knobs]
-        scores = [number(each, 4) for each in (*map(point.average, ("macro_f1", "acc", "nll", "ece")), point.error)]
-        times = [row["seconds"] for row in point.rows if "seconds" in row]
-        cost = [len(point.rows), number(float(np.mean(times)) if times else math.nan, 0)]
-        state = point.wanting or ("winner" if won else "ranked")
+    for candidate in sorted(candidates, key=lambda candidate: place.get(candidate.trials[0], math.inf)):
+        first = candidate.trials[0]
+        won = choice and choice.candidate.trials[0] == first
+        values = [spelled(candidate.settings[knob]) for knob in knobs]
+        scores = [
+            number(each, 4) for each in (*map(candidate.average, ("macro_f1", "acc", "nll", "ece")), candidate.error)
+        ]
+        times = [row["seconds"] for row in candidate.rows if "seconds" in row]
+        cost = [len(candidate.rows), number(float(np.mean(times)) if times else math.nan, 0)]
+        state = candidate.wanting or ("winner" if won else "ranked")
         lines.append([f"{first:04d}", place.get(first, ""), *values, *scores, *cost, state])
     scored = ["#macro F1", "#accuracy", "#NLL", "#ECE", "#± se", "#trials", "#seconds", "state"]
-    said = f"A point has the number of its first trial; se is the standard error of {METRICS[points[0].metric]}."
-    search = "Find points (failed, or macro_f1>0.3 ls=0.1)"
-    whole = table(said, ["point", "#rank", *heads, *scored], lines, search, "points")
-    compared = [heading("Two points side by side"), Html(COMPARE)] if len(lines) > 1 else []
-    page.section("Points", whole, *compared)
+    said = (
+        f"A candidate has the number of its first trial; se is the standard error of {METRICS[candidates[0].metric]}."
+    )
+    search = "Find candidates (failed, or macro_f1>0.3 ls=0.1)"
+    whole = table(said, ["candidate", "#rank", *heads, *scored], lines, search, "candidates")
+    compared = [heading("Two candidates side by side"), Html(COMPARE)] if len(lines) > 1 else []
+    page.section("Candidates", whole, *compared)
 
 
-def _effects(page, study, points):
+def _effects(page, study, candidates):
     """Main effects and single changes beside what noise makes of them; pairs of settings."""
-    main = study_effects.main_effects(study, points)
+    main = study_effects.main_effects(study, candidates)
     if main is None:
         return
-    changes = study_effects.against_base(study, points)
-    drawings = [main, *([changes] if changes else []), *study_effects.pairs(study, points)]
+    changes = study_effects.against_base(study, candidates)
+    drawings = [main, *([changes] if changes else []), *study_effects.pairs(study, candidates)]
     page.section("What moves the score", *drawings)
 
 
 def _sensitivity(page, study, choice, ranked):
-    """The metric of every point by each setting."""
+    """The metric of every candidate by each setting."""
     drawings, metric = [], METRICS[ranked[0].metric]
-    ranked = sorted(ranked, key=lambda point: point.trials[0])  # by score, dots side by side would look like a slope
-    score = np.array([point.score for point in ranked])
-    said = [f"{point.trials[0]:04d}: {point.label()}: {point.score:.4f}" for point in ranked]
-    won = [i for i, point in enumerate(ranked) if point.trials == choice.point.trials]
+    ranked = sorted(
+        ranked, key=lambda candidate: candidate.trials[0]
+    )  # by score, dots side by side would look like a slope
+    score = np.array([candidate.score for candidate in ranked])
+    said = [f"{candidate.trials[0]:04d}: {candidate.label()}: {candidate.score:.4f}" for candidate in ranked]
+    won = [i for i, candidate in enumerate(ranked) if candidate.trials == choice.candidate.trials]
     rest = [i for i in range(len(ranked)) if i not in won]
     for knob in ranking.varied(study):
-        values = [point.settings[knob] for point in ranked]
-        title, alt = f"Sensitivity to {knob}", f"A dot is a point; the winner has {spelled(values[won[0]])}."
+        values = [candidate.settings[knob] for candidate in ranked]
+        title, alt = f"Sensitivity to {knob}", f"A dot is a candidate; the winner has {spelled(values[won[0]])}."
         if {type(value) for value in values} <= {int, float} and len(set(values)) > 4:
             x = np.array(values, float)
             log = x.min() > 0 and x.max() / x.min() > 20
             groups = {
-                "points": charts.Group(rest, BLUE, "o", [said[i] for i in rest]),
+                "candidates": charts.Group(rest, BLUE, "o", [said[i] for i in rest]),
                 "winner": charts.Group(won, ORANGE, "s", [said[i] for i in won]),
             }
             sides = (knob, x), (metric, score)
@@ -150,9 +156,9 @@ def _cost(page, study):
     page.section("Time and failures", *parts)
 
 
-def _winner(page, study, point):
+def _winner(page, study, candidate):
     """The answers of the winner's runs, each picture judged by networks that had not seen it."""
-    runs = [study.run(trial) for trial in point.trials]
+    runs = [study.run(trial) for trial in candidate.trials]
     try:
         found = evidence.pooled(evidence.runs_by_fold(runs))
         settings, album = evidence.read_settings(runs[0]), Album(read_folder(runs[0]))

@@ -29,9 +29,9 @@ def begin_study(
 ) -> Study:
     """The Study in `folder`, made, or added to: those of `trials` (dicts of changed settings) that it lacks.
 
-    A trial keeps its number for ever. metric: what ranks the points, None where nobody said. It changes no trial, so
-    the latest command that names one decides, unless halving has chosen by it who goes on. scored: whether it is of no
-    use without validation pictures.
+    A trial keeps its number for ever. metric: what ranks the candidates, None where nobody said. It changes no trial,
+    so the latest command that names one decides, unless halving has chosen by it who goes on. scored: whether it is of
+    no use without validation pictures.
     Raises LongtailError for settings that cannot be, before anything is written. So it does where the folder holds a
     run, or a study of another base, of other pictures or of another halving.
     """
@@ -84,20 +84,22 @@ def begin_study(
     return Study(folder)
 
 
-def without_folds(base: Config, points: list[dict] = ()) -> tuple[Config, list[dict]]:
-    """(base, points), without folds where the data has validation pictures of its own; that is said on stderr.
+def without_folds(base: Config, candidates: list[dict] = ()) -> tuple[Config, list[dict]]:
+    """(base, candidates), without folds where the data has validation pictures of its own; that is said on stderr.
 
-    points: dicts of what differs from the base.
+    candidates: dicts of what differs from the base.
     """
     root = base.data or os.environ.get("DATA")  # the built-in set has none
-    if not root or not (base.folds or any(point.get("folds") for point in points)):
-        return base, points
+    if not root or not (base.folds or any(candidate.get("folds") for candidate in candidates)):
+        return base, candidates
     parts = listing(root, base.labels or None, base.image_col, base.label_col, base.group_col or None).parts
     if not (parts == "val").any():
-        return base, points
+        return base, candidates
     print(f"{root} has a validation folder, which scores every trial: --folds gives way to it", file=sys.stderr)
     base = dataclasses.replace(base, folds=0, fold=0)
-    return base, [{name: value for name, value in point.items() if name not in ("folds", "fold")} for point in points]
+    return base, [
+        {name: value for name, value in candidate.items() if name not in ("folds", "fold")} for candidate in candidates
+    ]
 
 
 def absolute(path: str) -> str:

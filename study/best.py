@@ -17,16 +17,16 @@ from errors import LongtailError, Parser, run_command
 from files import replacing
 from study import ranking
 from study.metric import METRICS
-from study.ranking import Choice, Point
+from study.ranking import Candidate, Choice
 from study.table import Study
 
 PICTURES = ("data", "labels", "image_col", "label_col", "group_col", "skip_bad")  # which pictures, of which classes
 
 
-def recipe(study: Study, point: Point) -> Config:
-    """The settings that train `point` again: the seed of the base, on the pictures and threads of the study, in the
+def recipe(study: Study, candidate: Candidate) -> Config:
+    """The settings that train `candidate` again: the seed of the base, on the pictures and threads of the study, in the
     precision, layout and products that its first trial had."""
-    first = point.trials[0]
+    first = candidate.trials[0]
     spec, ran = study.spec, study.run(first) / "args.json"
     way = read_recipe(ran) if ran.exists() else study.config(first)
     return dataclasses.replace(
@@ -39,16 +39,16 @@ def recipe(study: Study, point: Point) -> Config:
     )
 
 
-def write_best(study: Study, point: Point, path: Path) -> None:
-    """Writes the recipe of `point` to `path`, all or nothing."""
-    best = recipe(study, point)
+def write_best(study: Study, candidate: Candidate, path: Path) -> None:
+    """Writes the recipe of `candidate` to `path`, all or nothing."""
+    best = recipe(study, candidate)
     settings = dict(best.settings(), data=best.data, threads=best.threads)
     with replacing(path) as draft:
         draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def best_stage(folders: list[Path]) -> tuple[Study, Point, list[str]]:
-    """(study, point, lines that say why): the winner that scores best, of equals the earlier stage's.
+def best_stage(folders: list[Path]) -> tuple[Study, Candidate, list[str]]:
+    """(study, candidate, lines that say why): the winner that scores best, of equals the earlier stage's.
 
     Folders that hold no study are stages that were not run. LongtailError where no stage has a winner.
     """
@@ -57,23 +57,23 @@ def best_stage(folders: list[Path]) -> tuple[Study, Point, list[str]]:
         if not (folder / "study.json").exists():
             continue
         study = Study(folder)
-        choice = ranking.choose(ranking.points(study))
+        choice = ranking.choose(ranking.candidates(study))
         if choice is None:
-            lines.append(f"{folder.name}: no point to rank")
+            lines.append(f"{folder.name}: no candidate to rank")
             continue
         unlike = _unlike(stages[0], (study, choice)) if stages else ""
         if unlike:
             lines.append(f"{folder.name}: not compared: {unlike}")
             continue
-        point = choice.point
-        title = METRICS[point.metric]
-        lines.append(f"{folder.name}: {point.label()}: {title} {point.score:.4f} ± {point.error:.4f}")
+        candidate = choice.candidate
+        title = METRICS[candidate.metric]
+        lines.append(f"{folder.name}: {candidate.label()}: {title} {candidate.score:.4f} ± {candidate.error:.4f}")
         stages.append((study, choice))
     if not stages:
         raise LongtailError(f"none of {', '.join(map(str, folders))} has a winner: `python sweep.py` makes one")
-    study, choice = max(stages, key=lambda stage: stage[1].point.merit)  # of equals the first
+    study, choice = max(stages, key=lambda stage: stage[1].candidate.merit)  # of equals the first
     lines.append(f"best of {len(stages)}: {study.folder.name}, by {METRICS[study.metric]} under {choice.scheme}")
-    return study, choice.point, lines
+    return study, choice.candidate, lines
 
 
 def main(args: list[str] | None = None) -> int:
@@ -83,9 +83,9 @@ def main(args: list[str] | None = None) -> int:
     space = parser.parse_args(args)
 
     def choose():
-        study, point, lines = best_stage(space.studies)
+        study, candidate, lines = best_stage(space.studies)
         print(*lines, sep="\n", file=sys.stderr)
-        write_best(study, point, space.recipe)
+        write_best(study, candidate, space.recipe)
         print(f"written to {space.recipe}", file=sys.stderr)
 
     return run_command("study.best", choose)
@@ -103,7 +103,7 @@ def _unlike(first: tuple[Study, Choice], other: tuple[Study, Choice]) -> str:
         return f"the pictures are others than those of {old.folder.name}"
     if old_choice.scheme != new_choice.scheme:
         return f"{new_choice.scheme}, not {old_choice.scheme}"
-    if old_choice.point.held_out.pictures != new_choice.point.held_out.pictures:
+    if old_choice.candidate.held_out.pictures != new_choice.candidate.held_out.pictures:
         return f"judged on other pictures than {old.folder.name}"
     if old.metric != new.metric:
         return f"ranked by {METRICS[new.metric]}, not {METRICS[old.metric]}: give all stages the same --metric"

@@ -95,7 +95,7 @@ def study_of_recipe(recipe: Path) -> tuple[Study, list[int]]:
     """The study that tried a recipe, and its finished trials of it: the recipe's own study, or of those beside it the
     one that tried it on the most folds, of such the newest. Raises LongtailError where there is none.
 
-    What the study wrote last counts, not what would win now: a study that grows has points that are half done.
+    What the study wrote last counts, not what would win now: a study that grows has candidates that are half done.
     """
     specs = [recipe.parent / "study.json"]
     if not specs[0].exists():
@@ -149,14 +149,15 @@ def runs_of(path: Path) -> tuple[Path, list[Path]]:
     if not (path / "study.json").exists():
         return path, [path]
     study = Study(path)
-    points = ranking.points(study)
-    choice = ranking.choose(points)
+    candidates = ranking.candidates(study)
+    choice = ranking.choose(candidates)
     if choice is None:
-        why = next((point.wanting for group in points.values() for point in group), "it has no trial")
+        why = next((candidate.wanting for group in candidates.values() for candidate in group), "it has no trial")
         raise LongtailError(
-            f"{path}: no point of this study can be ranked (the first: {why}): go on with it, or name one of its runs"
+            f"{path}: no candidate of this study can be ranked (the first: {why}): go on with it, or name one of its "
+            "runs"
         )
-    return path, [study.run(trial) for trial in choice.point.trials]
+    return path, [study.run(trial) for trial in choice.candidate.trials]
 
 
 def chosen_last(project: Path) -> Path:

@@ -69,18 +69,18 @@ def search(specs: list[str], count: int, draws: np.ndarray) -> list[dict]:
 
     A spec's values are LOW..HIGH, LOW..HIGH:log, or a list. Raises ConfigError.
     """
-    points = [{} for _ in range(count)]
+    candidates = [{} for _ in range(count)]
     for spec, column in zip(specs, draws.T):
         field, words = parts(spec)
-        once(field, points[0] if points else ())
+        once(field, candidates[0] if candidates else ())
         if ".." in words[0]:
             values = _in_range(spec, field, words, column)
         else:
             listed = [typed(field, word) for word in words]
             values = [listed[int(share * len(listed))] for share in column]
-        for point, value in zip(points, values):
-            point[field.name] = value
-    return points
+        for candidate, value in zip(candidates, values):
+            candidate[field.name] = value
+    return candidates
 
 
 def uniforms(kind: str, name: str, count: int, width: int) -> np.ndarray:
@@ -88,19 +88,19 @@ def uniforms(kind: str, name: str, count: int, width: int) -> np.ndarray:
     seed = zlib.crc32(name.encode())
     if kind == "sobol":  # Sobol 1967, scrambled (Owen 1998)
         return torch.quasirandom.SobolEngine(width, scramble=True, seed=seed).draw(count, dtype=torch.float64).numpy()
-    # A generator a row: a longer search begins with the points of a shorter one.
+    # A generator a row: a longer search begins with the candidates of a shorter one.
     return np.stack([np.random.default_rng([seed, i]).random(width) for i in range(count)])
 
 
 def around(base: Config, specs: list[str]) -> list[dict]:
-    """The base point, then points in which one setting differs: to a value, or to xFACTOR times the base's."""
-    points = [{}]  # what every other one is compared with
+    """The base candidate, then candidates in which one setting differs: to a value, or to xFACTOR times the base's."""
+    candidates = [{}]  # what every other one is compared with
     for field, words in map(parts, specs):
         for word in words:
             if word.startswith("x") and field.type in (int, float):
                 word = _multiplied(field, getattr(base, field.name), word)
-            points.append({field.name: typed(field, word)})
-    return points
+            candidates.append({field.name: typed(field, word)})
+    return candidates
 
 
 def _as_field(flag):

@@ -1,6 +1,6 @@
-"""What moves a study's score: its trials as the additive model takes them, and each point beside the base point.
+"""What moves a study's score: its trials as the additive model takes them, and each candidate beside the base.
 
-Only points that can be ranked count. Runs and writes nothing.
+Only candidates that can be ranked count. Runs and writes nothing.
 """
 
 import math
@@ -12,34 +12,34 @@ import numpy as np
 import metrics
 from config import spelled
 from study.held_out import difference
-from study.ranking import Point, settings_key, varied
+from study.ranking import Candidate, settings_key, varied
 from study.stats import Additive, Effect
 from study.table import Study
 
 
 class Difference(NamedTuple):
-    """A point against the base point."""
+    """A candidate against the base candidate."""
 
-    point: Point
+    candidate: Candidate
     mean: float  # of the metric
     half_width: float  # of its 95% interval, paired picture by picture
 
 
-def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
-    """The ranked points' trials, as `stats.additive` takes them: (scores [N], blocks [N], levels).
+def factors(study: Study, group: list[Candidate]) -> tuple[list, list, dict]:
+    """The ranked candidates' trials, as `stats.additive` takes them: (scores [N], blocks [N], levels).
 
     A score is a trial's own, of its fold. A block is a fold and seed. levels: knob -> level of each trial [N], a knob
     of many values in thirds; knobs of one level are left out.
     """
     scores, blocks, settings = [], [], []
-    for point in group:
-        if point.wanting:
+    for candidate in group:
+        if candidate.wanting:
             continue
-        for row in point.rows:
+        for row in candidate.rows:
             config = study.config(row["trial"])
-            scores.append(row[point.metric])
+            scores.append(row[candidate.metric])
             blocks.append(f"{config.fold}/{config.seed}")
-            settings.append(point.settings)
+            settings.append(candidate.settings)
     levels = {}
     for knob in varied(study):
         levels_of_knob = _levels([each[knob] for each in settings])
@@ -48,18 +48,18 @@ def factors(study: Study, group: list[Point]) -> tuple[list, list, dict]:
     return scores, blocks, levels
 
 
-def against_base(study: Study, group: list[Point]) -> list[Difference]:
-    """What each point changes of the base point, picture by picture; nothing where that cannot be ranked."""
-    points = [point for point in group if not point.wanting]
-    # The base point is the one that changes nothing.
-    base = next((point for point in points if settings_key(study, point) == "{}"), None)
+def against_base(study: Study, group: list[Candidate]) -> list[Difference]:
+    """What each candidate changes of the base candidate, picture by picture; nothing where that cannot be ranked."""
+    candidates = [candidate for candidate in group if not candidate.wanting]
+    # The base candidate is the one that changes nothing.
+    base = next((candidate for candidate in candidates if settings_key(study, candidate) == "{}"), None)
     if base is None:
         return []
     found = []
-    for point in points:
-        if point is not base:
-            by, error = difference(point.held_out, base.held_out)
-            found.append(Difference(point, by, metrics.Z * error))
+    for candidate in candidates:
+        if candidate is not base:
+            by, error = difference(candidate.held_out, base.held_out)
+            found.append(Difference(candidate, by, metrics.Z * error))
     return found
 
 
@@ -98,7 +98,7 @@ def _levels(values):
     """Values of a knob as the levels of a factor: as they are spelled, or more than six numbers in thirds."""
     distinct = set(values)
     numeric = all(isinstance(value, (int, float)) for value in values)
-    # A search has a value a point: as levels of their own they would leave no degree of freedom.
+    # A search has a value a candidate: as levels of their own they would leave no degree of freedom.
     if not numeric or len(distinct) <= 6:
         return [spelled(value) for value in values]
     ordered = sorted(distinct)

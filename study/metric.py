@@ -1,4 +1,4 @@
-"""What points can be ranked by: each metric's title, and which of two scores is better."""
+"""What candidates can be ranked by: each metric's title, and which of two scores is better."""
 
 METRICS = dict(macro_f1="macro F1", acc="accuracy", nll="NLL")
 DEFAULT = "macro_f1"

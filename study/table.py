@@ -62,7 +62,7 @@ class Study:
 
     @property
     def metric(self) -> str:
-        """What its points are ranked by, and its survivors of halving chosen."""
+        """What its candidates are ranked by, and its survivors of halving chosen."""
         return self.spec.get("metric", DEFAULT)  # older studies have none
 
     def config(self, i: int) -> Config:
@@ -208,24 +208,24 @@ class Study:
             write_csv(self.folder / "results.csv", [header, *lines])
 
     def _survivors(self, rows):
-        """Trials of the best 1/eta of the points, by the metric's mean over rows; points with a failed trial are out.
+        """Trials of the best 1/eta of the candidates, by the metric's mean over rows; none of those with a failed one.
 
-        The base point goes on too, however it stands: it is what is known to be good, such as an earlier study's
+        The base candidate goes on too, however it stands: it is what is known to be good, such as an earlier study's
         winner, and only after all of the epochs can others be said to be better.
         """
-        points = {}
+        candidates = {}
         for row in rows:
-            points.setdefault(point_key(self.trials[row["trial"]]), []).append(row)
-        scored = [point for point in points.values() if all(row["status"] == "ok" for row in point)]
+            candidates.setdefault(candidate_key(self.trials[row["trial"]]), []).append(row)
+        scored = [candidate for candidate in candidates.values() if all(row["status"] == "ok" for row in candidate)]
 
-        def place(point):
-            mean = sum(row[self.metric] for row in point) / len(point)
-            return -merit(self.metric, mean), min(row["trial"] for row in point)  # of equals the first
+        def place(candidate):
+            mean = sum(row[self.metric] for row in candidate) / len(candidate)
+            return -merit(self.metric, mean), min(row["trial"] for row in candidate)  # of equals the first
 
         keep = math.ceil(len(scored) / self.spec["halving"])
         best = sorted(scored, key=place)
-        on = [point for n, point in enumerate(best) if n < keep or self._is_base(point[0]["trial"])]
-        return sorted(row["trial"] for point in on for row in point)
+        on = [candidate for n, candidate in enumerate(best) if n < keep or self._is_base(candidate[0]["trial"])]
+        return sorted(row["trial"] for candidate in on for row in candidate)
 
     def _is_base(self, i):
         """Whether trial i tries the base settings, however it spells them."""
@@ -233,7 +233,7 @@ class Study:
         return all(getattr(self.config(i), name) == getattr(self.base, name) for name in given)
 
 
-def point_key(trial: dict) -> str:
+def candidate_key(trial: dict) -> str:
     """What a trial tries, as one string: its settings without split, fold and seed."""
     return json.dumps({name: value for name, value in sorted(trial.items()) if name not in SCHEME + REPEATS})
 

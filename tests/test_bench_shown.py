@@ -39,11 +39,11 @@ def test_one_of_the_ways_is_that_of_the_training(settings, more, own):
     assert min(np.abs(each.log_posterior - trained.log_posterior).max() for each in by_way.values()) > 1e-2
 
 
-def test_points_are_those_whose_folds_are_done():
+def test_candidates_are_those_whose_folds_are_done():
     trials = [dict(lr=lr, fold=fold) for lr in (1, 2, 3) for fold in (0, 1)]
     rows = {i: dict(status="failed" if i == 3 else "ok") for i in range(5)}
     study = SimpleNamespace(trials=trials, latest=lambda: rows, base=Config(folds=2))
-    assert shown.points(study) == [[0, 1]]
+    assert shown.candidates(study) == [[0, 1]]
 
 
 def test_scores_and_those_without_one_picture():

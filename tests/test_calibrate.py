@@ -169,7 +169,7 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
             row |= dict(acc=0.5, nll=1.0, ece=0.1, val_pictures=100)
             (tmp_path / name / "rows" / f"{i:04d}-3.json").write_text(json.dumps(row))
     grid = Study(tmp_path / "grid")
-    write_best(grid, ranking.choose(ranking.points(grid)).point, tmp_path / "best.json")
+    write_best(grid, ranking.choose(ranking.candidates(grid)).candidate, tmp_path / "best.json")
     assert json.loads((tmp_path / "best.json").read_text())["layout"] == "contiguous"
     code, out, err = run(capsys, "--project", tmp_path)
     assert code == 0 and "300 pictures" in out and "one of 3 folds" in out
@@ -183,7 +183,7 @@ def test_a_recipe_is_calibrated_on_the_study_that_tried_it_on_the_most_folds(tmp
     assert "carried over from 1 network to 5" in carried.carried_over([tmp_path / "final"] * 5)
     runs = [grid.run(i) for i in range(3)]
     assert choose(tmp_path) == (runs, f"the 3 runs of {tmp_path / 'best.json'}")  # which predict.py takes
-    write_best(grid, ranking.choose(ranking.points(grid)).point, tmp_path / "seeds" / "best.json")
+    write_best(grid, ranking.choose(ranking.candidates(grid)).candidate, tmp_path / "seeds" / "best.json")
     os.utime(tmp_path / "seeds" / "best.json", (1, 1))
     assert choose(tmp_path)[0] == runs  # the newest one
     other = dict(checkpoint, config=dataclasses.replace(base, lr=0.5).settings())

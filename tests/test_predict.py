@@ -90,7 +90,7 @@ def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_t
     shutil.copytree(project / "s0", tmp_path / "later")
     study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}, {"ls": 0.2}], [0.5, 0.9, 0.6])
     assert choose(tmp_path)[0] == [tmp_path / "later"]  # without best.json the study has not ended
-    write_best(study, ranking.choose(ranking.points(study)).point, tmp_path / "grid" / "best.json")
+    write_best(study, ranking.choose(ranking.candidates(study)).candidate, tmp_path / "grid" / "best.json")
     assert choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]
     study_of(tmp_path / "final", pictures, [{}, {"seed": 1}], [None], val_split=0.0)
     assert choose(tmp_path)[0] == [tmp_path / "grid" / "trials" / "0001"]  # the final's second run is missing
@@ -107,9 +107,9 @@ def test_a_winners_runs_come_before_the_newest_run_and_a_finished_final_before_t
 
 
 def test_while_a_study_grows_the_winner_that_was_written_last_is_taken(project, pictures, tmp_path):
-    """New points are half done, or are done and better: the study's own end decides which is best."""
+    """New candidates are half done, or are done and better: the study's own end decides which is best."""
     study = study_of(tmp_path / "grid", pictures, [{}, {"ls": 0.1}], [0.5, 0.6])
-    write_best(study, ranking.choose(ranking.points(study)).point, tmp_path / "grid" / "best.json")
+    write_best(study, ranking.choose(ranking.candidates(study)).candidate, tmp_path / "grid" / "best.json")
     study_of(tmp_path / "grid", pictures, [{"ls": 0.2}, {"ls": 0.1, "seed": 1}], [])
     assert choose(tmp_path) == ([study.run(1)], f"the 1 run of {tmp_path / 'grid' / 'best.json'}")
     study_of(tmp_path / "grid", pictures, [{}], [0.5, 0.6, 0.9])

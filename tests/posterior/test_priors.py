@@ -74,7 +74,7 @@ def test_an_estimate_helps_under_a_shift_and_does_no_harm_without_one():
         gain = accuracy(rows, found.prior) - accuracy(rows, prior)
         most = accuracy(rows, mix) - accuracy(rows, prior)
         if shifted:
-            assert found.candidate != "none" and gain >= most / 2 > 0.01
+            assert found.estimator != "none" and gain >= most / 2 > 0.01
         else:
             assert gain >= -0.005
 
@@ -94,7 +94,7 @@ def test_what_does_not_prove_itself_is_not_used():
 def test_of_a_few_pictures_nothing_is_said_of_their_mix():
     log_posterior, targets, prior = world(n=400)
     found = priors.estimate(log_posterior[:9], prior, log_posterior[9:], targets[9:], prior)
-    assert found.candidate == "none" and found.reason == "an estimate takes 10 pictures or more"
+    assert found.estimator == "none" and found.reason == "an estimate takes 10 pictures or more"
 
 
 def test_tau_is_chosen_by_the_other_parts():

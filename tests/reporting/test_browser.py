@@ -59,7 +59,7 @@ def study(tmp_path_factory):
 
 def test_a_table_sorts_by_numbers_and_by_names_and_says_so(study):
     found = ask(study, """
-        const table = $("#points table"), heads = [...table.querySelectorAll("th")];
+        const table = $("#candidates table"), heads = [...table.querySelectorAll("th")];
         const f1 = heads.findIndex((h) => h.textContent === "macro F1"), state = heads.length - 1;
         heads[f1].firstChild.click(); found.down = column(table, f1); found.said = heads[f1].ariaSort;
         heads[f1].firstChild.click(); found.up = column(table, f1);
@@ -75,7 +75,7 @@ def test_a_table_sorts_by_numbers_and_by_names_and_says_so(study):
 
 def test_a_table_is_searched_and_filtered(study):
     found = ask(study, """
-        const box = $("#points"), field = box.querySelector("input");
+        const box = $("#candidates"), field = box.querySelector("input");
         const type = (text) => {
           field.value = text;
           field.oninput();
@@ -93,13 +93,13 @@ def test_a_table_is_searched_and_filtered(study):
     assert found["least"] + found["most"] >= 11
 
 
-def test_two_points_stand_side_by_side(study):
+def test_two_candidates_stand_side_by_side(study):
     found = ask(study, """
         const box = $("[data-compare]"), [one, other] = box.querySelectorAll("select");
         other.value = 5; other.onchange();
         const words = (row) => [...row.cells].map((c) => c.textContent);
         found.lines = [...box.querySelectorAll("tbody tr")].map((r) => [r.className, ...words(r)]);
-        found.row = words($("#points table").tBodies[0].rows[5]);
+        found.row = words($("#candidates table").tBodies[0].rows[5]);
     """)  # fmt: skip
     assert [line[3] for line in found["lines"]] == found["row"]
     assert all((line[0] == "differs") == (line[2] != line[3]) for line in found["lines"])

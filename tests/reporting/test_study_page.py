@@ -31,7 +31,7 @@ def read(folder):
 
 
 def only_group(study):
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     return group
 
 
@@ -43,7 +43,7 @@ def test_a_finished_studys_page_has_every_panel(folder):
     shape, titles = read(folder)
     assert titles == [
         "What came out",
-        "Points",
+        "Candidates",
         "What moves the score",
         "Sensitivity",
         "Time and failures",
@@ -59,7 +59,7 @@ def test_a_finished_studys_page_has_every_panel(folder):
     assert {"effects.png", "pair_ls_balance.csv", "by_lr.png", "by_balance.csv", "seconds.png"} <= names
 
 
-def test_points_whose_answers_are_gone_are_not_paired(folder):
+def test_candidates_whose_answers_are_gone_are_not_paired(folder):
     for path in (folder / "trials").glob("*/val_logits.npy"):
         path.unlink()
     assert "The best pair to average" not in read(folder)[0].text
@@ -75,7 +75,7 @@ def test_a_study_that_goes_on_says_how_far_it_is(folder):
 def test_a_study_without_a_row_or_with_failures_alone(folder):
     for path in (folder / "rows").iterdir():
         rewrite(path, status="failed", reason="the loss is not finite")
-    assert "No point can be ranked yet." in read(folder)[0].text
+    assert "No candidate can be ranked yet." in read(folder)[0].text
     for path in (folder / "rows").iterdir():
         path.unlink()
     assert "Of 12 trials 0 done" in read(folder)[0].text

@@ -100,6 +100,6 @@ def test_a_sweep_trains_every_fold(words, pictures, tmp_path, capsys):
 
 
 def test_where_some_wait_for_a_best_epoch_the_others_keep_the_last():
-    base, points = Config(monitor="nll"), [dict(patience=0), dict(patience=5)]
-    monitors = [trial.get("monitor", base.monitor) for trial in sweep.trials(base, points, 1)]
+    base, candidates = Config(monitor="nll"), [dict(patience=0), dict(patience=5)]
+    monitors = [trial.get("monitor", base.monitor) for trial in sweep.trials(base, candidates, 1)]
     assert monitors == ["last", "nll"]

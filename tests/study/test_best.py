@@ -19,10 +19,10 @@ from test_train import made
 
 
 def stage(settings, name, scores, halving=0, threads=2, metric=None, **base):
-    """A finished study of one-split points; scores: label smoothing -> macro F1."""
+    """A finished study of one-split candidates; scores: label smoothing -> macro F1."""
     config = made(settings, **{"monitor": "last", **base})
-    points = [{} if ls == config.ls else dict(ls=ls) for ls in scores]
-    study = begin_study(f"{settings['project']}/{name}", config, points, halving, metric)
+    candidates = [{} if ls == config.ls else dict(ls=ls) for ls in scores]
+    study = begin_study(f"{settings['project']}/{name}", config, candidates, halving, metric)
     write_spec(study.folder / "study.json", dict(study.spec, threads=threads))
     study.refresh()
     return fill(study, lambda config: scores[config.ls])
@@ -30,7 +30,7 @@ def stage(settings, name, scores, halving=0, threads=2, metric=None, **base):
 
 def test_a_recipe_has_what_repeats_the_trial(settings, tmp_path):
     study = stage(settings, "sweep", {0.0: 0.5, 0.3: 0.9}, lr=0.01, seed=4, init="")
-    best.write_best(study, chosen(study).point, tmp_path / "best.json")
+    best.write_best(study, chosen(study).candidate, tmp_path / "best.json")
     recipe = read_recipe(tmp_path / "best.json")
     assert recipe.settings() == study.config(1).settings()
     assert (recipe.threads, recipe.data) == (2, study.spec["base"]["data"])
@@ -46,8 +46,8 @@ def test_the_best_stage_is_the_one_that_scored_best_and_equals_go_to_the_earlier
     assert "sweep: ls 0.3: macro F1 0.9000" in said and "best of 2: sweep, by macro F1 under val_split 0.2" in said
     assert read_recipe(tmp_path / "best.json").ls == 0.3
     better = stage(settings, "around", {0.3: 0.9, 0.2: 0.95}, ls=0.3)
-    study, point, _ = best.best_stage([sweep.folder, tune.folder, better.folder])
-    assert (study.folder, point.settings) == (better.folder, dict(ls=0.2))
+    study, candidate, _ = best.best_stage([sweep.folder, tune.folder, better.folder])
+    assert (study.folder, candidate.settings) == (better.folder, dict(ls=0.2))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_the_base_is_carried_to_the_last_rung_and_wins_there(settings):
             if until == 9:
                 answered(study.run(i), scores[until][i])
     assert not study.jobs()
-    assert chosen(study).point.trials == [0]
+    assert chosen(study).candidate.trials == [0]
 
 
 def makes(*words):

@@ -66,13 +66,13 @@ def test_a_finished_final_answers_though_the_newest_recipe_cannot_be_read(tmp_pa
 
 
 def test_a_study_that_is_named_stands_for_its_runs(tmp_path, base, monkeypatch):
-    """All of `final`, whose runs are judged on nothing; the winner of one whose points have scores."""
+    """All of `final`, whose runs are judged on nothing; the winner of one whose candidates have scores."""
     final = published(begin_study(tmp_path / "final", base, seeds_and_folds(2)), [0, 1, 3])
     found, said = named([str(final.folder), "runs/other"])
     assert found == [*(final.run(i) for i in (0, 1, 3)), Path("runs/other")]
     assert said == f"0000, 0001, 0003 of {final.folder}, of which 1 trial is not done, runs/other"
     grid = published(begin_study(tmp_path / "grid", base, [dict(ls=0.1), dict(ls=0.2)]), [0, 1])
-    with pytest.raises(LongtailError, match="no point of this study can be ranked"):  # unlike settings, not judged
+    with pytest.raises(LongtailError, match="no candidate of this study can be ranked"):  # unlike settings, not judged
         named([str(grid.folder)])
     row = next((grid.folder / "rows").glob("0000-*.json"))
     row.write_text(

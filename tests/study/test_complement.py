@@ -1,4 +1,4 @@
-"""Two points as one classifier, beside brute force."""
+"""Two candidates as one classifier, beside brute force."""
 
 import json
 from pathlib import Path
@@ -30,12 +30,12 @@ def judged(study, i, logits, targets, first):
 
 @pytest.fixture
 def study(settings):
-    """Three points on two folds, with one seed, and with two."""
+    """Three candidates on two folds, with one seed, and with two."""
     return begun(settings, [dict(mixup_p=p) for p in (0.0, 0.2, 0.4)], folds=2)
 
 
 def filled(study, noise=1.0, seed=0):
-    """Random answers that are right more often than chance; returns targets [N] and posteriors by point [N,C]."""
+    """Random answers that are right more often than chance; returns targets [N] and posteriors by candidate [N,C]."""
     rng = np.random.default_rng(seed)
     targets = [np.repeat(np.arange(3), (12, 8, 4)) for _ in range(2)]
     posteriors = {}
@@ -52,13 +52,13 @@ def macro_f1(targets, p):
     return f1_score(targets, p.argmax(1), average="macro", zero_division=0)
 
 
-def test_a_pair_is_the_mean_posterior_of_its_points(study):
+def test_a_pair_is_the_mean_posterior_of_its_candidates(study):
     targets, posteriors = filled(study)
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     found = complement.pairs(study, group)
     assert len(found) == 3 and [pair.gain for pair in found] == sorted((pair.gain for pair in found), reverse=True)
     for pair in found:
-        p, q = (posteriors[point.settings["mixup_p"]] for point in (pair.first, pair.second))
+        p, q = (posteriors[candidate.settings["mixup_p"]] for candidate in (pair.first, pair.second))
         assert pair.first.score >= pair.second.score
         together = (p + q) / 2
         assert pair.score == pytest.approx(macro_f1(targets, together))
@@ -74,34 +74,34 @@ def test_a_pair_is_the_mean_posterior_of_its_points(study):
 
 def test_lower_is_better_for_nll(study):
     targets, posteriors = filled(study, seed=1)
-    (group,) = ranking.points(study, "nll").values()
+    (group,) = ranking.candidates(study, "nll").values()
     rows = np.arange(len(targets))
 
     def nll(p):
         return -np.log(p[rows, targets]).mean()
 
     for pair in complement.pairs(study, group):
-        p, q = (posteriors[point.settings["mixup_p"]] for point in (pair.first, pair.second))
+        p, q = (posteriors[candidate.settings["mixup_p"]] for candidate in (pair.first, pair.second))
         assert pair.score == pytest.approx(nll((p + q) / 2))
         assert pair.gain == pytest.approx(min(nll(p), nll(q)) - nll((p + q) / 2))
 
 
-def test_points_are_averaged_under_the_training_prior_and_judged_under_their_own(settings):
-    """As predict.py does; alone a point keeps the score that it is ranked by."""
+def test_candidates_are_averaged_under_the_training_prior_and_judged_under_their_own(settings):
+    """As predict.py does; alone a candidate keeps the score that it is ranked by."""
     study = begun(settings, [dict(mixup_p=p) for p in (0.0, 0.2, 0.4)], folds=2, prior="uniform")
     targets, posteriors = filled(study, seed=2)
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     trained = np.array(COUNTS) / sum(COUNTS)
     for pair in complement.pairs(study, group):
         assert pair.score - pair.gain == pytest.approx(max(pair.first.score, pair.second.score))
-        p, q = (posteriors[point.settings["mixup_p"]] * trained for point in (pair.first, pair.second))
+        p, q = (posteriors[candidate.settings["mixup_p"]] * trained for candidate in (pair.first, pair.second))
         together = (p / p.sum(1, keepdims=True) + q / q.sum(1, keepdims=True)) / trained
         assert pair.score == pytest.approx(macro_f1(targets, together))
 
 
-def test_fewer_than_two_points_make_no_pair_and_lost_files_are_named(study):
+def test_fewer_than_two_candidates_make_no_pair_and_lost_files_are_named(study):
     filled(study)
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     assert complement.pairs(study, group[:1]) == complement.pairs(study, []) == []
     Path(study.run(0), "val_logits.npy").unlink()
     with pytest.raises(LongtailError, match="val_logits.npy"):
@@ -110,27 +110,27 @@ def test_fewer_than_two_points_make_no_pair_and_lost_files_are_named(study):
 
 def test_what_a_page_says_of_pairs(study):
     targets, _ = filled(study)
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     (said,) = findings.together(study, group)
     assert ", +" in said and "at least one is right on" in said and "seeds" not in said
     file = study.run(0) / "per_class.csv"
     file.unlink()
     file.mkdir()  # what cannot be read costs this line, not the page
     (said,) = findings.together(study, group)
-    assert said.startswith("Which two points go together is not known: ") and "per_class.csv" in said
+    assert said.startswith("Which two candidates go together is not known: ") and "per_class.csv" in said
     file.rmdir()
     for i in range(len(study.trials)):
         fold = study.config(i).fold
         judged(study, i, 60 * np.eye(3)[targets[:24]], targets[:24], first=100 * fold)
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     (said,) = findings.together(study, group)
-    assert said.startswith("No two points averaged")
+    assert said.startswith("No two candidates averaged")
 
 
 def test_the_gain_of_a_pair_is_on_averaged_seeds_where_there_are_any(settings):
     study = begun(settings, [dict(mixup_p=p) for p in (0.0, 0.2)], n=2, folds=2)
     filled(study)
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     (said,) = findings.together(study, group)
     assert "over the better of the two alone, seeds averaged in all three." in said
 
@@ -139,6 +139,6 @@ def test_a_study_whose_trials_all_failed_is_to_be_tried_again(study):
     filled(study)
     for file in (study.folder / "rows").iterdir():
         file.write_text(json.dumps(json.loads(file.read_text()) | dict(status="failed", reason="boom")))
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     said, *_ = findings.headline(study, None, group)
     assert said.endswith("What to do next: the command that began it, with --retry-failed, tries again.")

@@ -29,8 +29,8 @@ def test_a_factor_is_a_number(word):
 
 
 def test_a_range_may_go_downwards():
-    points = designs.search(["weight_decay=0.4..0.1:log"], 2, np.array([[0.0], [0.5]]))
-    assert [point["weight_decay"] for point in points] == [0.4, 0.2]
+    candidates = designs.search(["weight_decay=0.4..0.1:log"], 2, np.array([[0.0], [0.5]]))
+    assert [candidate["weight_decay"] for candidate in candidates] == [0.4, 0.2]
 
 
 def test_an_on_and_off_setting_takes_its_third_value():

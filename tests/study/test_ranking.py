@@ -1,4 +1,4 @@
-"""What a table says: points, the winner, schemes, effects, on studies whose rows are written by hand, untrained."""
+"""What a table says: candidates, the winner, schemes, effects, on studies whose rows are written by hand, untrained."""
 
 import dataclasses
 import itertools
@@ -30,11 +30,11 @@ from study.table import Study
 from test_train import made
 
 
-def begun(settings, points, halving=0, n=1, **base):
-    """A study of every point on every fold and seed, as sweep.py lays it out."""
+def begun(settings, candidates, halving=0, n=1, **base):
+    """A study of every candidate on every fold and seed, as sweep.py lays it out."""
     c = made(settings, **{"monitor": "last", **base})
     folder = Path(settings["project"]) / "s"
-    return begin_study(folder, c, sweep.trials(c, points, n), halving)
+    return begin_study(folder, c, sweep.trials(c, candidates, n), halving)
 
 
 def write(study, i, score, until=None, status="ok", **more):
@@ -70,15 +70,15 @@ def fill(study, score):
 
 
 def chosen(study):
-    return ranking.choose(ranking.points(study))
+    return ranking.choose(ranking.candidates(study))
 
 
 def only_group(study):
-    (group,) = ranking.points(study).values()
+    (group,) = ranking.candidates(study).values()
     return group
 
 
-def test_a_point_is_scored_on_its_folds_together_and_then_over_seeds(settings):
+def test_a_candidate_is_scored_on_its_folds_together_and_then_over_seeds(settings):
     """Its score and error: scikit-learn on all folds' pictures of a seed, each left out in turn."""
     study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.3)], n=2, folds=3), lambda c: 0.5)
     rng = np.random.default_rng(0)
@@ -88,9 +88,9 @@ def test_a_point_is_scored_on_its_folds_together_and_then_over_seeds(settings):
         c = study.config(i)
         said[c.ls, c.seed, c.fold] = rng.normal(0, 1, (8, 4)) + np.eye(4)[targets[c.fold]]
         held_out_files(study.run(i), said[c.ls, c.seed, c.fold], targets[c.fold], first=100 * c.fold)
-    assert list(ranking.points(study)) == ["folds 3"]
+    assert list(ranking.candidates(study)) == ["folds 3"]
     for metric in METRICS:
-        for p in ranking.points(study, metric)["folds 3"]:
+        for p in ranking.candidates(study, metric)["folds 3"]:
             assert list(p.settings) == ["ls"] and len(p.trials) == len(p.rows) == 6 and p.wanting == ""
             logits = [np.concatenate([said[p.settings["ls"], seed, fold] for fold in range(3)]) for seed in (0, 1)]
             scores = [independent(metric, targets.ravel(), of_seed) for of_seed in logits]
@@ -130,7 +130,7 @@ def brute_force(metric, targets, first, second=None):
     return math.sqrt((of_pictures + max(of_seeds - of_both, 0)) / (2 * n))
 
 
-def test_the_difference_of_two_points_is_paired_picture_by_picture(settings):
+def test_the_difference_of_two_candidates_is_paired_picture_by_picture(settings):
     """Its error is smaller than that of unpaired scores where the two answer alike, and is the brute force's."""
     study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.3)], n=2, folds=2), lambda c: 0.5)
     rng = np.random.default_rng(3)
@@ -143,7 +143,7 @@ def test_the_difference_of_two_points_is_paired_picture_by_picture(settings):
         own = said.setdefault((c.ls, c.seed), shared + rng.normal(0, 0.5, (20, 4)))
         held_out_files(study.run(i), own[rows], targets[rows], first=100 * c.fold)
     for metric in METRICS:
-        first, second = ranking.points(study, metric)["folds 2"]
+        first, second = ranking.candidates(study, metric)["folds 2"]
         by, error = ranking.behind(first, second)
         sides = [[said[ls, seed] for seed in (0, 1)] for ls in (0.0, 0.3)]
         expected = [np.mean([independent(metric, targets, logits) for logits in side]) for side in sides]
@@ -161,11 +161,11 @@ def test_a_mean_over_pictures_has_the_plain_paired_error(settings):
     for i in range(2):
         held_out_files(study.run(i), logits[i], targets)
     right = [each.argmax(1) == targets for each in logits]
-    first, second = ranking.points(study, "acc")["val_split 0.2"]
+    first, second = ranking.candidates(study, "acc")["val_split 0.2"]
     assert first.error == pytest.approx(scipy.stats.sem(right[0].astype(float)))
     assert ranking.behind(first, second).error == pytest.approx(scipy.stats.sem(right[0] * 1.0 - right[1]))
     log_p = [scipy.special.log_softmax(each, 1)[range(40), targets] for each in logits]
-    first, second = ranking.points(study, "nll")["val_split 0.2"]
+    first, second = ranking.candidates(study, "nll")["val_split 0.2"]
     assert ranking.behind(first, second).error == pytest.approx(scipy.stats.sem(log_p[0] - log_p[1]), rel=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_a_trial_whose_files_are_gone_or_damaged_is_not_ranked(settings, harm, s
     group = only_group(study)
     assert [bool(p.wanting) for p in group] == [False, True, False]
     assert re.search(said, group[1].wanting) and "\n" not in group[1].wanting
-    assert chosen(study).point is group[2] or chosen(study).point.settings == dict(ls=0.2)
+    assert chosen(study).candidate is group[2] or chosen(study).candidate.settings == dict(ls=0.2)
 
 
 def test_a_seed_that_lacks_a_fold_is_said(settings):
@@ -202,7 +202,7 @@ def test_a_seed_that_lacks_a_fold_is_said(settings):
     assert only_group(study)[0].wanting == "trial 2 held out other pictures than trial 0"
 
 
-def test_why_a_point_is_not_ranked(settings):
+def test_why_a_candidate_is_not_ranked(settings):
     study = begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2, 0.3, 0.4)], n=2)
     at = {(study.config(i).ls, study.config(i).seed): i for i in range(10)}
     write(study, at[0.0, 0], 0.5), write(study, at[0.0, 1], 0.7)
@@ -220,7 +220,7 @@ def test_why_a_point_is_not_ranked(settings):
     assert math.isnan(group[0.2].score) and math.isnan(group[0.4].error)
     scheme, won, reason = chosen(study)
     assert (scheme, won.settings, won.score) == ("val_split 0.2", dict(ls=0.0), pytest.approx(0.6))
-    assert reason == "no other point can be ranked"
+    assert reason == "no other candidate can be ranked"
 
 
 def test_halving_ranks_only_who_ran_to_the_end(settings):
@@ -236,15 +236,15 @@ def test_halving_ranks_only_who_ran_to_the_end(settings):
     write(study, 0, 0.3, until=4)
     assert not study.jobs() and [r["macro_f1"] for r in study.latest().values()] == [0.3, 0.5, 0.2, 0.1]
     assert [p.wanting for p in only_group(study)] == ["", *(f"stopped at epoch {e} by halving" for e in (2, 1, 1))]
-    assert chosen(study).point.score == pytest.approx(0.3)
+    assert chosen(study).candidate.score == pytest.approx(0.3)
 
 
-def test_halving_passes_over_points_with_a_failed_trial_and_breaks_ties_by_number(settings):
+def test_halving_passes_over_candidates_with_a_failed_trial_and_breaks_ties_by_number(settings):
     study = begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2, 0.3, 0.4)], halving=3, n=2, epochs=9)
     for i in range(10):
         ls, seed = study.config(i).ls, study.config(i).seed
         write(study, i, 0.9 if ls == 0.1 else 0.5, until=1, status="failed" if (ls, seed) == (0.1, 1) else "ok")
-    on = study.jobs()  # ceil(4 / 3) = 2 points, the first of equals
+    on = study.jobs()  # ceil(4 / 3) = 2 candidates, the first of equals
     assert {study.config(i).ls for i, _ in on} == {0.0, 0.2} and len(on) == 4 and {until for _, until in on} == {3}
 
 
@@ -258,14 +258,14 @@ def test_halving_ends_where_every_trial_failed(settings):
 NUMBERS = itertools.count()
 
 
-def point(score, error=0.05, wanting="", metric="macro_f1", **settings):
-    """A point whose difference from any other has `error`: each has two pictures of its own, of 200."""
+def candidate(score, error=0.05, wanting="", metric="macro_f1", **settings):
+    """A candidate whose difference from any other has `error`: each has two pictures of its own, of 200."""
     left_out = np.zeros((1, 200))
     own = 2 * (next(NUMBERS) % 100)
     left_out[0, own : own + 2] = np.array([1, -1]) * error / 2 * math.sqrt(200 / 199)
     scores = dict.fromkeys(SHOWN, np.full(1, 0.5)) | {metric: np.array([float(score)])}
     held_out = None if wanting else HeldOut("", 0, scores, metric, left_out)
-    return ranking.Point([0], settings, [], wanting, metric, held_out)
+    return ranking.Candidate([0], settings, [], wanting, metric, held_out)
 
 
 NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
@@ -275,35 +275,43 @@ NONE = dict(ls=0.0, mixup_p=0.0, balance="none")
     "group, won, said",
     [
         (
-            [point(0.70, ls=0.1), point(0.80, ls=0.2)],
+            [candidate(0.70, ls=0.1), candidate(0.80, ls=0.2)],
             1,
-            "no other point is within one standard error of it; the next is 0.1000 behind, ± 0.0500",
+            "no other candidate is within one standard error of it; the next is 0.1000 behind, ± 0.0500",
         ),
         (
-            [point(0.76, ls=0.0), point(0.80, ls=0.2)],
+            [candidate(0.76, ls=0.0), candidate(0.80, ls=0.2)],
             0,
             "the best, 0.8000 (ls 0.2), it is the simplest (0 methods switched on); it is 0.0400 behind, ± 0.0500",
         ),
-        ([point(0.74, ls=0.0), point(0.76, ls=0.1), point(0.80, ls=0.2)], 2, "of 2 points within one standard error"),
-        ([point(0.80, ls=0.1), point(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
+        (
+            [candidate(0.74, ls=0.0), candidate(0.76, ls=0.1), candidate(0.80, ls=0.2)],
+            2,
+            "of 2 candidates within one standard error",
+        ),
+        ([candidate(0.80, ls=0.1), candidate(0.80, ls=0.2)], 0, "(1 method switched on)"),  # a tie in all: the first
         (
             [
-                point(0.78, **NONE | dict(ls=0.1)),
-                point(0.79, **NONE | dict(ls=0.1, mixup_p=0.2)),
-                point(0.77, **NONE | dict(balance="sampler")),
-                point(0.80, **NONE | dict(ls=0.1, mixup_p=0.4)),
+                candidate(0.78, **NONE | dict(ls=0.1)),
+                candidate(0.79, **NONE | dict(ls=0.1, mixup_p=0.2)),
+                candidate(0.77, **NONE | dict(balance="sampler")),
+                candidate(0.80, **NONE | dict(ls=0.1, mixup_p=0.4)),
             ],
             0,
-            "of 4 points",
+            "of 4 candidates",
         ),  # of two with one method each the better
-        ([point(0.76, lr=1e-3), point(0.80, lr=1e-2)], 1, "it scores best, and none is simpler"),  # lr is no method
-        ([point(0.99, wanting="to do", ls=0.0), point(0.80, ls=0.2)], 1, "no other point can be ranked"),
+        (
+            [candidate(0.76, lr=1e-3), candidate(0.80, lr=1e-2)],
+            1,
+            "it scores best, and none is simpler",
+        ),  # lr is no method
+        ([candidate(0.99, wanting="to do", ls=0.0), candidate(0.80, ls=0.2)], 1, "no other candidate can be ranked"),
         # Without a known error only equals are near.
-        ([point(0.80, math.nan, ls=0.2), point(0.80, math.nan, ls=0.0)], 1, "simplest"),
-        ([point(0.79, math.nan, ls=0.0), point(0.80, math.nan, ls=0.2)], 1, "no other"),
+        ([candidate(0.80, math.nan, ls=0.2), candidate(0.80, math.nan, ls=0.0)], 1, "simplest"),
+        ([candidate(0.79, math.nan, ls=0.0), candidate(0.80, math.nan, ls=0.2)], 1, "no other"),
         # Of losses the lowest is the best.
-        ([point(2.0, metric="nll", ls=0.1), point(2.1, metric="nll", ls=0.0)], 0, "the next is 0.1000 behind"),
-        ([point(2.0, metric="nll", ls=0.1), point(2.02, metric="nll", ls=0.0)], 1, "0.0200 behind, ± 0.0500"),
+        ([candidate(2.0, metric="nll", ls=0.1), candidate(2.1, metric="nll", ls=0.0)], 0, "the next is 0.1000 behind"),
+        ([candidate(2.0, metric="nll", ls=0.1), candidate(2.02, metric="nll", ls=0.0)], 1, "0.0200 behind, ± 0.0500"),
     ],
 )
 def test_the_one_standard_error_rule(group, won, said):
@@ -312,7 +320,7 @@ def test_the_one_standard_error_rule(group, won, said):
 
 
 def test_the_yardstick_is_the_mean_square_of_the_errors_behind_the_best():
-    group = [point(0.7, 0.02, ls=0.1), point(0.6, 0.02, ls=0.2), point(0.5, 0.06, ls=0.3)]
+    group = [candidate(0.7, 0.02, ls=0.1), candidate(0.6, 0.02, ls=0.2), candidate(0.5, 0.06, ls=0.3)]
     errors = [ranking.behind(group[0], other).error for other in group[1:]]
     assert errors == pytest.approx([0.02, math.sqrt((0.02**2 + 0.06**2) / 2)])
     assert ranking.yardstick(group) == pytest.approx(math.sqrt((errors[0] ** 2 + errors[1] ** 2) / 2))
@@ -320,25 +328,25 @@ def test_the_yardstick_is_the_mean_square_of_the_errors_behind_the_best():
 
 
 def test_no_winner_where_nothing_is_ranked():
-    assert ranking.winner([point(0.5, wanting="to do")]) is None and ranking.winner([]) is None
+    assert ranking.winner([candidate(0.5, wanting="to do")]) is None and ranking.winner([]) is None
 
 
 def test_off_is_what_config_calls_off():
-    """Every method that can be left out, at a value that Config takes; with all of them off no point uses a method."""
+    """Every method that can be left out, at a value that Config takes; with all of them off none uses a method."""
     off = Config(**OFF)
-    assert ranking.methods(point(0, **{k: getattr(off, k) for k in OFF})) == 0
+    assert ranking.methods(candidate(0, **{k: getattr(off, k) for k in OFF})) == 0
     on = {k: getattr(Config(), k) for k in OFF}
-    assert ranking.methods(point(0, **on)) == sum(on[k] != v for k, v in OFF.items()) > 5
+    assert ranking.methods(candidate(0, **on)) == sum(on[k] != v for k, v in OFF.items()) > 5
 
 
 def test_schemes_are_compared_never_ranked(settings):
-    """A split and three folds over the same four points: three times the pictures tell points apart better. The split's
-    level is higher, which decides nothing; agreement by hand."""
+    """A split and three folds over the same four candidates: three times the pictures tell them apart better. The
+    split's level is higher, which decides nothing; agreement by hand."""
     scores = {0.0: 0.50, 0.1: 0.52, 0.2: 0.60, 0.3: 0.70}
     split = {0.0: 0.81, 0.1: 0.90, 0.2: 0.72, 0.3: 0.79}  # ranks 3 4 1 2 against 1 2 3 4: 1 - 6 * 16 / 60 = -0.6
     study = begun(settings, [dict(ls=v, folds=f) for v in scores for f in (0, 3)], n=2)
     fill(study, lambda c: scores[c.ls] if c.folds else split[c.ls])
-    groups = ranking.points(study)
+    groups = ranking.candidates(study)
     assert sorted(groups) == ["folds 3", "val_split 0.2"] and all(len(g) == 4 for g in groups.values())
     scheme, won, _ = ranking.choose(groups)
     assert scheme == "folds 3" and won.score == pytest.approx(0.7) and won.settings == dict(ls=0.3)
@@ -350,7 +358,9 @@ def test_schemes_are_compared_never_ranked(settings):
 
 def test_val_split_and_split_seed_are_schemes_too(settings):
     study = begun(settings, [dict(val_split=v, split_seed=s) for v in (0.1, 0.2) for s in (0, 7)])
-    assert sorted(ranking.points(study)) == [f"val_split {v}{s}" for v in (0.1, 0.2) for s in ("", ", split_seed 7")]
+    assert sorted(ranking.candidates(study)) == [
+        f"val_split {v}{s}" for v in (0.1, 0.2) for s in ("", ", split_seed 7")
+    ]
     assert ranking.varied(study) == []
     assert chosen(study) is None
 
@@ -369,7 +379,7 @@ def test_main_effects_of_a_study(settings):
     assert sd < 1e-9
 
 
-def test_two_points_of_one_split_have_effects_without_an_error(settings):
+def test_two_candidates_of_one_split_have_effects_without_an_error(settings):
     study = fill(begun(settings, [dict(ls=0.0), dict(ls=0.1)]), lambda c: 0.5 + c.ls)
     said = "\n".join(findings.effects(study, only_group(study)))
     assert "too few trials for an error" in said and "nan" not in said
@@ -401,7 +411,7 @@ def test_against_base_pairs_pictures(settings):
 @pytest.mark.parametrize("metric", METRICS)
 def test_main_effects_are_of_the_metric_that_ranks(settings, metric):
     study = fill(begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2)], folds=2), lambda c: 0.5 + c.ls)
-    group = ranking.points(study, metric)["folds 2"]
+    group = ranking.candidates(study, metric)["folds 2"]
     scores, _, _ = effects.factors(study, group)
     assert scores == [row[metric] for p in group for row in p.rows]
     assert any(METRICS[metric] in line for line in findings.effects(study, group))
@@ -409,7 +419,7 @@ def test_main_effects_are_of_the_metric_that_ranks(settings, metric):
 
 @pytest.mark.parametrize("metric, won", [("macro_f1", 0.1), ("acc", 0.2), ("nll", 0.0)])
 def test_the_metric_decides_who_wins(settings, metric, won, capsys, monkeypatch):
-    """Three points, each the best by one metric; the study is not trained again for another metric."""
+    """Three candidates, each the best by one metric; the study is not trained again for another metric."""
     monkeypatch.setattr(pace, "measure", None)
     targets = np.array([0] * 90 + [1] * 10)
     study = begun(settings, [dict(ls=v) for v in (0.0, 0.1, 0.2)])
@@ -424,7 +434,7 @@ def test_the_metric_decides_who_wins(settings, metric, won, capsys, monkeypatch)
         if ls == 0.0:
             logits[15] = [0.0, 1.6]
         held_out_files(study.run(i), logits, targets)
-    groups = ranking.points(study, metric)
+    groups = ranking.candidates(study, metric)
     assert ranking.ranked(groups["val_split 0.2"])[0].settings == dict(ls=won)
     words = flags(settings, "--grid", "ls=0,0.1,0.2", "--metric", metric)
     assert sweep.main(words) == 0
@@ -497,7 +507,7 @@ def test_status_of_an_unfinished_study(settings, capsys):
     said = capsys.readouterr()
     assert "3 trials, 1 done, 1 failed, 1 to run now" in said.err
     assert "trial 1 failed: it blew up" in said.out and "Not ranked: 2" in said.out
-    assert "1 point under val_split 0.2, by macro F1 on 200 validation pictures at the last epoch." in said.out
+    assert "1 candidate under val_split 0.2, by macro F1 on 200 validation pictures at the last epoch." in said.out
     assert sorted(p.relative_to(study.folder) for p in study.folder.rglob("*")) == before
     assert sweep.main(flags(settings, "--status", name="none")) == 1 and "no study there" in capsys.readouterr().err
 
@@ -508,7 +518,7 @@ def test_without_validation_pictures_nothing_is_ranked(settings, capsys, monkeyp
     for i in range(2):
         write(study, i, None)
     assert sweep.main(flags({**settings, "val_split": 0}, "--seeds", "2")) == 0
-    assert "no point to rank: no validation pictures" in capsys.readouterr().out
+    assert "no candidate to rank: no validation pictures" in capsys.readouterr().out
     assert not (study.folder / "best.json").exists()
 
 
@@ -586,14 +596,14 @@ def test_a_validation_folder_takes_the_place_of_folds_and_that_is_said(settings,
         (root / "valid" / name).mkdir(parents=True)
         (root / "train" / name / "0.png").rename(root / "valid" / name / "0.png")
     base = made(settings, data=str(root), folds=3)
-    plain, points = without_folds(base, [dict(ls=0.1), dict(folds=2, ls=0.2)])
-    assert (plain.folds, points) == (0, [dict(ls=0.1), dict(ls=0.2)])
+    plain, candidates = without_folds(base, [dict(ls=0.1), dict(folds=2, ls=0.2)])
+    assert (plain.folds, candidates) == (0, [dict(ls=0.1), dict(ls=0.2)])
     assert (
         capsys.readouterr().err
         == f"{root} has a validation folder, which scores every trial: --folds gives way to it\n"
     )
-    study = begin_study(tmp_path / "s", plain, sweep.trials(plain, points, 1))
-    assert len(study.trials) == 2 and list(ranking.points(study)) == ["the data's own split"]
+    study = begin_study(tmp_path / "s", plain, sweep.trials(plain, candidates, 1))
+    assert len(study.trials) == 2 and list(ranking.candidates(study)) == ["the data's own split"]
     assert ranking.scheme(dataclasses.replace(plain, val_split=0.3), own=True) == "val_split 0.3"
     assert without_folds(plain, []) == (plain, []) and without_folds(made(settings, folds=3), [])[0].folds == 3
     assert capsys.readouterr().err == ""
@@ -664,12 +674,12 @@ def test_whole_numbers_of_a_range_come_equally_often():
     both ends."""
     for low, high in ((1, 5), (5, 1)):
         draws = sweep.uniforms("random", "even", 10_000, 1)
-        values = [point["epochs"] for point in sweep.search([f"epochs={low}..{high}"], 10_000, draws)]
+        values = [candidate["epochs"] for candidate in sweep.search([f"epochs={low}..{high}"], 10_000, draws)]
         share = np.bincount(values, minlength=6)[1:] / 10_000
         assert len(share) == 5 and np.abs(share - 0.2).max() < 5 * math.sqrt(0.2 * 0.8 / 10_000)
     ends = np.array([[0.0], [1 - 1e-12]])
     found = sweep.search(["batch_size=16..64:log"], 2, ends)
-    assert [point["batch_size"] for point in found] == [16, 64]
+    assert [candidate["batch_size"] for candidate in found] == [16, 64]
 
 
 def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
@@ -679,8 +689,8 @@ def test_the_report_says_how_many_classes_macro_f1_is_not_over(settings):
     logits = np.random.default_rng(0).normal(0, 1, (20, 5))
     for i in range(4):
         held_out_files(study.run(i), logits, np.arange(20) % 2 + study.config(i).fold, first=100 * study.config(i).fold)
-    said = "\n".join(findings.report(study, ranking.points(study)))
+    said = "\n".join(findings.report(study, ranking.candidates(study)))
     assert "2 classes without a validation picture: macro F1 is over the others." in said
     fill(study, lambda c: 0.6)
-    said = "\n".join(findings.report(study, ranking.points(study)))
+    said = "\n".join(findings.report(study, ranking.candidates(study)))
     assert "without a validation picture" not in said

@@ -505,9 +505,9 @@ def test_shards_share_the_trials_out(settings):
 
 
 def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
-    """Four points on two seeds, rungs at 1, 2 and 4 of 4 epochs: who goes on follows from what the trials are alone."""
-    points = [dict(ls=0.2), {}, dict(lr=1e-2), dict(lr=1e-8)]
-    trials = [dict(p, **({"seed": 1} if seed else {}), epochs=4) for seed in (0, 1) for p in points]
+    """Four candidates, two seeds, rungs at 1, 2 and 4 of 4 epochs: who goes on follows from what trials are alone."""
+    candidates = [dict(ls=0.2), {}, dict(lr=1e-2), dict(lr=1e-8)]
+    trials = [dict(p, **({"seed": 1} if seed else {}), epochs=4) for seed in (0, 1) for p in candidates]
     study = begun(settings, trials, halving=2, **{**RICH, "epochs": 4})
     assert study.rungs(0) == [1, 2, 4] and study.jobs() == [(i, 1) for i in range(8)]
     wanted, alive = {}, list(range(4))
@@ -516,7 +516,7 @@ def test_halving_resumes_at_rungs_that_are_barriers(settings, alone):
             for i in (p, p + 4):
                 wanted[i, until] = float(results(alone(trials[i]))[until - 1]["macro_f1"])
         best = sorted(alive, key=lambda p: (-wanted[p, until] - wanted[p + 4, until], p))[: -(-len(alive) // 2)]
-        alive = sorted({*best, 1})  # the base point, however it stands
+        alive = sorted({*best, 1})  # the base candidate, however it stands
     for _ in range(7):  # all but one of the first rung, and nobody may go on
         lease = study.claim()
         job = Job(study, lease, "cpu", 1, StopRequest())
