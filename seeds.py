@@ -199,7 +199,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
         by_seed = [indices[k : k + len(folds)] for k in range(0, len(indices), len(folds))]
         result, of_class = summary(study, by_seed)
         seeds = [study.config(of_seed[0]).seed for of_seed in by_seed]
-        result = dict(recipe=title, seeds=seeds, folds=len(folds), epoch=study.epoch(), **result)
+        result = dict(recipe=title, seeds=seeds, folds=len(folds), epoch=study.scored_epoch(), **result)
         print(*lines(title, result, of_class), sep="\n")
         results.append(result)
         held_out.append(judged(study, by_seed, study.metric))

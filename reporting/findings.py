@@ -56,7 +56,7 @@ def headline(study: Study, choice: ranking.Choice | None, candidates: list[Candi
     if choice is not None:
         candidate = choice.candidate
         score = f"{METRICS[candidate.metric]} {candidate.score:.4f} ± {candidate.error:.4f} (its standard error)"
-        said = [f"The winner is {candidate.label()}, with {score} at the {study.epoch()} under {choice.scheme}."]
+        said = [f"The winner is {candidate.label()}, with {score} at the {study.scored_epoch()} under {choice.scheme}."]
         if ranking.varied(study):
             more.append(f"{candidate.label()}: {choice.reason}.")
         more += together(study, candidates)
@@ -179,7 +179,7 @@ def _ranking_table(study, choice, ranked):
     over = "pictures and seeds" if any(len(candidate.held_out.left_out) > 1 for candidate in ranked) else "pictures"
     yield (
         f"{counted(len(ranked), 'candidate')} under {choice.scheme}, by {titled(best.metric)} on "
-        f"{counted(best.pictures, 'validation picture')} at the {study.epoch()}.\n"
+        f"{counted(best.pictures, 'validation picture')} at the {study.scored_epoch()}.\n"
         f"± is one standard error over {over}; behind the best, of the difference picture by picture:\n"
     )
     others = [name for name in METRICS if name != best.metric]

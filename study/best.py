@@ -107,8 +107,8 @@ def _unlike(first: tuple[Study, Choice], other: tuple[Study, Choice]) -> str:
         return f"judged on other pictures than {old.folder.name}"
     if old.metric != new.metric:
         return f"ranked by {METRICS[new.metric]}, not {METRICS[old.metric]}: give all stages the same --metric"
-    if old.epoch() != new.epoch():
-        return f"scored at the {new.epoch()}, not the {old.epoch()}"
+    if old.scored_epoch() != new.scored_epoch():
+        return f"scored at the {new.scored_epoch()}, not the {old.scored_epoch()}"
     return ""
 
 

@@ -38,7 +38,7 @@ def typed(field: dataclasses.Field, word: str):
     return validated(field, word)
 
 
-def parts(spec: str) -> tuple[dataclasses.Field, list[str]]:
+def setting_and_words(spec: str) -> tuple[dataclasses.Field, list[str]]:
     """'lr=1e-4,1e-3' as (field, ['1e-4', '1e-3']); 'freeze=,body' has nothing as a value. Raises ConfigError."""
     name, equals, values = spec.partition("=")
     words = values.split(",")
@@ -52,13 +52,13 @@ def parts(spec: str) -> tuple[dataclasses.Field, list[str]]:
 def grid(specs: list[str]) -> list[dict]:
     """Every combination of the specs' values, as dicts; the last spec varies fastest."""
     lists = []
-    for field, words in map(parts, specs):
-        once(field, [chosen[0][0] for chosen in lists])
+    for field, words in map(setting_and_words, specs):
+        refuse_twice(field, [chosen[0][0] for chosen in lists])
         lists.append([(field.name, typed(field, word)) for word in words])
     return [dict(combination) for combination in itertools.product(*lists)]
 
 
-def once(field: dataclasses.Field, before: Collection[str]) -> None:
+def refuse_twice(field: dataclasses.Field, before: Collection[str]) -> None:
     """Raises ConfigError where `before`, names of settings, has that of `field` already."""
     if field.name in before:
         raise ConfigError(f"{field.name} stands twice: give all its values in one, {field.name}=A,B")
@@ -71,8 +71,8 @@ def search(specs: list[str], count: int, draws: np.ndarray) -> list[dict]:
     """
     candidates = [{} for _ in range(count)]
     for spec, column in zip(specs, draws.T):
-        field, words = parts(spec)
-        once(field, candidates[0] if candidates else ())
+        field, words = setting_and_words(spec)
+        refuse_twice(field, candidates[0] if candidates else ())
         if ".." in words[0]:
             values = _in_range(spec, field, words, column)
         else:
@@ -95,7 +95,7 @@ def uniforms(kind: str, name: str, count: int, width: int) -> np.ndarray:
 def around(base: Config, specs: list[str]) -> list[dict]:
     """The base candidate, then candidates in which one setting differs: to a value, or to xFACTOR times the base's."""
     candidates = [{}]  # what every other one is compared with
-    for field, words in map(parts, specs):
+    for field, words in map(setting_and_words, specs):
         for word in words:
             if word.startswith("x") and field.type in (int, float):
                 word = _multiplied(field, getattr(base, field.name), word)

@@ -79,7 +79,7 @@ class Study:
         eta = self.spec["halving"]
         return sorted({math.ceil(epochs / eta**k) for k in range(3)}) if eta else [epochs]
 
-    def epoch(self) -> str:
+    def scored_epoch(self) -> str:
         """The epoch that the rows score, in words: the one whose weights each trial keeps."""
         monitors = sorted({config.monitor for config in self._configs})
         if monitors == ["last"]:

@@ -324,7 +324,7 @@ def test_with_patience_a_row_is_of_the_epoch_that_was_kept(settings, monitor):
     _, targets, logits, classes = held_out.together(study, [0])
     assert row["macro_f1"] == metrics.macro_f1(targets, logits.argmax(1), len(classes))
     assert row["nll"] == pytest.approx(metrics.nll(logits, targets))
-    assert study.epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
+    assert study.scored_epoch() == f"best epoch by validation {monitor} (chosen on these pictures, so it flatters)"
 
 
 # leases ---------------------------------------------------------------------------------------------------------------
