@@ -1,7 +1,7 @@
 """Geometry, colour and erasing: drawn as small matrices on the host, applied in plain PyTorch or by a kernel.
 
 `draw_*` make a plan's columns from a NumPy generator; `batch` turns a row of the plan into the network's input and
-draws nothing. Store pixels in, normalised float32 out; no picture file is ever opened here.
+draws nothing. Store pixels in, normalised floats out; no picture file is ever opened here.
 """
 
 from collections.abc import Callable

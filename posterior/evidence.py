@@ -1,6 +1,7 @@
 """What finished runs said of pictures that they were not trained on: the ground for scaling, priors and thresholds.
 
-Reads the folders of runs, and no checkpoint itself. Chooses nothing.
+Reads the folders of runs, and no checkpoint itself; `trained_pictures` and `column_of` their data's too. Chooses
+nothing.
 """
 
 import csv

@@ -48,7 +48,7 @@ def assumed(name: str, trained: np.ndarray) -> np.ndarray:
 
 
 def move(log_posterior: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Log posteriors [N,C] under the class prior `new` [C], of those under `old` [C].
+    """Log posteriors [N,C] under the class prior `new`, of those under `old`: [C] each, or [N,C] a row of its own.
 
     A prior of 0 counts as NEVER, so that a picture of such a class has a price, though a high one.
     """

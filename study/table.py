@@ -2,7 +2,7 @@
 
 Trial i is the base settings with a few of them changed, so it depends on study.json and i alone; a finished trial is a
 row that was published once by an atomic link, and is never run again. Who works on a trial holds its lease. Knows
-nothing of grids and rankings, and starts no process.
+nothing of grids, ranks candidates only where halving asks which go on, and starts no process.
 """
 
 import contextlib
