@@ -68,8 +68,9 @@ def compare(runs: list[Path], device: str) -> None:
     rows = []
     for name, (chosen, predicted) in ways.items():
         change, error = macro_f1_difference(found.targets, predicted, own, classes)
+        moved = "" if predicted is own else f"{change:+.3f} ± {metrics.Z * error:.3f}"
         f1, right = metrics.macro_f1(found.targets, predicted, classes), metrics.accuracy(found.targets, predicted)
-        rows.append([name, chosen, f"{f1:.3f}", f"{change:+.3f} ± {metrics.Z * error:.3f}", f"{right:.3f}"])
+        rows.append([name, chosen, f"{f1:.3f}", moved, f"{right:.3f}"])
     print(*table(["adjusted by", "tau", "macro F1", "difference", "accuracy"], rows), sep="\n")
     change, error = macro_f1_difference(found.targets, by_norm, adjusted, classes)
     print(f"\n{len(own)} pictures. Weights' norm less log prior: {change:+.3f} ± {metrics.Z * error:.3f} in macro F1")
