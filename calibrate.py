@@ -108,7 +108,8 @@ def _before_and_after(before, after, chance, n, moved, markdown) -> Iterator[str
         "right, in 95% of draws. An error in that range says nothing against them."
     )
     errors = COMPARED[COMPARED.index("nll") :]
-    worse = [scores.TITLES[name] for name in errors if after[name].value > before[name].value]
+    # By more than rounding: where no scaling is kept both are the same.
+    worse = [scores.TITLES[name] for name in errors if after[name].value > before[name].value + 1e-9]
     if worse:
         yield f"Worse after scaling: {', '.join(worse)}. Kinds of scaling are chosen by NLL."
     if moved:

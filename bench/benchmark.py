@@ -6,10 +6,9 @@
 200 epochs, the last one's weights, crop and flip. Training and test pictures are in DIR/train and DIR/test, by class.
 The published figures are top-1 accuracies of the same protocol; those of CE assume the training prior, the others equal
 classes. Nothing is chosen on the test set: settings come from the papers, or from folds of the training pictures.
-A row of two stages trains its last layer again on the networks of its first stage, by a recipe; a row that holds
-training pictures out has its probabilities scaled by them, as calibrate.py does. Processes that share the study each
-take a --shard. Intervals: Student t over seeds, 95%; with one seed Wilson's, over pictures. Prints a table; the study
-is --project/--name.
+A row of two stages trains its last layer again on the networks of its first stage, by a recipe; processes that share
+the study each take a --shard. Intervals: Student t over seeds, 95%; with one seed Wilson's, over pictures. Prints a
+table; the study is --project/--name.
 """
 
 import sys
@@ -26,8 +25,7 @@ from engine.numerics import pick_device
 from engine.stop import StopRequest
 from errors import LongtailError, run_command
 from pictures.listing import Listing, listing
-from posterior import classifier, evidence, priors, scaling, scores
-from posterior.calibration import fitting_parts
+from posterior import classifier, priors, scores
 from study import stats, twostage
 from study.table import Study
 
@@ -67,12 +65,11 @@ ROWS = {
 
 
 class Result(NamedTuple):
-    """A trained network on the test set, scaled where it can be."""
+    """A trained network on the test set."""
 
     as_it_is: scores.Score  # accuracy under the training prior
     uniform: scores.Score  # accuracy where all classes are equally likely
     ece: float  # of the posterior that the row's figure is for
-    unscaled: float  # the same of what the network itself says
 
 
 def judged(folder: Path, test: Listing, uniform: bool, device: str) -> Result:
@@ -84,24 +81,10 @@ def judged(folder: Path, test: Listing, uniform: bool, device: str) -> Result:
     number_of = {name: k for k, name in enumerate(networks[0]["classes"])}
     targets = np.array([number_of[test.classes[label]] for label in test.labels])
     prior = classifier.training_prior(networks)
-
-    def both(log_posterior):
-        """Log posteriors under the training prior, and with equal classes."""
-        return log_posterior, priors.move(log_posterior, prior, np.full(len(prior), 1 / len(prior)))
-
-    scaled, unscaled = both(scaling_of(folder, len(prior))(log_posterior)), both(log_posterior)
-    right = [(each.argmax(1) == targets).sum() for each in scaled]
-    errors = [metrics.ece(metrics.softmax(each[uniform]), targets) for each in (scaled, unscaled)]
-    return Result(*(scores.wilson(hits, len(targets)) for hits in right), *errors)
-
-
-def scaling_of(folder: Path, classes: int) -> scaling.Scaling:
-    """What calibrate.py would keep for the run; the identity where it held no picture out."""
-    if not read_object(folder / "args.json")["val_split"]:
-        return scaling.identity(classes)
-    found = evidence.of_run(folder)
-    tried, _ = scaling.compare(found.log_posterior, found.targets, found.counts, fitting_parts(found))
-    return scaling.simplest(tried).scaling
+    equal = priors.move(log_posterior, prior, np.full(len(prior), 1 / len(prior)))
+    right = [(each.argmax(1) == targets).sum() for each in (log_posterior, equal)]
+    ece = metrics.ece(metrics.softmax(equal if uniform else log_posterior), targets)
+    return Result(*(scores.wilson(hits, len(targets)) for hits in right), ece)
 
 
 def accuracy(found: list[scores.Score]) -> str:
@@ -116,13 +99,12 @@ def table(study: Study, rows: dict[str, list[Path]], device: str) -> None:
     """Prints a line a row. rows: of each the runs that ended well."""
     listed = listing(Path(study.spec["base"]["data"]) / "test")
     print(f"\n{len(listed.paths)} test pictures\n")
-    header = ["method", "published", "ours, training prior", "ours, equal classes", "ECE", "unscaled", "n", "wanted"]
-    print(f"| {' | '.join(header)} |\n|" + " --- |" * len(header))
+    print("| method | published | ours, training prior | ours, equal classes | ECE | n | wanted |\n|" + " --- |" * 7)
     for name, runs in rows.items():
         row = ROWS[name]
         found = [judged(run, listed, row.uniform, device) for run in runs]
         own = [each.uniform if row.uniform else each.as_it_is for each in found]
-        ece, unscaled = (np.mean([getattr(each, name) for each in found]) for name in ("ece", "unscaled"))
+        ece = np.mean([each.ece for each in found])
         met = "met" if np.mean([score.value for score in own]) >= row.least and ece <= row.ece else "missed"
         wanted = f"{row.least:.3f}" + (f", ECE {row.ece:.3f}" if row.ece < 1 else "")
         cells = [
@@ -131,7 +113,6 @@ def table(study: Study, rows: dict[str, list[Path]], device: str) -> None:
             accuracy([each.as_it_is for each in found]),
             accuracy([each.uniform for each in found]),
             f"{ece:.3f}",
-            f"{unscaled:.3f}",
             str(len(found)),
             f"{wanted} {met}",
         ]

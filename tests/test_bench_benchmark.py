@@ -1,14 +1,11 @@
 """bench/benchmark.py on a small set with train/ and test/: rows of one stage and of two, beside predict.py."""
 
 import csv
-import json
 import shutil
 import sys
 
 import pytest
 
-import calibrate
-import evaluate
 import predict
 from bench import benchmark
 
@@ -59,24 +56,10 @@ def test_rows_of_one_and_of_two_stages_are_what_predict_says(by_class, tmp_path,
             assert float(cell.split()[0]) == pytest.approx(
                 predicted(by_class, run, ["--prior", prior], monkeypatch, capsys), abs=5e-4
             )
-        assert cells[6] == "1" and cells[7].split()[-1] in ("met", "missed")
+        assert cells[5] == "1" and cells[6].split()[-1] in ("met", "missed")
     # What is there is shown again and nothing trained; what is gone is named.
     monkeypatch.setattr("train.train", lambda *_: pytest.fail("trained again"))
     assert rows_of(monkeypatch, capsys, words)[1] == rows
     shutil.rmtree(two)
     code, left, err = rows_of(monkeypatch, capsys, [*words, "--report"])
     assert code == 0 and left == {"CE": rows["CE"]} and "again: 1 of 1 trials are not done" in err
-
-
-def test_a_row_with_held_out_pictures_is_scaled_as_calibrate_does(by_class, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(benchmark.ROWS, "held", benchmark.Row(dict(val_split=0.6), "-", 0.0))
-    words = ["--data", str(by_class), "--img-size", "16", "--project", str(tmp_path), *SMALL]
-    _, rows, _ = rows_of(monkeypatch, capsys, [*words, "--rows", "held"])
-    run = tmp_path / "benchmark" / "trials" / "0000"
-    assert calibrate.main([str(run)]) == 0
-    for cell, flags in ((rows["held"][4], []), (rows["held"][5], ["--no-calibration"])):
-        assert evaluate.main(["--run", str(run), "--test", str(by_class / "test"), "--prior", "uniform", *flags]) == 0
-        said = json.loads((run / "evaluation.json").read_text())["scores"]["ece"]["value"]
-        assert float(cell) == pytest.approx(said, abs=5e-4)
-    kept = json.loads((run / "calibration.json").read_text())["scaling"]["kind"]
-    assert (kept == "none") == (rows["held"][4] == rows["held"][5])
