@@ -654,7 +654,9 @@ def start_instead(monkeypatch, script):
     monkeypatch.setattr(supervisor, "child_command", lambda module, *a: [sys.executable, str(script), *map(str, a)])
 
 
-def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pack", [1, 3])
+def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkeypatch, pack):
+    """Those that share a worker with it end well: its death is no fault of theirs, and each goes on alone."""
     wrapper = tmp_path / "wrapper.py"
     wrapper.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
@@ -666,34 +668,10 @@ def test_a_trial_that_kills_its_workers_becomes_a_row(settings, tmp_path, monkey
     start_instead(monkeypatch, wrapper)
     monkeypatch.setattr(supervisor, "DEATHS", 2)
     study = begun(settings, [dict(seed=i, epochs=1) for i in range(3)])
-    fill(study, 1)
+    fill(study, 1, pack)
     rows = table(study)
     assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
     assert "its worker died 2 times (SIGKILL)" in rows[1]["reason"] and not list((study.folder / "leases").iterdir())
-
-
-def test_a_trial_that_kills_its_workers_is_found_among_those_that_share_them(settings, tmp_path, monkeypatch):
-    """Two trials in turns: the worker's death is no fault of either, until each has one of its own."""
-    wrapper = tmp_path / "wrapper.py"
-    wrapper.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "import os, train\nfrom study import workers\n"
-        "plain = train.trial\n"
-        "def deadly(config, *a):\n"
-        "    for epoch in plain(config, *a):\n"
-        "        if config.name == '0001':\n"
-        "            os.kill(os.getpid(), 9)\n"
-        "        yield epoch\n"
-        "train.trial = deadly\n"
-        "sys.exit(workers.main())\n"
-    )
-    start_instead(monkeypatch, wrapper)
-    monkeypatch.setattr(supervisor, "DEATHS", 2)
-    study = begun(settings, [dict(seed=i, epochs=2) for i in range(3)])
-    fill(study, 1, pack=3)
-    rows = table(study)
-    assert [r["status"] for r in rows] == ["ok", "failed", "ok"]
-    assert "its worker died 2 times (SIGKILL)" in rows[1]["reason"]
 
 
 def test_devices_are_those_of_the_devices_that_are_shown(monkeypatch):
