@@ -182,10 +182,8 @@ def winner(group: list[Candidate]) -> Winner | None:
         return Winner(best, reason)
     used = f"{counted(methods(simplest), 'method')} switched on"
     if simplest is best:
-        reason = (
-            f"of {len(near)} candidates within one standard error of the best it is that, and none is simpler ({used})"
-        )
-        return Winner(best, reason)
+        among = f"of {len(near)} candidates within one standard error of the best"
+        return Winner(best, f"{among} it scores best, and none is simpler ({used})")
     by, error = gaps[id(simplest)]
     reason = (
         f"of {len(near)} candidates within one standard error of the best, {best.score:.4f} ({best.label()}), "
