@@ -26,7 +26,6 @@ from errors import LongtailError, Parser, run_command
 from posterior import evidence, priors
 from posterior.calibration import fitting_parts
 from posterior.classifier import members
-from reporting.tables import table
 from study.chosen import chosen_last, runs_of
 from study.held_out import macro_f1_difference
 
@@ -107,9 +106,10 @@ def as_predicted(stage: Stage) -> np.ndarray:
 
 
 def lines(stages: list[Stage]) -> Iterator[str]:
-    """The stages side by side, line by line; the first is stage one."""
+    """The stages side by side, as Markdown; the first is stage one."""
     header = ["stage", "macro F1", "accuracy", "NLL", "tau", "macro F1 at tau", "accuracy", "against stage one"]
-    rows = []
+    yield f"| {' | '.join(header)} |"
+    yield "| --- " * len(header) + "|"
     for stage in stages:
         targets, classes = stage.found.targets, len(stage.found.classes)
         log_posterior = as_predicted(stage)
@@ -124,8 +124,7 @@ def lines(stages: list[Stage]) -> Iterator[str]:
             f"{metrics.accuracy(targets, stage.at_tau):.3f}",
             "" if stage is stages[0] else f"{change:+.3f} ± {metrics.Z * error:.3f}",
         ]
-        rows.append(cells)
-    yield from table(header, rows)
+        yield f"| {' | '.join(cells)} |"
     yield (
         f"\n{len(stages[0].found.targets)} pictures held out. Tau favours rare classes; it is of the probabilities as\n"
         "they are, and each picture is judged at the tau that others chose. The difference is of\n"
