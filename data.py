@@ -14,10 +14,11 @@ import numpy as np
 from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_command
 from pictures.class_counts import classes_without, plot_counts, print_counts, print_findings
 from pictures.dealing import deal, deal_groups, joined, keep_together
-from pictures.duplicates import duplicates, near_sets
+from pictures.duplicates import near_sets
 from pictures.layout import own_test
 from pictures.listing import Listing, listing, test_listing
 from pictures.names import doubts
+from pictures.problems import in_files
 from pictures.samples import check_own_sample
 from pictures.store import Store, dimensions, load_store
 
@@ -211,39 +212,18 @@ def check(
     """
     if plot and Path(plot).suffix not in (".png", ".pdf", ".svg"):
         raise ConfigError(f"--plot {plot}: give a file that ends in .png, .pdf or .svg")
-    columns = dict(labels=labels, image_col=image_col, label_col=label_col, group_col=group_col)
+    source = Source(labels, image_col, label_col, group_col)
     found = listing(root, labels or None, image_col, label_col, group_col or None)
-    notes = found.notes
-    refusals = []  # (who would refuse it, why)
-    problems = {"class names": doubts(found.classes)}  # a kind -> what is of it, in words
-    try:
-        tests = [test_listing(root, taught=found.classes)] if own_test(root) else []
-    except LongtailError as error:
-        tests = []
-        problems["test pictures"] = [str(error)]
-        refusals.append(("predict.py", error))
-    labelled = any((part.labels >= 0).any() for part in tests)
-    taught = {normalize("NFC", name) for name in found.classes}
-    strange = [name for part in tests for name in part.classes if normalize("NFC", name) not in taught]
-    problems["classes of test pictures alone"] = strange
-    try:
-        check_own_sample(root, found.classes)
-    except LongtailError as error:
-        problems["sample submission"] = [str(error)]
+    tests, problems, refusals = _test_part(root, found)
     try:
         _, side = sizes(found.files)
     except LongtailError:
         side = 64  # any side will do: no file can be read, and each is about to be named
-    parts = [found, *tests]
-    stored = [load_store(part.files, side) for part in parts]
-    bad = [f"{part.paths[row]}: {why}" for part, store in zip(parts, stored) for row, why in store.bad.items()]
-    problems["unreadable"] = bad
-    for kind, members in duplicates(parts, stored):
-        problems.setdefault(kind, []).append(members)
-    problems["passed over"] = [name for part in parts for name in part.skipped]
+    problems = {"class names": doubts(found.classes)} | problems | in_files([found, *tests], side)
+    notes = found.notes
     # Training's own code decides, with the settings that matter here at their defaults.
     try:
-        ready = prepare(root, Source(**columns), Split())
+        ready = prepare(root, source, Split())
         notes = found.notes + classes_without(found, ready.train, ready.val)
     except LongtailError as error:
         refusals.insert(0, ("training", error))
@@ -259,6 +239,7 @@ def check(
         rows = found.parts == name
         if rows.any():
             counts[name] = np.bincount(found.labels[rows], minlength=len(found.classes))
+    labelled = any((part.labels >= 0).any() for part in tests)
     testing = f"{sum(len(part.paths) for part in tests) or 'none'} for testing{', with labels' * labelled}"
     print_findings(counts, testing, {kind: what for kind, what in problems.items() if what}, verdict, everything)
     print_counts(found.classes, counts, everything)
@@ -268,11 +249,31 @@ def check(
     if plot:
         plot_counts(found.classes, counts, plot)
         print(f"class counts drawn in {plot}", file=sys.stderr)
-    words = ["python", "train.py", "--data", str(root), *_csv_flags(Source(**columns))]
+    words = ["python", "train.py", "--data", str(root), *_csv_flags(source)]
     if labelled:
         print("the test pictures have labels: python evaluate.py scores a trained run on them", file=sys.stderr)
     print(why if refusals else f"{verdict}. Next: {shlex.join(words)}", file=sys.stderr)
     return not refusals
+
+
+def _test_part(root, found):
+    """(the test pictures as a list of none or one Listing, a kind of problem -> what is of it, who would refuse what)
+    of the data in `root`, whose training part was `found`."""
+    problems, refusals = {}, []
+    try:
+        tests = [test_listing(root, taught=found.classes)] if own_test(root) else []
+    except LongtailError as error:
+        tests = []
+        problems["test pictures"] = [str(error)]
+        refusals.append(("predict.py", error))
+    taught = {normalize("NFC", name) for name in found.classes}
+    strange = [name for part in tests for name in part.classes if normalize("NFC", name) not in taught]
+    problems["classes of test pictures alone"] = strange
+    try:
+        check_own_sample(root, found.classes)
+    except LongtailError as error:
+        problems["sample submission"] = [str(error)]
+    return tests, problems, refusals
 
 
 def main(args: list[str] | None = None) -> int:
