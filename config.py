@@ -137,7 +137,8 @@ class Config:
     head: str = knob(
         "linear",
         "model",
-        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured",
+        "last layer; cosine: cosines of features and classes, scaled, in which --margin is measured; with --margin and "
+        "--drw no gain on painters",
         choices=("linear", "cosine"),
         off="linear",
         source="Wang et al. 2018",
@@ -148,7 +149,11 @@ class Config:
         "begin with the weights of this run, the last layer too where it is of the same --head and classes",
     )
     fresh_head: bool = knob(
-        False, "model", "with --init: the last layer begins anew", off=False, source="Kang et al. 2020"
+        False,
+        "model",
+        "with --init: the last layer begins anew; on balanced classes it gained no more than noise on painters",
+        off=False,
+        source="Kang et al. 2020",
     )
     freeze: str = knob(
         "",
@@ -158,7 +163,7 @@ class Config:
     freeze_bn: str = knob(
         "keep",
         "model",
-        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches",
+        "statistics of the batch norms that --freeze keeps; adapt: they follow the batches (not measured)",
         choices=("keep", "adapt"),
         off="keep",
         source="Zhong et al. 2021",
@@ -205,7 +210,8 @@ class Config:
     ema_epochs: float = knob(
         6.0,
         "training",
-        "epochs over which weights are averaged; the average is then what is evaluated (0: no average)",
+        "epochs over which weights are averaged; the average is then what is evaluated (0: no average, which costs NLL "
+        "on painters, but no macro F1)",
         low=0,
         high=1000,
         off=0.0,
@@ -243,7 +249,8 @@ class Config:
     loss_tau: float = knob(
         0.0,
         "loss",
-        "logit adjustment: tau times log prior joins the logits in training",
+        "logit adjustment: tau times log prior joins the logits in training; on painters no more than predict.py's "
+        "--prior tau gives afterwards",
         low=0,
         high=4,
         off=0.0,
@@ -253,7 +260,8 @@ class Config:
         "none",
         "loss",
         "sampler: every class equally often; weights: a row counts 1 / its class's pictures, scaled to mean 1, and the "
-        "batch's plain mean is taken (PyTorch divides by the batch's weights)",
+        "batch's plain mean is taken (PyTorch divides by the batch's weights); on painters, from 40 epochs on, neither "
+        "gained anything",
         choices=("none", "sampler", "weights"),
         off="none",
         daily=True,
@@ -320,7 +328,7 @@ class Config:
     cutmix_p: float = knob(
         0.3,
         "mixing",
-        "probability of CutMix",
+        "probability of CutMix; by itself no gain on painters",
         low=0,
         high=1,
         off=0.0,
@@ -512,6 +520,9 @@ class Config:
             "fold": (not self.fold or bool(self.folds), "--folds"),
             "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
         }
+        if self.balance == "sampler" and not (mixes and self.mixup_pair in ("remix", "targeted")):
+            # All classes are equally frequent, and an equal logarithm for all of them moves no softmax.
+            needs["loss_tau"] = (self.loss_tau == 0, "classes of unlike frequency: drop --balance sampler")
         return [
             f"{flag_of(name)} {spelled(getattr(self, name))} (it needs {what})"
             for name, (used, what) in needs.items()
@@ -525,6 +536,10 @@ OFF = {f.name: f.metadata["off"] for f in dataclasses.fields(Config) if f.metada
 WAY = ("amp", "layout", "products")
 # Settings of earlier versions, each with the value that meant off, which old runs and recipes still hold.
 REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0, "head_decay": "auto", "sam": 0.0, "mixup_refine": 1}
+
+
+# Choices of earlier versions, of settings that are still there.
+REMOVED_CHOICES = {"ls_by": ("difficulty", "confidence"), "head": ("spectral",)}
 
 
 def flag_of(name: str) -> str:
@@ -546,6 +561,8 @@ def validated(f: dataclasses.Field, value: object) -> object:
         if not isinstance(value, kind):
             word = "true or false" if kind is bool else "text"
             raise ConfigError(f"{flag_of(f.name)} takes {word}, not {SHORT.repr(value)}")
+        if value in REMOVED_CHOICES.get(f.name, ()):
+            raise ConfigError(f"{flag_of(f.name)} {value} was removed: docs/log.md says why")
         if m["choices"] and value not in m["choices"]:
             raise ConfigError(f"{flag_of(f.name)} {SHORT.repr(value)}: choose {nearest(value, m['choices'])}")
         if kind is str and not _is_plain(value):
@@ -590,8 +607,9 @@ def bounds_of(f: dataclasses.Field) -> str:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """The one of `names` that is closest to `name`; all of them, as 'a, b, c', where none is close."""
-    close = difflib.get_close_matches(str(name), names, n=1)
+    """The one of `names` that is closest to `name`, or begins with it; all, as 'a, b, c', where none is and does."""
+    longer = [each for each in names if each.startswith((f"{name}_", f"{name}-"))]
+    close = longer[:1] or difflib.get_close_matches(str(name), names, n=1)
     return close[0] if close else ", ".join(names)
 
 

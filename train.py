@@ -73,17 +73,17 @@ def trial(
     try:
         saved = saved_state(run, config)
         config = decide(config, pictures, device, ranks, way_of(run) or way)
-        stepper, recipe = build_stepper(config, pictures, device, ranks, saved is not None)
+        stepper, description = build_stepper(config, pictures, device, ranks, saved is not None)
         if config.init and saved is None:
-            run.say(beginning(stepper.model, recipe["model"], config, pictures.listing.classes))
+            run.say(beginning(stepper.model, description["model"], config, pictures.listing.classes))
         state = begin_or_resume(run, config, pictures, stepper, ranks, saved)
         saved = None  # its tensors need the room no more
         if state.best is None and state.epoch >= last_epoch:  # --monitor last keeps nothing before the last epoch
             done = counted(state.epoch, "epoch")
             raise LongtailError(f"{run.folder} has {done} already: give a later --until, or none")
         if not state.rows:
-            _say_what_is_odd(run, config, recipe)
-        keeper = Keeper(run, recipe, stepper, state, stop, ranks)
+            _say_what_is_odd(run, config, description)
+        keeper = Keeper(run, description, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = LossSchedule(config, pictures, stepper.model.logit_scale)
         if ranks.rank == 0:
@@ -165,11 +165,13 @@ def trial(
         gc.collect()  # a step's graphs and memory hang in cycles, and the next trial of this process needs the room
 
 
-def _say_what_is_odd(run, config, recipe):
+def _say_what_is_odd(run, config, description):
     """Settings that somebody who chose them might not have meant."""
     if config.without_effect():
         run.say(f"warning: without effect: {'; '.join(config.without_effect())}")
-    if config.stem == "auto" and recipe["model"]["stem"] == "cifar":
+    if config.freeze and not (config.init or config.pretrained):
+        run.say("warning: --freeze without --init RUN or --pretrained: what is frozen stays as random as it began")
+    if config.stem == "auto" and description["model"]["stem"] == "cifar":
         run.say(
             "up to 32 px the network begins with the CIFAR stem, which keeps small pictures whole and takes three "
             "times as long as 64 px with the other: --img-size 64 is faster, and so is --stem imagenet"
@@ -204,8 +206,8 @@ class Keeper:
 
     PERIOD = 20.0  # seconds between two last.pt at the least: one is 180 MB for ResNet-18 with AdamW and an average
 
-    def __init__(self, run, recipe, stepper, state, stop, ranks):
-        self.run, self.recipe = run, recipe
+    def __init__(self, run, description, stepper, state, stop, ranks):
+        self.run, self.description = run, description
         self.stepper, self.state = stepper, state
         self.stop, self.ranks = stop, ranks
         self.saved = time.monotonic()
@@ -219,7 +221,7 @@ class Keeper:
         """What a prediction needs; and the epochs' rows, from which a run that is done gets its tables again."""
         if self.state.best:
             rows = dict(rows=self.state.rows, stale=self.state.stale)
-            self.run.save("best.pt", self.recipe | self.state.best | rows)
+            self.run.save("best.pt", self.description | self.state.best | rows)
 
     def save_now_and_then(self, over: bool) -> None:
         """Saves if the last time was a while ago, or training is over."""

@@ -30,7 +30,8 @@ def normalised(network: dict, tau: float) -> dict:
     head, weights = last_layer(network["weights"]), dict(network["weights"])
     weight = weights[f"{head}.weight"]
     weights[f"{head}.weight"] = weight / weight.norm(dim=1, keepdim=True) ** tau
-    weights[f"{head}.bias"] = 0 * weights[f"{head}.bias"]
+    if f"{head}.bias" in weights:  # which a cosine head lacks
+        weights[f"{head}.bias"] = 0 * weights[f"{head}.bias"]
     return network | dict(weights=weights)
 
 

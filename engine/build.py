@@ -41,6 +41,8 @@ def judge(config: Config) -> None:
     """
     if config.fresh_head and not config.init:
         raise ConfigError("--fresh-head is for a network that begins with a run's weights: add --init RUN")
+    if config.freeze and not _frozen_parts(config):
+        raise ConfigError(f"--freeze {config.freeze}: it names no part of the network: --freeze body, for one")
     if config.freeze_bn == "adapt" and not config.freeze:
         raise ConfigError("--freeze-bn adapt is for batch norms that are frozen: add --freeze body")
     if config.mixup_pair == "targeted" and config.mixup_alpha >= 1 and config.mixup_p not in (0, (0, 0)):
@@ -115,7 +117,7 @@ def build_stepper(
         record=Captured if fast else None,
     )
     # All that makes of a picture the network's input, and of its logits a posterior.
-    recipe = dict(
+    description = dict(
         format=FORMAT,
         model=shape,
         config=config.settings(),
@@ -131,7 +133,7 @@ def build_stepper(
         std=pictures.std,
         data=str(pictures.root.resolve()),
     )
-    return stepper, recipe
+    return stepper, description
 
 
 class LossSchedule:
@@ -203,9 +205,12 @@ def _begin_and_freeze(model, shape, config, pictures, resumed):
         weights, _ = weights_to_begin_with(model, shape, config, pictures.listing.classes)
         if not next(model.parameters()).is_meta:  # on paper there is nothing to load them into
             model.load_state_dict(weights)
-    prefixes = [prefix.strip() for prefix in config.freeze.split(",")]
-    if any(prefixes):
-        freeze(model, [prefix for prefix in prefixes if prefix])
+    freeze(model, _frozen_parts(config))
+
+
+def _frozen_parts(config):
+    """The names that --freeze lists."""
+    return [part.strip() for part in config.freeze.split(",") if part.strip()]
 
 
 def weights_to_begin_with(model: torch.nn.Module, shape: dict, config: Config, classes: list[str]) -> tuple[dict, str]:

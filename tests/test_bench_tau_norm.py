@@ -45,3 +45,13 @@ def test_answers_are_those_of_weights_of_another_length(settings, monkeypatch, c
     said = evidence.pooled([[run] for run in runs])
     own = next(line for line in capsys.readouterr().out.splitlines() if "as it is" in line).split("|")[3]
     assert float(own) == float(f"{f1_score(said.targets, said.log_posterior.argmax(1), average='macro'):.3f}")
+
+
+def test_a_cosine_head_has_no_bias_and_nothing_to_normalise(settings, monkeypatch):
+    base = Config(**settings, folds=2, monitor="last", amp=False, head="cosine")
+    for fold in (0, 1):
+        train.train(dataclasses.replace(base, fold=fold, name=str(fold)))
+    runs = [Path(settings["project"]) / str(fold) for fold in (0, 1)]
+    monkeypatch.setattr(tau_norm, "TAUS", [0.0, 0.7])
+    as_it_is, normalised = tau_norm.answers(runs, "cpu")
+    assert (as_it_is == normalised).mean() > 0.99  # but for a tie

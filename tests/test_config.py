@@ -10,7 +10,7 @@ import pytest
 import seeds
 import sweep
 from bench import benchmark, effects
-from config import OFF, REMOVED, Config, flag_of, read_recipe, spelled, validated
+from config import OFF, REMOVED, Config, config_from, flag_of, read_recipe, spelled, validated
 from conftest import ROOT
 from engine.flags import SettingsParser, config_from_args, methods_table, train_command
 from errors import ConfigError
@@ -169,7 +169,7 @@ def test_recipe_then_flags(tmp_path):
         ('{"%s": 1}' % ("x" * 100_000), "unknown setting"),
         ('{"lr": 0.1, "lr": 0.2}', "'lr' stands twice"),
         ('{"mixup_p": {"a": 1}}', "--mixup-p takes"),
-        ('{"head": "spectral"}', "--head 'spectral': choose linear"),
+        ('{"head": "cubic"}', "--head 'cubic': choose linear"),
         ('{"flip": 1}', "--flip takes true or false"),
         ('{"cutmix_pair": "tail", "mixup_by": "class-batch"}', "--cutmix-pair tail draws a partner for each row"),
         ('{"mixup_pair": "remix", "mixup_by": "batch"}', "a partner for each row: add --mixup-by row, or class"),
@@ -195,6 +195,11 @@ def test_a_removed_setting_is_passed_over_where_it_was_off_and_else_refused(tmp_
         with pytest.raises(ConfigError) as e:
             read_recipe(path)
         assert str(e.value) == f"{path}: {flag_of(name)} {on!r} was removed: docs/log.md says why"
+    for name, choice in (("ls_by", "difficulty"), ("head", "spectral")):
+        with pytest.raises(ConfigError, match=f"^{flag_of(name)} {choice} was removed: docs/log.md says why$"):
+            Config(**{name: choice})
+    with pytest.raises(ConfigError, match="unknown setting 'ema': did you mean ema_epochs?"):
+        config_from(dict(ema=0.99))
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xfe{}", b'{"name": "\xe9"}'])
@@ -214,7 +219,7 @@ def test_our_recipes_say_how_to_run_them_and_what_they_gave(path):
     read_recipe(path)
     note = json.loads(path.read_text())["note"]
     assert set(re.findall('"(.*?)"', note)) <= effects.METHODS.keys() | benchmark.ROWS.keys()
-    assert "python " in note and ("commit" in note or "docs/" in note or "ot measured" in note)
+    assert "python " in note and (re.search(r"\b[0-9a-f]{7}\b", note) or "ot measured" in note)
 
 
 def test_missing_recipe(tmp_path):
@@ -259,6 +264,10 @@ def test_settings_that_contradict_each_other(settings):
         (dict(ls=0.1, ls_by="frequency"), "--ls-by frequency (it needs --ls A:B)"),
         (dict(mixup_pair="remix", mixup_p=0), "--mixup-pair remix (it needs --mixup-p above 0)"),
         (dict(cutmix_pair="tail", cutmix_p=0), "--cutmix-pair tail (it needs --cutmix-p above 0)"),
+        (
+            dict(balance="sampler", loss_tau=1.0),
+            "--loss-tau 1.0 (it needs classes of unlike frequency: drop --balance sampler)",
+        ),
     ],
 )
 def test_settings_that_change_nothing_are_named(settings, said):

@@ -120,11 +120,13 @@ def test_a_reader_that_left_is_no_traceback():
 
 def test_a_parser_refuses_in_a_line_and_names_the_nearest_flag(capsys):
     parser = Parser(prog="x.py")
+    parser.add_argument("--mix-long", type=float)
     parser.add_argument("--mixup-p", type=float)
     parser.removed = {"--mixup-o"}
     for words, said in (
         (["--mixup-q", "1"], "x.py: unknown argument '--mixup-q': did you mean --mixup-p?"),
         (["--mixup", "1"], "x.py: unknown argument '--mixup': did you mean --mixup-p?"),
+        (["--mix", "1"], "x.py: unknown argument '--mix': did you mean --mix-long?"),
         (["--mixup-o=1"], "x.py: --mixup-o=1 was removed: docs/log.md says why"),
         (["zzz"], "x.py: unknown argument 'zzz'; see --help"),
         (["--mixup-p", "much"], "x.py: argument --mixup-p: invalid float value: 'much'"),

@@ -385,43 +385,83 @@ def test_plain_mixup_leaves_the_prior_as_it_is_to_the_bit():
         assert drawn.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("pair", ["balanced", "targeted"])
-def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair):
-    """The built-in set's painters, whose true posterior is known, by style instead of by picture: a network that is
-    trained on a plan's rows comes close to it with the bias of `label_counts`, and does not with that of the rows."""
-    truth = painters.draw(classes=10, scale=2, seed=3, difficulty=6, label_noise=0)
-    labels, test = truth["true"], truth["test"]
-    counts = np.bincount(labels[~test], minlength=10)
-    levels = [np.eye(n, dtype=np.float32)[truth["styles"][:, i]] for i, n in enumerate(painters.LEVELS)]
-    x = torch.from_numpy(np.concatenate(levels, 1))
-    data = labels, np.zeros((len(labels), 3)), np.flatnonzero(~test), counts
-    table = losses.loss_table(counts)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = torch.nn.Sequential(torch.nn.Linear(x.shape[1], 48), torch.nn.ReLU(), torch.nn.Linear(48, 10))
-    optimizer = torch.optim.Adam(net.parameters())
-    options = dict(mixup_pair=pair, mixup_p=1.0, cutmix_p=0.0)
-    for epoch in range(12):
-        plan = draw(data, size=8, store_size=8, batch_size=256, epochs=12, lr=0.02, epoch=epoch, **options)
+class Styles:
+    """The built-in set's painters, whose true posterior is known, by style instead of by picture, and a network."""
+
+    def __init__(self):
+        truth = painters.draw(classes=10, scale=2, seed=3, difficulty=6, label_noise=0)
+        self.labels, self.test, self.posterior = truth["true"], truth["test"], truth["posterior"]
+        self.counts = np.bincount(self.labels[~self.test], minlength=10)
+        levels = [np.eye(n, dtype=np.float32)[truth["styles"][:, i]] for i, n in enumerate(painters.LEVELS)]
+        self.x = torch.from_numpy(np.concatenate(levels, 1))
+        self.data = self.labels, np.zeros((len(self.labels), 3)), np.flatnonzero(~self.test), self.counts
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = torch.nn.Linear(self.x.shape[1], 48), torch.nn.ReLU(), torch.nn.Linear(48, 10)
+            self.net = torch.nn.Sequential(*layers)
+        self.optimizer = torch.optim.Adam(self.net.parameters())
+
+    def train(self, epoch, table, **options):
+        """One epoch of a plan's rows."""
+        plan = draw(self.data, size=8, store_size=8, batch_size=256, epochs=12, lr=0.02, epoch=epoch, **options)
         for index, partner, lam, blend, lr in zip(plan.index, plan.partner, plan.lam, plan.blend, plan.lr):
             share = torch.from_numpy(blend)[:, None]
-            logits = net(x[index] * share + x[partner] * (1 - share))
-            a, b = (torch.from_numpy(labels[rows]) for rows in (index, partner))
-            optimizer.param_groups[0]["lr"] = float(lr)
-            optimizer.zero_grad()
+            logits = self.net(self.x[index] * share + self.x[partner] * (1 - share))
+            a, b = (torch.from_numpy(self.labels[rows]) for rows in (index, partner))
+            self.optimizer.param_groups[0]["lr"] = float(lr)
+            self.optimizer.zero_grad()
             losses.loss(logits, a, b, torch.from_numpy(lam), table).mean().backward()
-            optimizer.step()
+            self.optimizer.step()
 
-    true = truth["posterior"][test]
-    logits = net(x[test]).detach().numpy()
-    drawn, seen = expected_counts(data, dict(options, balance="none", tail_crops=(0, 1)))
+    def divergence(self, bias):
+        """From the true posterior of the test pictures, in nats a picture, with this bias on the logits."""
+        logits = self.net(self.x[self.test]).detach().numpy()
+        log_posterior = torch.log_softmax(torch.from_numpy(logits + bias).double(), 1)
+        true = torch.from_numpy(self.posterior[self.test])
+        return torch.nn.functional.kl_div(log_posterior, true, reduction="batchmean").item()
+
+
+@pytest.mark.parametrize("pair", ["balanced", "targeted"])
+def test_posteriors_are_right_after_the_bias_of_what_the_targets_add_up_to(pair):
+    """A network that is trained on a plan's rows comes close to the true posterior with the bias of `label_counts`, and
+    does not with that of the rows."""
+    styles = Styles()
+    table = losses.loss_table(styles.counts)
+    options = dict(mixup_pair=pair, mixup_p=1.0, cutmix_p=0.0)
+    for epoch in range(12):
+        styles.train(epoch, table, **options)
+    drawn, seen = expected_counts(styles.data, dict(options, balance="none", tail_crops=(0, 1)))
 
     def divergence(sampled):
-        log_posterior = logits + losses.posterior_bias(table, sampled, counts, "train")
-        log_posterior = torch.log_softmax(torch.from_numpy(log_posterior).double(), 1)
-        return torch.nn.functional.kl_div(log_posterior, torch.from_numpy(true), reduction="batchmean").item()
+        return styles.divergence(losses.posterior_bias(table, sampled, styles.counts, "train"))
 
     assert divergence(seen) < 0.05 and divergence(seen) < 0.6 * divergence(drawn)
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0], ids=["weights", "tau"])
+def test_posteriors_are_right_at_the_end_of_every_stage(tau):
+    """Of deferred re-weighting and of deferred logit adjustment: each stage's own bias makes its logits the true
+    posterior, and that of the other stage does not."""
+    styles = Styles()
+    objective = losses.Objective(
+        gamma=0.0,
+        alpha=1.0,
+        ls=0.0,
+        ls_by="progress",
+        loss_tau=tau,
+        balance="none",
+        margin=0.0,
+        drw=0.5,
+        prior="train",
+    )
+    tables = [losses.schedule(objective, styles.counts, epoch, 12) for epoch in (0, 11)]
+    biases = [losses.posterior_bias(table, styles.counts, styles.counts, "train") for table in tables]
+    for epoch in range(12):
+        own = losses.stage(objective, epoch, 12)
+        styles.train(epoch, tables[own], mixup_p=0.0, cutmix_p=0.0)
+        if epoch in (5, 11):
+            right, wrong = styles.divergence(biases[own]), styles.divergence(biases[1 - own])
+            assert right < 0.06 and right < 0.5 * wrong, (epoch, right, wrong)
 
 
 # Independence and purity

@@ -119,6 +119,7 @@ def test_the_key_has_the_weights_and_not_their_place(settings, first, tmp_path):
         (dict(freeze="body,fc"), "leaves nothing to train"),
         (dict(fresh_head=True), "--fresh-head is for .* add --init RUN"),
         (dict(freeze_bn="adapt"), "--freeze-bn adapt is for .* add --freeze body"),
+        (dict(freeze=" , ", freeze_bn="adapt"), "names no part of the network: --freeze body, for one"),
         (dict(mixup_pair="targeted", mixup_p=0.5), "below 1, and it is 1: give --mixup-alpha 0.8"),
     ],
 )
@@ -289,6 +290,9 @@ def test_what_cannot_be_trained_leaves_no_folder(settings):
 
 def test_items_of_freeze_may_have_spaces(settings):
     train.train(Config(**settings, freeze="conv1, layer1,", until=1))
+    assert "warning: --freeze without --init RUN or --pretrained: what is frozen stays as random" in log(
+        settings, "run"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "x"}', "[" * 100_000, '{"a": 1, "a": 2}', "\0"])
