@@ -5,8 +5,9 @@
     python calibrate.py runs/sweep         of a study's winner; with --folds on all pictures, each judged out of fold
 
 Of several kinds of scaling the simplest within one standard error of the best is kept, judged on pictures that its fit
-had not seen. So is how often sets of classes hold the right one (predict.py --sets). Written to calibration.json there;
-predict.py and evaluate.py then use it. The test set is never looked at.
+had not seen; for `--prior uniform` another, to which all classes count alike. So is how often sets of classes hold the
+right one (predict.py --sets). Written to calibration.json there; predict.py and evaluate.py then use it. The test set
+is never looked at.
 """
 
 import os
@@ -14,13 +15,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import metrics
 from errors import LongtailError, Parser, counted, run_command
 from pictures.names import natural_key, shown
-from posterior import evidence, priors, reliability, scaling, scores, sets
+from posterior import equal_classes, evidence, priors, reliability, scaling, scores, sets
 from posterior.calibration import CALIBRATION, fitting_parts, save
 from reporting.tables import interval, number, table
 from study.chosen import chosen_last, runs_of
@@ -45,6 +47,7 @@ def calibrate(args: Namespace) -> None:
     parts = fitting_parts(found)
     trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
     chosen = scaling.simplest(trials)
+    equal = _fit_to_equal_classes(found, parts)
 
     raw = metrics.softmax(found.log_posterior)
     scaled = metrics.softmax(chosen.held_out)
@@ -54,13 +57,16 @@ def calibrate(args: Namespace) -> None:
     tau = _tau(chosen.held_out, found, parts)
     in_sets = sets.cross_fitted(found.log_posterior, found.targets, found.prior, chosen.held_out.argmax(1), parts)
     judged = {name: scores.as_json(each) for name, each in dict(before=before, after=after, chance=chance).items()}
+    of_equal = dict(before=scores.as_json(equal.before), after=scores.as_json(equal.after))
+    judged |= dict(of_equal_classes=of_equal, tau=tau, sets=_kept_sets(found, in_sets))
     # The file first: who reads the tables may leave before their end.
-    written = save(path, runs, found, chosen.scaling, dict(tau=tau, sets=_kept_sets(found, in_sets), **judged))
+    written = save(path, runs, found, chosen.scaling, equal.scaling, judged)
 
     print(_what_was_judged(path, found) + "\n")
     print(*_kinds(trials, failed, chosen.scaling, args.markdown), sep="\n")
     moved = int((raw.argmax(1) != scaled.argmax(1)).sum())
     print(*_before_and_after(before, after, chance, n, moved, args.markdown), sep="\n")
+    print(*_of_equal_classes(equal, args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
     print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n")
     print(*_sets(found, in_sets, args.markdown), sep="\n", flush=True)
@@ -114,6 +120,43 @@ def _before_and_after(before, after, chance, n, moved, markdown) -> Iterator[str
         yield f"Worse after scaling: {', '.join(worse)}. Kinds of scaling are chosen by NLL."
     if moved:
         yield f"It moves {moved} of {counted(n, 'answer')} to another class (predict.py --no-calibration does without)."
+
+
+class EqualClasses(NamedTuple):
+    """The scaling for equally frequent classes, and what it does where each counts the same."""
+
+    scaling: scaling.Scaling
+    before: dict[str, scores.Score]
+    after: dict[str, scores.Score]
+    chance: reliability.Chance  # of the ECE after it
+    pictures: float  # of equal classes that would say as much
+
+
+def _fit_to_equal_classes(found, parts):
+    log_posterior = found.log_posterior_of_equal_classes
+    trials, _ = scaling.compare(log_posterior, found.targets, found.counts, parts, equal_classes=True)
+    chosen = scaling.simplest(trials)
+    weights = equal_classes.row_weights(found.targets, len(found.classes))
+    before, after = (equal_classes.scores(each, found.targets, weights) for each in (log_posterior, chosen.held_out))
+    chance = equal_classes.chance(chosen.held_out, found.prior, found.targets)
+    return EqualClasses(chosen.scaling, before, after, chance, equal_classes.effective(weights))
+
+
+def _of_equal_classes(equal, markdown) -> Iterator[str]:
+    """The scores without and with the scaling for equally frequent classes."""
+    rows = []
+    for name, before in equal.before.items():
+        cells = [scores.TITLES[name]]
+        for score in (before, equal.after[name]):
+            cells += [number(score.value), interval(score.low, score.high)]
+        cells.append(interval(equal.chance.low, equal.chance.high) if name == "ece" else "-")
+        rows.append(cells)
+    yield "\nWhere all classes are equally frequent (predict.py --prior uniform):\n"
+    yield from table(["score", "before", "95%", "after", "95%", "if right"], rows, markdown)
+    yield (
+        f"\nKept there: {equal.scaling.in_words()}. Each class counts the same here, however few its\n"
+        f"pictures, so that all say as much as {equal.pictures:.0f} would of equally frequent classes."
+    )
 
 
 def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
@@ -179,7 +222,7 @@ def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
         accuracy = metrics.accuracy(found.targets, predicted)
         f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
         rows.append([f"{power:g}", number(accuracy), number(f1)])
-    yield "\nFavouring rare classes by log p - tau log prior (tau 1: --prior uniform):\n"
+    yield "\nFavouring rare classes by log p - tau log prior:\n"
     yield from table(["tau", "accuracy", "macro F1"], rows, markdown)
     yield (
         f"\nBest for macro F1: tau {tau['value']:g} (predict.py --prior tau). Chosen for each picture\n"

@@ -92,11 +92,9 @@ def _test_pictures(args, folders, checkpoints):
     for."""
     root = Path(args.data or checkpoints[0]["data"])
     classes = checkpoints[0]["classes"]
-    asked = args.test or args.data
     what = str(args.test or f"the test pictures of {root}")
     try:
-        config = checkpoints[0]["config"]
-        own = dict(taught=classes, label_col=config.get("label_col", "auto"))
+        own = dict(taught=classes, label_col=checkpoints[0]["config"].get("label_col", "auto"))
         listed = data.test_listing(root, args.test, **own)
         if (listed.labels < 0).all():
             raise LongtailError(
@@ -106,7 +104,7 @@ def _test_pictures(args, folders, checkpoints):
         if args.by:
             listed = data.test_listing(root, args.test, args.by, **own)
     except LongtailError as error:
-        if asked:
+        if args.test or args.data:
             raise
         print(f"scoring the pictures that were held out from training, for {error}", file=sys.stderr)
         return None
@@ -169,7 +167,9 @@ def _held_out(args, folders, checkpoints):
     found = evidence.pooled(evidence.runs_by_fold(folders))
     chosen = {checkpoint["config"]["monitor"] for checkpoint in checkpoints} != {"last"}
     flatters = " (their epochs were chosen on them, so the scores flatter)" if chosen else ""
-    what = f"the pictures held out from training{flatters}"
+    moved = (args.prior or checkpoints[0]["config"]["prior"]) != "train"
+    as_there = ", whose classes are as frequent as there, whatever --prior says" if moved else ""
+    what = f"the pictures held out from training{as_there}{flatters}"
     groups = list(evidence.column_of(folders[0], found, args.by)) if args.by else None
     return Judged(what, found.paths, found.targets, found.log_posterior, groups, held_out=True)
 

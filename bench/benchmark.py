@@ -25,7 +25,7 @@ from engine.numerics import pick_device
 from engine.stop import StopRequest
 from errors import LongtailError, run_command
 from pictures.listing import Listing, listing
-from posterior import classifier, priors, scores
+from posterior import classifier, scores
 from study import stats, twostage
 from study.table import Study
 
@@ -38,8 +38,8 @@ class Row(NamedTuple):
     changes: dict  # of the recipe
     published: str  # top-1 accuracy, and calibration error where it is known
     least: float  # what ours must reach
-    ece: float = 1.0  # what its calibration error must not exceed
-    uniform: bool = True  # whether the figures are for equal classes
+    ece: float = 1.0  # what its calibration error must not exceed where all classes are alike
+    uniform: bool = True  # whether the accuracies are of that too
     second: Path | None = None  # the recipe of stage two
 
 
@@ -65,26 +65,30 @@ ROWS = {
 
 
 class Result(NamedTuple):
-    """A trained network on the test set."""
+    """A trained network on the test set, under a class prior."""
 
-    as_it_is: scores.Score  # accuracy under the training prior
-    uniform: scores.Score  # accuracy where all classes are equally likely
-    ece: float  # of the posterior that the row's figure is for
+    accuracy: scores.Score
+    ece: float
 
 
-def judged(folder: Path, test: Listing, uniform: bool, device: str) -> Result:
-    """The run in `folder` on the test pictures; uniform: its calibration error is that where all classes are alike."""
+def judged(folder: Path, test: Listing, project: Path, device: str) -> dict[str, Result]:
+    """The run in `folder` on the test pictures, by prior: that of training, and uniform, where all classes are alike.
+
+    A calibration of the same settings in `project` is used, as predict.py uses it.
+    """
     networks = classifier.members([folder])
     log_posterior, bad = classifier.log_posteriors(networks, test.files, device=pick_device(device))
     if bad:
         raise LongtailError(f"{test.files[min(bad)]} cannot be read: {bad[min(bad)]}")
     number_of = {name: k for k, name in enumerate(networks[0]["classes"])}
     targets = np.array([number_of[test.classes[label]] for label in test.labels])
-    prior = classifier.training_prior(networks)
-    equal = priors.move(log_posterior, prior, np.full(len(prior), 1 / len(prior)))
-    right = [(each.argmax(1) == targets).sum() for each in (log_posterior, equal)]
-    ece = metrics.ece(metrics.softmax(equal if uniform else log_posterior), targets)
-    return Result(*(scores.wilson(hits, len(targets)) for hits in right), ece)
+    found = {}
+    for prior in ("train", "uniform"):
+        answers, _ = classifier.Finish([folder], networks, project, True, prior)(log_posterior)
+        hits = (answers.argmax(1) == targets).sum()
+        ece = metrics.ece(metrics.softmax(answers), targets)
+        found[prior] = Result(scores.wilson(hits, len(targets)), ece)
+    return found
 
 
 def accuracy(found: list[scores.Score]) -> str:
@@ -99,23 +103,22 @@ def table(study: Study, rows: dict[str, list[Path]], device: str) -> None:
     """Prints a line a row. rows: of each the runs that ended well."""
     listed = listing(Path(study.spec["base"]["data"]) / "test")
     print(f"\n{len(listed.paths)} test pictures\n")
-    print("| method | published | ours, training prior | ours, equal classes | ECE | n | wanted |\n|" + " --- |" * 7)
+    header = "| method | published | ours, training prior | ECE | ours, equal classes | ECE | n | wanted |\n|"
+    print(header + " --- |" * 8)
     for name, runs in rows.items():
         row = ROWS[name]
-        found = [judged(run, listed, row.uniform, device) for run in runs]
-        own = [each.uniform if row.uniform else each.as_it_is for each in found]
-        ece = np.mean([each.ece for each in found])
-        met = "met" if np.mean([score.value for score in own]) >= row.least and ece <= row.ece else "missed"
+        found = [judged(run, listed, study.folder.parent, device) for run in runs]
+        cells = [name, row.published]
+        for prior in ("train", "uniform"):
+            own = [each[prior] for each in found]
+            cells += [accuracy([each.accuracy for each in own]), f"{np.mean([each.ece for each in own]):.3f}"]
+        prior = "uniform" if row.uniform else "train"
+        reached = np.mean([each[prior].accuracy.value for each in found])
+        met = (
+            "met" if reached >= row.least and np.mean([each["uniform"].ece for each in found]) <= row.ece else "missed"
+        )
         wanted = f"{row.least:.3f}" + (f", ECE {row.ece:.3f}" if row.ece < 1 else "")
-        cells = [
-            name,
-            row.published,
-            accuracy([each.as_it_is for each in found]),
-            accuracy([each.uniform for each in found]),
-            f"{ece:.3f}",
-            str(len(found)),
-            f"{wanted} {met}",
-        ]
+        cells += [str(len(found)), f"{wanted} {met}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

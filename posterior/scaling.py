@@ -1,7 +1,8 @@
 """Scaling after training: log posteriors in, log posteriors out, fitted on pictures that were not trained on.
 
 A scaling multiplies and shifts log posteriors. It is fitted by maximum likelihood, and of several kinds the simplest
-within one standard error of the best is taken, judged on rows that its fit had not seen. Reads no picture and no run.
+within one standard error of the best is taken, judged on rows that its fit had not seen. With `equal_classes` log
+posteriors are those for equally likely classes, and rows count as if all classes had as many. Reads no picture, no run.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 
 from metrics import count_groups, log_softmax
-from posterior.priors import shares
+from posterior.equal_classes import effective, mean, row_weights
+from posterior.priors import assumed, shares
 
 # The simplest first; `parameters` counts the numbers of each.
 KINDS = (
@@ -86,7 +88,9 @@ def parameters(kind: str, classes: int, groups: int) -> int:
     return dict(zip(KINDS, numbers))[kind]
 
 
-def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray) -> Scaling | None:
+def fit(
+    kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, equal_classes: bool = False
+) -> Scaling | None:
     """The scaling of a kind that makes `targets` most likely; None where the search did not converge.
 
     log_posterior [N,C], targets int [N], train_counts [C]: of the training pictures. Maximum likelihood by L-BFGS in
@@ -95,7 +99,7 @@ def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts:
     normal prior; numbers for all classes have none. In its own measure the result is never worse than the identity.
 
     "Temperature, prior and noise" has three numbers: the temperature, how much the training prior counts, and the share
-    of pictures that tell nothing of their label, which is then drawn from the training prior: wrong labels, pictures
+    of pictures that tell nothing of their label, which is then drawn from the classes' prior: wrong labels, pictures
     that look like another class. Without that share a few sure mistakes keep all other answers unsure.
     """
     n, classes = log_posterior.shape
@@ -103,39 +107,16 @@ def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts:
         return identity(classes)
     z = torch.as_tensor(np.asarray(log_posterior, np.float64))
     y = torch.as_tensor(np.asarray(targets, np.int64))
-    log_prior = torch.as_tensor(np.log(shares(train_counts)))
-    top = z.argmax(1)
-    groups, group = 1, torch.zeros(classes, dtype=torch.int64)
-    if kind == "group temperature":
-        names, numbers = np.unique(count_groups(train_counts), return_inverse=True)
-        groups, group = len(names), torch.as_tensor(numbers)
-    log_by_top = torch.zeros(groups, dtype=torch.float64, requires_grad="temperature" in kind)
-    noisy = kind == "temperature, prior and noise"
-    strength = torch.zeros((), dtype=torch.float64, requires_grad=noisy)
-    # The share of noise is its square: as a search wants it, of any sign, and 0 where there is none. At 0 itself its
-    # gradient is 0, so that a search begins beside it.
-    root = torch.tensor(0.2 if noisy else 0.0, dtype=torch.float64, requires_grad=noisy)
-    log_slope = torch.zeros(classes, dtype=torch.float64, requires_grad=kind == "vector")
-    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=kind in ("bias", "bias and temperature", "vector"))
-    free = [value for value in (log_by_top, strength, root, log_slope, bias) if value.requires_grad]
-    limit = float(np.log(LARGEST))
-
-    def share():
-        return (root**2).clamp(max=MOST_NOISE)
+    weights = row_weights(targets, classes) if equal_classes else np.ones(n)
+    rows, weight = effective(weights), torch.as_tensor(weights)
+    numbers = _Numbers(kind, train_counts, equal_classes)
 
     def objective():
-        row = log_by_top.clamp(-limit, limit).exp()[group][top, None]
-        scaled = row * log_slope.exp() * z + bias + strength * log_prior
-        own = scaled.log_softmax(1).gather(1, y[:, None])[:, 0]
-        if noisy:
-            own = ((1 - share()) * own.exp() + share() * log_prior.exp()[y]).log()
-        squares = (log_slope**2).sum() + (bias**2).sum()
-        if groups > 1:
-            squares = squares + (log_by_top**2).sum()
-        return -own.mean() + squares / (2 * n)
+        own = numbers.log_probabilities(z).gather(1, y[:, None])[:, 0]
+        return -(weight * own).mean() + numbers.penalty() / rows
 
     search = torch.optim.LBFGS(
-        free, max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        numbers.free, max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def closure():
@@ -144,20 +125,84 @@ def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts:
         value.backward()
         return value
 
-    start = float(torch.nn.functional.cross_entropy(z, y))  # of the identity
+    start = float((weight * torch.nn.functional.cross_entropy(z, y, reduction="none")).mean())  # of the identity
     search.step(closure)
     end = float(closure().detach())
-    slowest = max(float(value.grad.abs().max()) for value in free)
+    slowest = max(float(value.grad.abs().max()) for value in numbers.free)
     if not end <= start + 1e-9 or slowest > 1e-5:
         return None
-    by_top = log_by_top.detach().clamp(-limit, limit).exp()[group]
-    shift = (bias + strength * log_prior).detach()
-    floor = (share() * log_prior.exp()).detach()
-    return Scaling(kind, by_top.numpy(), log_slope.detach().exp().numpy(), shift.numpy(), floor.numpy())
+    return numbers.scaling()
+
+
+class _Numbers:
+    """The numbers of one kind of scaling, as a search moves them: each may be of any size and sign, 0 (the root: near
+    it) does nothing."""
+
+    def __init__(self, kind, train_counts, equal_classes):
+        self.kind = kind
+        trained = shares(train_counts)
+        self.log_prior = torch.as_tensor(np.log(trained))
+        self.noise = torch.as_tensor(assumed("uniform", trained) if equal_classes else trained)  # whose labels it has
+        classes = len(trained)
+        self.groups, self.group = 1, torch.zeros(classes, dtype=torch.int64)
+        if kind == "group temperature":
+            names, numbers = np.unique(count_groups(train_counts), return_inverse=True)
+            self.groups, self.group = len(names), torch.as_tensor(numbers)
+        self.noisy = kind == "temperature, prior and noise"
+        biased = kind in ("bias", "bias and temperature", "vector")
+        self.free = []
+        self.log_by_top = self._zeros(self.groups, "temperature" in kind)
+        self.strength = self._zeros((), self.noisy)
+        self.root = self._zeros((), self.noisy)  # of the share of noise
+        self.log_slope = self._zeros(classes, kind == "vector")
+        self.bias = self._zeros(classes, biased)
+        if self.noisy:
+            self.root.data.fill_(0.2)  # at 0 itself its gradient is 0
+
+    def _zeros(self, size, fitted):
+        value = torch.zeros(size, dtype=torch.float64, requires_grad=fitted)
+        if fitted:
+            self.free.append(value)
+        return value
+
+    def log_probabilities(self, z):
+        """[N,C] of log posteriors [N,C]: what Scaling computes, with gradients."""
+        row = self._by_top()[z.argmax(1), None]
+        scaled = (row * self.log_slope.exp() * z + self._shift()).log_softmax(1)
+        if not self.noisy:
+            return scaled
+        return ((1 - self._share()) * scaled.exp() + self._share() * self.noise).log()
+
+    def penalty(self):
+        """Of the normal prior of what few rows decide: half the sum of squares."""
+        squares = (self.log_slope**2).sum() + (self.bias**2).sum()
+        if self.groups > 1:
+            squares = squares + (self.log_by_top**2).sum()
+        return squares / 2
+
+    def scaling(self):
+        with torch.no_grad():
+            values = self._by_top(), self.log_slope.exp(), self._shift(), self._share() * self.noise
+        return Scaling(self.kind, *(value.numpy() for value in values))
+
+    def _by_top(self):
+        limit = float(np.log(LARGEST))
+        return self.log_by_top.clamp(-limit, limit).exp()[self.group]
+
+    def _shift(self):
+        return self.bias + self.strength * self.log_prior
+
+    def _share(self):
+        return (self.root**2).clamp(max=MOST_NOISE)
 
 
 def cross_fit(
-    kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
+    kind: str,
+    log_posterior: np.ndarray,
+    targets: np.ndarray,
+    train_counts: np.ndarray,
+    parts: np.ndarray,
+    equal_classes: bool = False,
 ) -> np.ndarray | None:
     """Log posteriors [N,C], each row scaled by a fit to the other parts' rows; None where a fit did not converge.
 
@@ -166,7 +211,7 @@ def cross_fit(
     held_out = np.empty(log_posterior.shape)
     for part in np.unique(parts):
         here = parts == part
-        scaling = fit(kind, log_posterior[~here], targets[~here], train_counts)
+        scaling = fit(kind, log_posterior[~here], targets[~here], train_counts, equal_classes)
         if scaling is None:
             return None
         held_out[here] = scaling(log_posterior[here])
@@ -184,28 +229,31 @@ def parts_of(targets: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
+    log_posterior: np.ndarray,
+    targets: np.ndarray,
+    train_counts: np.ndarray,
+    parts: np.ndarray,
+    equal_classes: bool = False,
 ) -> tuple[list[Tried], list[str]]:
     """Every kind as it was tried, the simplest first, and the kinds of which a fit did not converge."""
     rows = np.arange(len(targets))
     groups = len(np.unique(count_groups(train_counts)))
+    weights = row_weights(targets, log_posterior.shape[1]) if equal_classes else np.ones(len(rows))
     fitted, held_out, failed = {}, {}, []
     for kind in KINDS:
-        of_all = fit(kind, log_posterior, targets, train_counts)
-        of_parts = cross_fit(kind, log_posterior, targets, train_counts, parts)
+        of_all = fit(kind, log_posterior, targets, train_counts, equal_classes)
+        of_parts = cross_fit(kind, log_posterior, targets, train_counts, parts, equal_classes)
         if of_all is None or of_parts is None:
             failed.append(kind)
         else:
             fitted[kind], held_out[kind] = of_all, of_parts
     losses = {kind: -found[rows, targets] for kind, found in held_out.items()}  # nats, a picture each
-    best = min(losses.values(), key=np.mean)
+    best = min(losses.values(), key=lambda own: np.average(own, weights=weights))
     tried = []
     for kind, own in losses.items():
-        behind = own - best
-        error = behind.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
         count = parameters(kind, log_posterior.shape[1], groups)
-        judged = (float(own.mean()), float(behind.mean()), float(error), held_out[kind])
-        tried.append(Tried(fitted[kind], count, *judged))
+        nll, behind = mean(own, weights), mean(own - best, weights)
+        tried.append(Tried(fitted[kind], count, nll.value, behind.value, behind.error, held_out[kind]))
     return tried, failed
 
 

@@ -1,11 +1,13 @@
 """bench/benchmark.py on a small set with train/ and test/: rows of one stage and of two, beside predict.py."""
 
 import csv
+import json
 import shutil
 import sys
 
 import pytest
 
+import evaluate
 import predict
 from bench import benchmark
 
@@ -52,11 +54,16 @@ def test_rows_of_one_and_of_two_stages_are_what_predict_says(by_class, tmp_path,
     (two,) = (tmp_path / "benchmark" / "second").iterdir()
     for name, run in zip(ROWS, (one, two)):
         cells = rows[name]
-        for cell, prior in ((cells[2], "train"), (cells[3], "uniform")):
+        for cell, ece, prior in ((cells[2], cells[3], "train"), (cells[4], cells[5], "uniform")):
             assert float(cell.split()[0]) == pytest.approx(
                 predicted(by_class, run, ["--prior", prior], monkeypatch, capsys), abs=5e-4
             )
-        assert cells[5] == "1" and cells[6].split()[-1] in ("met", "missed")
+            words_of = ["--run", run, "--test", by_class / "test", "--prior", prior, "-o", tmp_path / "judged"]
+            assert evaluate.main([str(word) for word in words_of]) == 0
+            scored = json.loads((tmp_path / "judged" / "evaluation.json").read_text())["scores"]
+            assert float(ece) == pytest.approx(scored["ece"]["value"], abs=5e-4)
+            capsys.readouterr()
+        assert cells[6] == "1" and cells[7].split()[-1] in ("met", "missed")
     # What is there is shown again and nothing trained; what is gone is named.
     monkeypatch.setattr("train.train", lambda *_: pytest.fail("trained again"))
     assert rows_of(monkeypatch, capsys, words)[1] == rows

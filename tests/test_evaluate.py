@@ -120,7 +120,7 @@ def test_a_calibration_is_applied_and_can_be_left_aside(project, labelled, capsy
     settings = json.loads((tmp_path / "run" / "args.json").read_text())
     scaling = dict(kind="temperature", by_top=[0.25] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
     saved = dict(
-        recipe=calibration.recipe(settings),
+        recipe=calibration.owner(settings),
         classes=["blue", "green", "red"],
         runs=["."],
         members=1,
@@ -162,12 +162,18 @@ def test_a_prior_moves_the_answers(project, labelled, capsys, tmp_path):
     assert code == 0 and {row["predicted"] for row in rows} == {"green"} and "prior.csv" in err
 
 
+def test_a_prior_makes_no_held_out_picture_more_frequent(project, capsys, tmp_path):
+    for prior, said in (("train", False), ("uniform", True), ("tau:1", True)):
+        code, out, _ = run(capsys, "--run", project / "run", "-o", tmp_path, "--prior", prior)
+        assert code == 0 and ("whose classes are as frequent as there, whatever --prior says" in out) == said
+
+
 def test_tau_goes_part_of_the_way_to_a_uniform_prior(project, labelled, capsys, tmp_path):
     """Training's prior was 10, 6 and 3 of 19; tau is a number, or what calibration.json chose."""
     shutil.copytree(project / "run", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "args.json").read_text())
     unscaled = dict(kind="none", by_top=[1.0] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
-    saved = dict(recipe=calibration.recipe(settings), classes=["blue", "green", "red"], runs=["."], members=1)
+    saved = dict(recipe=calibration.owner(settings), classes=["blue", "green", "red"], runs=["."], members=1)
     saved |= dict(pictures=5, scaling=unscaled, tau=dict(value=0.25))
     path = tmp_path / "run" / "calibration.json"
     path.write_text(json.dumps(saved))
@@ -201,7 +207,7 @@ def test_bad_input_is_one_line(project, pictures, labelled, capsys, tmp_path):
         (("--test", labelled, "--prior", "tau:two"), "a number from 0 to 1.5"),
     ):
         code, out, err = run(capsys, "--run", project / "run", *args) if "--run" not in args else run(capsys, *args)
-        assert code == 1 and said in err and not out, (args, err)
+        assert code == (2 if "tau:two" in args else 1) and said in err and not out, (args, err)
 
 
 def strict(path):

@@ -169,7 +169,7 @@ def with_sets(project, tmp_path):
     classes = ["blue", "green", "red"]
     settings = json.loads((folder / "args.json").read_text())
     temperature = dict(kind="temperature", by_top=[0.5] * 3, slope=[1.0] * 3, bias=[0.0] * 3)
-    saved = dict(recipe=calibration.recipe(settings), classes=classes, runs=["."], members=1, pictures=5)
+    saved = dict(recipe=calibration.owner(settings), classes=classes, runs=["."], members=1, pictures=5)
     saved |= dict(scaling=temperature, sets=dict(log_ratio=-3.0))
     (folder / "calibration.json").write_text(json.dumps(saved))
     return folder, saved

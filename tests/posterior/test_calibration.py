@@ -33,12 +33,12 @@ def found(folder, checkpoint):
 def test_a_calibration_belongs_to_the_views_that_it_was_fitted_to():
     today = Config().settings()
     older = {name: value for name, value in today.items() if name != "tta"}
-    same = [calibration.recipe(today | dict(tta=tta)) for tta in ("auto", "flip")]
+    same = [calibration.owner(today | dict(tta=tta)) for tta in ("auto", "flip")]
     others = [today | dict(tta="none"), today | dict(flip=False), older, today | dict(noise=0.1)]
-    assert len({*same}) == 1 and len({*same, *map(calibration.recipe, others)}) == 5
-    assert calibration.recipe(today | dict(noise=0.0)) == same[0]
+    assert len({*same}) == 1 and len({*same, *map(calibration.owner, others)}) == 5
+    assert calibration.owner(today | dict(noise=0.0)) == same[0]
     for settings in (today, *others):  # read back
-        assert calibration.recipe(json.loads(calibration.recipe(settings))) == calibration.recipe(settings)
+        assert calibration.owner(json.loads(calibration.owner(settings))) == calibration.owner(settings)
 
 
 def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
@@ -46,14 +46,14 @@ def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
     known = evidence.of_run(folder)
     own = found(folder, checkpoint)
     assert own.scaling.kind == "bias and temperature" and "carried over" not in own.carried_over([folder])
-    judged = own.held_out(known.paths, known.log_posterior)
+    judged = own.held_out(known.paths, known.log_posterior, own.scaling)
     after = json.loads((folder / "calibration.json").read_text())["after"]["nll"]["value"]
     assert metrics.nll(judged, known.targets) == pytest.approx(after, abs=1e-9)
     # With the fit that has seen them it would be lower.
     assert metrics.nll(own.scaling(known.log_posterior), known.targets) < after - 1e-4
     # In another order, and with a picture that nothing was fitted to: that one gets the scaling itself.
     paths = [*reversed(known.paths), "new.jpg"]
-    mixed = own.held_out(paths, np.concatenate([known.log_posterior[::-1], known.log_posterior[:1]]))
+    mixed = own.held_out(paths, np.concatenate([known.log_posterior[::-1], known.log_posterior[:1]]), own.scaling)
     np.testing.assert_allclose(mixed[:-1], judged[::-1], atol=1e-12)
     np.testing.assert_allclose(mixed[-1:], own.scaling(known.log_posterior[:1]), atol=1e-12)
 
@@ -63,7 +63,9 @@ def test_what_a_report_calls_scaled_is_by_fits_to_others_or_not_there(calibrated
     folder, checkpoint = calibrated
     known = evidence.of_run(folder)
     scaled, said = calibration.scaled_held_out(folder, checkpoint["config"], known)
-    np.testing.assert_allclose(scaled, found(folder, checkpoint).held_out(known.paths, known.log_posterior), atol=1e-9)
+    own = found(folder, checkpoint)
+    judged = own.held_out(known.paths, known.log_posterior, own.scaling)
+    np.testing.assert_allclose(scaled, judged, atol=1e-9)
     assert "each picture by a fit to others" in said
     monkeypatch.setattr(calibration, "cross_fit", lambda *args: None)
     assert calibration.scaled_held_out(folder, checkpoint["config"], known)[0] is None
