@@ -5,9 +5,8 @@
     python calibrate.py runs/sweep         of a study's winner; with --folds on all pictures, each judged out of fold
 
 Of several kinds of scaling the simplest within one standard error of the best is kept, judged on pictures that its fit
-had not seen; for `--prior uniform` another, to which all classes count alike. So is how often sets of classes hold the
-right one (predict.py --sets). Written to calibration.json there; predict.py and evaluate.py then use it. The test set
-is never looked at.
+had not seen. So is how often sets of classes hold the right one (predict.py --sets). Written to calibration.json there;
+predict.py and evaluate.py then use it. The test set is never looked at.
 """
 
 import os
@@ -47,7 +46,7 @@ def calibrate(args: Namespace) -> None:
     parts = fitting_parts(found)
     trials, failed = scaling.compare(found.log_posterior, found.targets, found.counts, parts)
     chosen = scaling.simplest(trials)
-    equal = _fit_to_equal_classes(found, parts)
+    equal = _where_classes_are_equal(found, chosen.held_out)
 
     raw = metrics.softmax(found.log_posterior)
     scaled = metrics.softmax(chosen.held_out)
@@ -60,13 +59,13 @@ def calibrate(args: Namespace) -> None:
     of_equal = dict(before=scores.as_json(equal.before), after=scores.as_json(equal.after))
     judged |= dict(of_equal_classes=of_equal, tau=tau, sets=_kept_sets(found, in_sets))
     # The file first: who reads the tables may leave before their end.
-    written = save(path, runs, found, chosen.scaling, equal.scaling, judged)
+    written = save(path, runs, found, chosen.scaling, judged)
 
     print(_what_was_judged(path, found) + "\n")
     print(*_kinds(trials, failed, chosen.scaling, args.markdown), sep="\n")
     moved = int((raw.argmax(1) != scaled.argmax(1)).sum())
     print(*_before_and_after(before, after, chance, n, moved, args.markdown), sep="\n")
-    print(*_of_equal_classes(equal, args.markdown), sep="\n")
+    print(*_of_equal_classes(equal, len(found.classes), args.markdown), sep="\n")
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
     print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n")
     print(*_sets(found, in_sets, args.markdown), sep="\n", flush=True)
@@ -123,27 +122,27 @@ def _before_and_after(before, after, chance, n, moved, markdown) -> Iterator[str
 
 
 class EqualClasses(NamedTuple):
-    """The scaling for equally frequent classes, and what it does where each counts the same."""
+    """What a scaling does where each class counts the same."""
 
-    scaling: scaling.Scaling
     before: dict[str, scores.Score]
     after: dict[str, scores.Score]
     chance: reliability.Chance  # of the ECE after it
-    pictures: float  # of equal classes that would say as much
+    pictures: float  # of equally frequent classes that would say as much
+    classes: int  # that have a held-out picture
 
 
-def _fit_to_equal_classes(found, parts):
-    log_posterior = found.log_posterior_of_equal_classes
-    trials, _ = scaling.compare(log_posterior, found.targets, found.counts, parts, equal_classes=True)
-    chosen = scaling.simplest(trials)
+def _where_classes_are_equal(found, scaled):
+    """scaled: log posteriors under the training prior, by fits to others."""
+    uniform = priors.assumed("uniform", found.prior)
+    before, after = (priors.move(each, found.prior, uniform) for each in (found.log_posterior, scaled))
     weights = equal_classes.row_weights(found.targets, len(found.classes))
-    before, after = (equal_classes.scores(each, found.targets, weights) for each in (log_posterior, chosen.held_out))
-    chance = equal_classes.chance(chosen.held_out, found.prior, found.targets)
-    return EqualClasses(chosen.scaling, before, after, chance, equal_classes.effective(weights))
+    judged = (equal_classes.scores(each, found.targets, weights) for each in (before, after))
+    chance = equal_classes.chance(after, found.prior, found.targets)
+    return EqualClasses(*judged, chance, equal_classes.effective(weights), len(np.unique(found.targets)))
 
 
-def _of_equal_classes(equal, markdown) -> Iterator[str]:
-    """The scores without and with the scaling for equally frequent classes."""
+def _of_equal_classes(equal, classes, markdown) -> Iterator[str]:
+    """The scores without and with the scaling, moved to equally frequent classes."""
     rows = []
     for name, before in equal.before.items():
         cells = [scores.TITLES[name]]
@@ -153,9 +152,11 @@ def _of_equal_classes(equal, markdown) -> Iterator[str]:
         rows.append(cells)
     yield "\nWhere all classes are equally frequent (predict.py --prior uniform):\n"
     yield from table(["score", "before", "95%", "after", "95%", "if right"], rows, markdown)
+    absent = classes - equal.classes
     yield (
-        f"\nKept there: {equal.scaling.in_words()}. Each class counts the same here, however few its\n"
-        f"pictures, so that all say as much as {equal.pictures:.0f} would of equally frequent classes."
+        f"\nEach class counts the same here, however few its pictures: they say as much as {equal.pictures:.0f} of\n"
+        f"equally frequent classes would."
+        + (f" {counted(absent, 'class')} without a held-out picture cannot be judged." if absent else "")
     )
 
 

@@ -520,7 +520,8 @@ class Config:
             "fold": (not self.fold or bool(self.folds), "--folds"),
             "ls_by": (self.ls_by == "progress" or isinstance(self.ls, tuple), "--ls A:B"),
         }
-        if self.balance == "sampler" and not (mixes and self.mixup_pair in ("remix", "targeted")):
+        as_drawn = self.mixup_pair in ("uniform", "balanced") and not isinstance(self.mixup_p, tuple)
+        if self.balance == "sampler" and (as_drawn or not mixes):
             # All classes are equally frequent, and an equal logarithm for all of them moves no softmax.
             needs["loss_tau"] = (self.loss_tau == 0, "classes of unlike frequency: drop --balance sampler")
         return [

@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
             if unknown[0].split("=")[0] in self.removed:
                 self.error(f"{unknown[0]} was removed: docs/log.md says why")
             flag, known = unknown[0].split("=")[0], self._option_string_actions
-            close = [each for each in known if each.startswith(f"{flag}-")]
+            close = [each for each in known if flag.strip("-") and each.startswith(f"{flag}-")]
             close = close or difflib.get_close_matches(flag, known, n=1)
             hint = f": did you mean {close[0]}?" if close else "; see --help"
             self.error(f"unknown argument {unknown[0]!r}{hint}")

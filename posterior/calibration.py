@@ -1,4 +1,4 @@
-"""calibration.json: scalings of probabilities, with the runs and the settings that they belong to. Written by
+"""calibration.json: a scaling of probabilities, with the runs and the settings that it belongs to. Written by
 calibrate.py, found and read here for whoever predicts.
 
 Fits nothing but, for pictures that a scaling was fitted to, what it would be without them.
@@ -31,10 +31,9 @@ BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scalings that were fitted on pictures held out from training."""
+    """A scaling that was fitted on pictures held out from training."""
 
-    scaling: Scaling  # of posteriors under the training prior
-    equal: Scaling | None  # of those where all classes are equally likely; an older calibration has none
+    scaling: Scaling
     path: Path
     members: int  # networks averaged for each of these pictures
     pictures: int
@@ -44,11 +43,9 @@ class Calibration:
     least: float | None  # the threshold of `sets`; an older one, or one of few pictures, has none
     shared: bool = True  # whether all runs that it is used with have the settings that it belongs to
 
-    def in_words(self, scaling: Scaling) -> str:
-        """Which of its scalings it is."""
-        counted_alike = ", all classes alike" if scaling is self.equal else ""
-        fitted = f"fitted to {self.pictures} held-out pictures{counted_alike}"
-        return f"scaled by {self.path} ({scaling.in_words()}, {fitted})"
+    def in_words(self) -> str:
+        """Which scaling it is."""
+        return f"scaled by {self.path} ({self.scaling.in_words()}, fitted to {self.pictures} held-out pictures)"
 
     def carried_over(self, folders: list[Path], held_out: bool = False, other_views: bool = False) -> str:
         """What to say where it is used with other runs than it was fitted to, or other views; '' where it is not.
@@ -76,22 +73,21 @@ class Calibration:
                 f"{self.path} needs what it was fitted to, but {error}; or go without it by --no-calibration"
             ) from None
 
-    def held_out(self, paths: list[str], log_posterior: np.ndarray, scaling: Scaling) -> np.ndarray:
-        """Log posteriors [N,C], scaled by one of its scalings, of log posteriors [N,C] of the pictures `paths`.
+    def held_out(self, paths: list[str], log_posterior: np.ndarray) -> np.ndarray:
+        """Log posteriors [N,C], scaled, of log posteriors [N,C] of the pictures `paths`.
 
         Pictures that the scaling was fitted to are scaled by a fit to the other parts of them, as calibrate.py judges
         it. Raises LongtailError where what it was fitted to is gone.
         """
         known = self.known()
         parts = fitting_parts(known)
-        equal = scaling is self.equal
-        log_known = known.log_posterior_of_equal_classes if equal else known.log_posterior
         part_of = dict(zip(known.paths, parts))
         own = np.array([part_of.get(path, -1) for path in paths])
-        scaled = scaling(log_posterior)
+        scaled = self.scaling(log_posterior)
         for part in np.unique(own[own >= 0]):
             others = parts != part
-            fitted = fit(scaling.kind, log_known[others], known.targets[others], known.counts, equal)
+            log_known, targets = known.log_posterior[others], known.targets[others]
+            fitted = fit(self.scaling.kind, log_known, targets, known.counts)
             if fitted is None:
                 raise LongtailError(f"{self.path} is older than the runs that it was fitted to: make it again")
             here = own == part
@@ -135,11 +131,10 @@ def owner(settings: dict) -> str:
     return json.dumps(own)
 
 
-def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, equal: Scaling, judged: dict) -> Path:
+def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judged: dict) -> Path:
     """Writes calibration.json into `folder`, all or nothing, and returns its path.
 
-    found: the pictures of `runs`, which lie in `folder`. fitted, equal: the scalings, as Calibration has them.
-    judged: scores by name, to be read by people.
+    found: the pictures of `runs`, which lie in `folder`. judged: scores by name, to be read by people.
     """
     saved = dict(
         recipe=owner(evidence.read_settings(runs[0])),
@@ -149,8 +144,7 @@ def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, equal
         members=found.members,
         pictures=len(found.targets),
         out_of_fold=found.parts is not None,
-        scaling=_as_json(fitted),
-        equal_classes=_as_json(equal),
+        scaling=dict(kind=fitted.kind, **{name: getattr(fitted, name).tolist() for name in BOUNDS}),
         **judged,
     )
     path = folder / CALIBRATION
@@ -202,13 +196,21 @@ def _read(path):
         saved = read_object(path)
         classes = saved["classes"]
         saved["scaling"].setdefault("floor", [0] * len(classes))  # one that was made before there were any
-        scaling = _scaling(saved, "scaling", len(classes))
-        equal = _scaling(saved, "equal_classes", len(classes)) if "equal_classes" in saved else None
+        numbers = {name: np.array(saved["scaling"][name], np.float64) for name in BOUNDS}
+        for name, values in numbers.items():
+            least, most = BOUNDS[name]
+            if values.shape != (len(classes),) or not ((values > least) & (values < most)).all():
+                raise ValueError(f"scaling.{name}")
+        if numbers["floor"].sum() > 1.1 * MOST_NOISE:
+            raise ValueError("scaling.floor")
+        scaling = Scaling(saved["scaling"]["kind"], **numbers)
+        if scaling.kind not in KINDS:
+            raise ValueError("scaling.kind")
         runs = [path.parent / name for name in saved["runs"]]
         members, pictures = (_whole(saved, name) for name in ("members", "pictures"))
         digests = [str(digest) for digest in saved.get("digests", [])]  # an older version has none
         belongs_to = owner(json.loads(saved["recipe"]))  # an older version's has other settings
-        found = Calibration(scaling, equal, path, members, pictures, runs, digests, _tau(saved), _least(saved))
+        found = Calibration(scaling, path, members, pictures, runs, digests, _tau(saved), _least(saved))
         return belongs_to, classes, found
     except KeyError as error:
         what = f"it has no {error}"
@@ -217,25 +219,6 @@ def _read(path):
     raise LongtailError(
         f"{path} is damaged ({what}): make it again with calibrate.py, or remove it, or add --no-calibration"
     )
-
-
-def _as_json(scaling):
-    return dict(kind=scaling.kind, **{name: getattr(scaling, name).tolist() for name in BOUNDS})
-
-
-def _scaling(saved, which, classes):
-    """The Scaling under the name `which` of a calibration.json. Raises ValueError where a number cannot be right."""
-    kept = saved[which]
-    numbers = {name: np.array(kept[name], np.float64) for name in BOUNDS}
-    for name, values in numbers.items():
-        least, most = BOUNDS[name]
-        if values.shape != (classes,) or not ((values > least) & (values < most)).all():
-            raise ValueError(f"{which}.{name}")
-    if numbers["floor"].sum() > 1.1 * MOST_NOISE:
-        raise ValueError(f"{which}.floor")
-    if kept["kind"] not in KINDS:
-        raise ValueError(f"{which}.kind")
-    return Scaling(kept["kind"], **numbers)
 
 
 def _digest(run):

@@ -122,8 +122,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 class Finish:
     """What becomes of log posteriors under training's prior: they are scaled by the calibration that belongs to the
-    runs, then moved to the prior that is asked for. For equal classes ('uniform') it has a scaling of its own, of the
-    posteriors there: those are moved first.
+    runs, then moved to the prior that is asked for.
 
     prior: '' (what the runs were trained to assume), 'train', 'uniform', 'estimate', 'tau' (the calibration's),
     'tau:0.5', or the path of a CSV of shares. The prior of a tau is training's to the power of 1 - tau, so that the
@@ -147,12 +146,8 @@ class Finish:
         self.calibration = calibration_of(folders, checkpoints, project) if calibrated else None
         self.asked = prior or checkpoints[0]["config"]["prior"]
         self.wanted = self.trained
-        self.scaling = None if self.calibration is None else self.calibration.scaling
-        self.scaled_at = self.trained  # the prior of the posteriors that it scales
         if self.asked == "uniform":
             self.wanted = assumed("uniform", self.trained)
-            if self.calibration is not None and self.calibration.equal is not None:
-                self.scaling, self.scaled_at = self.calibration.equal, self.wanted
         elif self.asked == "estimate":
             self.known = self._known()
         elif self.asked == "tau" or self.asked.startswith("tau:"):
@@ -172,15 +167,13 @@ class Finish:
         """
         said, wanted = [], self.wanted
         given = log_posterior
-        if self.scaled_at is not self.trained:
-            given = log_posterior = move(log_posterior, self.trained, self.scaled_at)
-        if self.scaling is not None and self.scaling.kind != "none":
-            words = self.calibration.in_words(self.scaling) + self.carried_over(held_out is not None)
+        if self.calibration is not None and self.calibration.scaling.kind != "none":
+            words = self.calibration.in_words() + self.carried_over(held_out is not None)
             if held_out is None:
-                log_posterior = self.scaling(given)
+                log_posterior = self.calibration.scaling(given)
             else:
                 words += "; for each picture fitted again without it and others"
-                log_posterior = self.calibration.held_out(held_out, given, self.scaling)
+                log_posterior = self.calibration.held_out(held_out, given)
             said.append(words)
         if self.asked == "estimate":
             log_posterior, found = self._estimate(given, log_posterior)
@@ -189,8 +182,8 @@ class Finish:
             wanted = found.prior
         elif self.asked != "train":
             said.append(f"class prior: {self.asked}")
-        log_posterior[list(unread)] = np.log(self.scaled_at)
-        return move(log_posterior, self.scaled_at, wanted), said
+        log_posterior[list(unread)] = np.log(self.trained)
+        return move(log_posterior, self.trained, wanted), said
 
     def carried_over(self, held_out: bool = False) -> str:
         """What the calibration, if there is one, is used for that it was not fitted to, in words. held_out: of pictures

@@ -1,8 +1,8 @@
-"""Held-out pictures as if all classes were equally frequent: what `--prior uniform` is judged by and fitted to.
+"""Held-out pictures as if all classes were equally frequent: what `--prior uniform` is judged by.
 
-Held-out pictures are as unbalanced as the training pictures, so that the frequent classes decide what a scaling that is
-fitted to them does. Where all classes count the same, each picture weighs one over its class's number of pictures
-(importance weights, Shimodaira 2000). `weights` are float64 [N] with mean 1. Fits nothing and prints nothing.
+Held-out pictures are as unbalanced as the training pictures, so that the frequent classes decide their scores. Where
+all classes count the same, each picture weighs one over its class's number of pictures (importance weights, Shimodaira
+2000). `weights` are float64 [N] with mean 1. Fits nothing and prints nothing.
 """
 
 import math
@@ -45,14 +45,19 @@ def mean(values: np.ndarray, weights: np.ndarray) -> Mean:
 
 
 def scores(log_posterior: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> dict[str, Score]:
-    """Accuracy, NLL and ECE of log posteriors [N,C], by their names in results.csv; normal intervals, none of ECE."""
+    """Accuracy, NLL and ECE of log posteriors [N,C], by their names in results.csv.
+
+    Accuracy has the interval of as many pictures as `effective` says, NLL a normal one, ECE none.
+    """
     confidence, hits = metrics.top_class(metrics.softmax(log_posterior), targets)
     losses = -metrics.log_softmax(log_posterior)[np.arange(len(targets)), targets]
-    found = {}
-    for name, values in dict(acc=hits.astype(np.float64), nll=losses).items():
-        middle, error = mean(values, weights)
-        found[name] = Score(middle, middle - NORMAL * error, middle + NORMAL * error)
-    return found | dict(ece=Score(ece(confidence, hits, weights)))
+    share = float(np.average(hits, weights=weights))
+    nll, error = mean(losses, weights)
+    return dict(
+        acc=Score(share, *metrics.proportion_interval(share, effective(weights))),
+        nll=Score(nll, nll - NORMAL * error, nll + NORMAL * error),
+        ece=Score(ece(confidence, hits, weights)),
+    )
 
 
 def ece(confidence: np.ndarray, hits: np.ndarray, weights: np.ndarray) -> float:

@@ -40,11 +40,6 @@ class Evidence:
         """The training prior, float64 [C]."""
         return shares(self.counts)
 
-    @property
-    def log_posterior_of_equal_classes(self) -> np.ndarray:
-        """What the networks say where all classes are equally likely, float64 [N,C]."""
-        return move(self.log_posterior, self.prior, assumed("uniform", self.prior))
-
 
 def of_run(folder: Path) -> Evidence:
     """The validation pictures of a finished run. Raises LongtailError where there are none."""

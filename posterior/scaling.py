@@ -1,8 +1,7 @@
 """Scaling after training: log posteriors in, log posteriors out, fitted on pictures that were not trained on.
 
 A scaling multiplies and shifts log posteriors. It is fitted by maximum likelihood, and of several kinds the simplest
-within one standard error of the best is taken, judged on rows that its fit had not seen. With `equal_classes` log
-posteriors are those for equally likely classes, and rows count as if all classes had as many. Reads no picture, no run.
+within one standard error of the best is taken, judged on rows that its fit had not seen. Reads no picture and no run.
 """
 
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 
 from metrics import count_groups, log_softmax
-from posterior.equal_classes import effective, mean, row_weights
-from posterior.priors import assumed, shares
+from posterior.priors import shares
 
 # The simplest first; `parameters` counts the numbers of each.
 KINDS = (
@@ -88,9 +86,7 @@ def parameters(kind: str, classes: int, groups: int) -> int:
     return dict(zip(KINDS, numbers))[kind]
 
 
-def fit(
-    kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, equal_classes: bool = False
-) -> Scaling | None:
+def fit(kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray) -> Scaling | None:
     """The scaling of a kind that makes `targets` most likely; None where the search did not converge.
 
     log_posterior [N,C], targets int [N], train_counts [C]: of the training pictures. Maximum likelihood by L-BFGS in
@@ -99,7 +95,7 @@ def fit(
     normal prior; numbers for all classes have none. In its own measure the result is never worse than the identity.
 
     "Temperature, prior and noise" has three numbers: the temperature, how much the training prior counts, and the share
-    of pictures that tell nothing of their label, which is then drawn from the classes' prior: wrong labels, pictures
+    of pictures that tell nothing of their label, which is then drawn from the training prior: wrong labels, pictures
     that look like another class. Without that share a few sure mistakes keep all other answers unsure.
     """
     n, classes = log_posterior.shape
@@ -107,13 +103,11 @@ def fit(
         return identity(classes)
     z = torch.as_tensor(np.asarray(log_posterior, np.float64))
     y = torch.as_tensor(np.asarray(targets, np.int64))
-    weights = row_weights(targets, classes) if equal_classes else np.ones(n)
-    rows, weight = effective(weights), torch.as_tensor(weights)
-    numbers = _Numbers(kind, train_counts, equal_classes)
+    numbers = _Numbers(kind, train_counts)
 
     def objective():
         own = numbers.log_probabilities(z).gather(1, y[:, None])[:, 0]
-        return -(weight * own).mean() + numbers.penalty() / rows
+        return -own.mean() + numbers.penalty() / n
 
     search = torch.optim.LBFGS(
         numbers.free, max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
@@ -125,7 +119,7 @@ def fit(
         value.backward()
         return value
 
-    start = float((weight * torch.nn.functional.cross_entropy(z, y, reduction="none")).mean())  # of the identity
+    start = float(torch.nn.functional.cross_entropy(z, y))  # of the identity
     search.step(closure)
     end = float(closure().detach())
     slowest = max(float(value.grad.abs().max()) for value in numbers.free)
@@ -138,12 +132,10 @@ class _Numbers:
     """The numbers of one kind of scaling, as a search moves them: each may be of any size and sign, 0 (the root: near
     it) does nothing."""
 
-    def __init__(self, kind, train_counts, equal_classes):
+    def __init__(self, kind, train_counts):
         self.kind = kind
-        trained = shares(train_counts)
-        self.log_prior = torch.as_tensor(np.log(trained))
-        self.noise = torch.as_tensor(assumed("uniform", trained) if equal_classes else trained)  # whose labels it has
-        classes = len(trained)
+        self.prior = torch.as_tensor(shares(train_counts))
+        classes = len(self.prior)
         self.groups, self.group = 1, torch.zeros(classes, dtype=torch.int64)
         if kind == "group temperature":
             names, numbers = np.unique(count_groups(train_counts), return_inverse=True)
@@ -171,7 +163,7 @@ class _Numbers:
         scaled = (row * self.log_slope.exp() * z + self._shift()).log_softmax(1)
         if not self.noisy:
             return scaled
-        return ((1 - self._share()) * scaled.exp() + self._share() * self.noise).log()
+        return ((1 - self._share()) * scaled.exp() + self._share() * self.prior).log()
 
     def penalty(self):
         """Of the normal prior of what few rows decide: half the sum of squares."""
@@ -182,7 +174,7 @@ class _Numbers:
 
     def scaling(self):
         with torch.no_grad():
-            values = self._by_top(), self.log_slope.exp(), self._shift(), self._share() * self.noise
+            values = self._by_top(), self.log_slope.exp(), self._shift(), self._share() * self.prior
         return Scaling(self.kind, *(value.numpy() for value in values))
 
     def _by_top(self):
@@ -190,19 +182,14 @@ class _Numbers:
         return self.log_by_top.clamp(-limit, limit).exp()[self.group]
 
     def _shift(self):
-        return self.bias + self.strength * self.log_prior
+        return self.bias + self.strength * self.prior.log()
 
     def _share(self):
         return (self.root**2).clamp(max=MOST_NOISE)
 
 
 def cross_fit(
-    kind: str,
-    log_posterior: np.ndarray,
-    targets: np.ndarray,
-    train_counts: np.ndarray,
-    parts: np.ndarray,
-    equal_classes: bool = False,
+    kind: str, log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
 ) -> np.ndarray | None:
     """Log posteriors [N,C], each row scaled by a fit to the other parts' rows; None where a fit did not converge.
 
@@ -211,7 +198,7 @@ def cross_fit(
     held_out = np.empty(log_posterior.shape)
     for part in np.unique(parts):
         here = parts == part
-        scaling = fit(kind, log_posterior[~here], targets[~here], train_counts, equal_classes)
+        scaling = fit(kind, log_posterior[~here], targets[~here], train_counts)
         if scaling is None:
             return None
         held_out[here] = scaling(log_posterior[here])
@@ -229,31 +216,28 @@ def parts_of(targets: np.ndarray) -> np.ndarray:
 
 
 def compare(
-    log_posterior: np.ndarray,
-    targets: np.ndarray,
-    train_counts: np.ndarray,
-    parts: np.ndarray,
-    equal_classes: bool = False,
+    log_posterior: np.ndarray, targets: np.ndarray, train_counts: np.ndarray, parts: np.ndarray
 ) -> tuple[list[Tried], list[str]]:
     """Every kind as it was tried, the simplest first, and the kinds of which a fit did not converge."""
     rows = np.arange(len(targets))
     groups = len(np.unique(count_groups(train_counts)))
-    weights = row_weights(targets, log_posterior.shape[1]) if equal_classes else np.ones(len(rows))
     fitted, held_out, failed = {}, {}, []
     for kind in KINDS:
-        of_all = fit(kind, log_posterior, targets, train_counts, equal_classes)
-        of_parts = cross_fit(kind, log_posterior, targets, train_counts, parts, equal_classes)
+        of_all = fit(kind, log_posterior, targets, train_counts)
+        of_parts = cross_fit(kind, log_posterior, targets, train_counts, parts)
         if of_all is None or of_parts is None:
             failed.append(kind)
         else:
             fitted[kind], held_out[kind] = of_all, of_parts
     losses = {kind: -found[rows, targets] for kind, found in held_out.items()}  # nats, a picture each
-    best = min(losses.values(), key=lambda own: np.average(own, weights=weights))
+    best = min(losses.values(), key=np.mean)
     tried = []
     for kind, own in losses.items():
+        behind = own - best
+        error = behind.std(ddof=1) / np.sqrt(len(rows)) if len(rows) > 1 else 0.0
         count = parameters(kind, log_posterior.shape[1], groups)
-        nll, behind = mean(own, weights), mean(own - best, weights)
-        tried.append(Tried(fitted[kind], count, nll.value, behind.value, behind.error, held_out[kind]))
+        judged = (float(own.mean()), float(behind.mean()), float(error), held_out[kind])
+        tried.append(Tried(fitted[kind], count, *judged))
     return tried, failed
 
 

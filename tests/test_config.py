@@ -274,6 +274,8 @@ def test_settings_that_change_nothing_are_named(settings, said):
     assert Config(**settings).without_effect() == [said]
     needed = dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_p=(0, 0.4), mixup_by="class", cutmix_p=0.3)
     needed |= dict(ls=(0.2, 0.0))
+    by_class = dict(mixup_p=(0.2, 0.8), mixup_by="class")  # whose targets are not equally frequent
+    assert not Config(balance="sampler", loss_tau=1.0, **by_class).without_effect()
     assert not Config().without_effect() and not Config(**settings | needed).without_effect()
 
 

@@ -46,14 +46,14 @@ def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
     known = evidence.of_run(folder)
     own = found(folder, checkpoint)
     assert own.scaling.kind == "bias and temperature" and "carried over" not in own.carried_over([folder])
-    judged = own.held_out(known.paths, known.log_posterior, own.scaling)
+    judged = own.held_out(known.paths, known.log_posterior)
     after = json.loads((folder / "calibration.json").read_text())["after"]["nll"]["value"]
     assert metrics.nll(judged, known.targets) == pytest.approx(after, abs=1e-9)
     # With the fit that has seen them it would be lower.
     assert metrics.nll(own.scaling(known.log_posterior), known.targets) < after - 1e-4
     # In another order, and with a picture that nothing was fitted to: that one gets the scaling itself.
     paths = [*reversed(known.paths), "new.jpg"]
-    mixed = own.held_out(paths, np.concatenate([known.log_posterior[::-1], known.log_posterior[:1]]), own.scaling)
+    mixed = own.held_out(paths, np.concatenate([known.log_posterior[::-1], known.log_posterior[:1]]))
     np.testing.assert_allclose(mixed[:-1], judged[::-1], atol=1e-12)
     np.testing.assert_allclose(mixed[-1:], own.scaling(known.log_posterior[:1]), atol=1e-12)
 
@@ -63,9 +63,7 @@ def test_what_a_report_calls_scaled_is_by_fits_to_others_or_not_there(calibrated
     folder, checkpoint = calibrated
     known = evidence.of_run(folder)
     scaled, said = calibration.scaled_held_out(folder, checkpoint["config"], known)
-    own = found(folder, checkpoint)
-    judged = own.held_out(known.paths, known.log_posterior, own.scaling)
-    np.testing.assert_allclose(scaled, judged, atol=1e-9)
+    np.testing.assert_allclose(scaled, found(folder, checkpoint).held_out(known.paths, known.log_posterior), atol=1e-9)
     assert "each picture by a fit to others" in said
     monkeypatch.setattr(calibration, "cross_fit", lambda *args: None)
     assert calibration.scaled_held_out(folder, checkpoint["config"], known)[0] is None

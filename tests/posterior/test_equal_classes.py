@@ -8,7 +8,7 @@ import pytest
 import calibrate
 import metrics
 import oracles
-from posterior import calibration, classifier, equal_classes, evidence, priors, scaling
+from posterior import calibration, equal_classes, evidence, priors
 from samples import judged_run
 
 CLASSES = oracles.CLASSES
@@ -84,121 +84,53 @@ def test_right_probabilities_show_an_error_that_chance_shows():
     assert sum(inside) >= 51  # of 57 expected; fewer has a probability of 0.02
 
 
-def test_a_temperature_is_that_of_pictures_repeated_until_all_classes_have_as_many():
-    log_posterior, targets = unbalanced()
-    rows = repeated(targets)
-    found = scaling.fit("temperature", log_posterior, targets, COUNTS, equal_classes=True)
-    known = scaling.fit("temperature", log_posterior[rows], targets[rows], COUNTS)
-    np.testing.assert_allclose(found.by_top, known.by_top, rtol=1e-4)
-    other = scaling.fit("temperature", log_posterior, targets, COUNTS)
-    assert abs(other.by_top[0] / known.by_top[0] - 1) > 0.01
+def test_chance_is_of_labels_as_frequent_as_the_pictures():
+    """A sure answer for the frequent class where classes are equal is surer where that class is nine times as
+    frequent: there it is hardly ever wrong, and a wrong one weighs nine times as much."""
+    log_posterior = np.log(np.tile([0.8, 0.2], (1000, 1)))
+    targets = np.repeat([0, 1], [900, 100])
+    prior = np.array([0.9, 0.1])
+    found = equal_classes.chance(log_posterior, prior, targets, draws=400)
+    generator = np.random.default_rng(3)
+    rare = 0.02 / 0.74  # 0.1 x 0.2 of 0.9 x 0.8 + 0.1 x 0.2
+    errors = []
+    for _ in range(400):
+        drawn = generator.random(1000) < rare
+        weight = np.where(drawn, 5.0, 1 / 1.8)
+        errors.append(abs(0.8 - np.average(~drawn, weights=weight)))
+    assert found.mean == pytest.approx(np.mean(errors), rel=0.15)
+    assert found.high == pytest.approx(np.quantile(errors, 0.975), rel=0.2)
 
 
-@pytest.mark.parametrize("kind", scaling.KINDS)
-def test_no_kind_is_worse_than_as_is_where_it_was_fitted(kind):
-    log_posterior, targets = unbalanced()
-    weights = equal_classes.row_weights(targets, CLASSES)
-    scaled = scaling.fit(kind, log_posterior, targets, COUNTS, equal_classes=True)(log_posterior)
-    before, after = (equal_classes.scores(each, targets, weights)["nll"].value for each in (log_posterior, scaled))
-    assert after <= before + 1e-9
-    np.testing.assert_allclose(np.exp(scaled).sum(1), 1)
+def test_a_perfect_score_is_not_certain_and_no_share_is_above_one():
+    log_posterior = metrics.log_softmax(5 * np.eye(2)[[0] * 9 + [1]])
+    targets = np.array([0] * 9 + [1])
+    found = equal_classes.scores(log_posterior, targets, equal_classes.row_weights(targets, 2))
+    assert found["acc"].value == found["acc"].high == 1 and 0.3 < found["acc"].low < 0.6
 
 
-@pytest.fixture(scope="module")
-def too_sure_of_rare(tmp_path_factory):
-    """(folder, checkpoint, what the networks say of log posteriors for equal classes): too sure where they name a rare
-    class there, which is seldom where classes are as frequent as in training."""
-
-    def said(equal):
-        rare = equal.argmax(1) >= CLASSES // 2
-        return metrics.log_softmax(np.where(rare[:, None], 2.5, 1.0) * equal)
-
-    log_posterior, targets, prior = oracles.judged(n=1000)
-    uniform = np.full(CLASSES, 1 / CLASSES)
-    logits = priors.move(said(priors.move(log_posterior, prior, uniform)), uniform, prior)
-    folder = judged_run(tmp_path_factory.mktemp("runs") / "run", logits, targets, COUNTS)
-    assert calibrate.main([str(folder)]) == 0
-    known = evidence.of_run(folder)
-    return folder, dict(config=evidence.read_settings(folder), classes=known.classes, counts=known.counts), said
-
-
-def finish(folder, checkpoint, prior="uniform"):
-    return classifier.Finish([folder], [checkpoint], folder.parent, True, prior)
-
-
-def test_other_pictures_of_equal_classes_are_answered_with_less_error(too_sure_of_rare):
-    """Than by the scaling of pictures as frequent as in training, and than by none."""
-    folder, checkpoint, said = too_sure_of_rare
-    log_posterior, targets, prior = oracles.judged(n=40_000, seed=9)
-    uniform = np.full(CLASSES, 1 / CLASSES)
-    rows = np.concatenate([np.flatnonzero(targets == c)[:500] for c in range(CLASSES)])
-    equal = said(priors.move(log_posterior[rows], prior, uniform))
-    given = priors.move(equal, uniform, prior)
-    answers, words = finish(folder, checkpoint)(given)
-    as_before = priors.move(finish(folder, checkpoint).calibration.scaling(given), prior, uniform)
-    errors = [metrics.ece(metrics.softmax(each), targets[rows]) for each in (answers, as_before, equal)]
-    assert errors[0] < errors[1] and errors[0] < errors[2] / 2
-    assert metrics.nll(answers, targets[rows]) < metrics.nll(as_before, targets[rows]) - 0.02
-    assert "all classes alike" in words[0] and words[1] == "class prior: uniform"
-
-
-def test_held_out_pictures_are_scaled_as_calibrate_judged_them(too_sure_of_rare):
-    folder, checkpoint, _ = too_sure_of_rare
-    known = evidence.of_run(folder)
-    answers, _ = finish(folder, checkpoint)(known.log_posterior, held_out=known.paths)
-    weights = equal_classes.row_weights(known.targets, CLASSES)
-    kept = json.loads((folder / "calibration.json").read_text())["of_equal_classes"]
-    for name, score in equal_classes.scores(answers, known.targets, weights).items():
-        assert score.value == pytest.approx(kept["after"][name]["value"], abs=1e-9)
-
-
-def test_other_priors_have_the_other_scaling(too_sure_of_rare):
-    folder, checkpoint, _ = too_sure_of_rare
-    known = evidence.of_run(folder)
-    for prior in ("train", "tau:1"):
-        own = finish(folder, checkpoint, prior)
-        answers, words = own(known.log_posterior.copy())
-        expected = priors.move(own.calibration.scaling(known.log_posterior), known.prior, own.wanted)
-        np.testing.assert_allclose(answers, expected, atol=1e-12)
-        assert "all classes alike" not in words[0]
-
-
-def test_a_picture_that_cannot_be_read_has_the_prior_that_is_asked_for(too_sure_of_rare):
-    folder, checkpoint, _ = too_sure_of_rare
-    answers, _ = finish(folder, checkpoint)(evidence.of_run(folder).log_posterior[:3].copy(), unread=[1])
-    np.testing.assert_allclose(np.exp(answers[1]), 1 / CLASSES)
-
-
-def test_an_older_calibration_has_one_scaling_for_all(too_sure_of_rare, tmp_path):
-    folder, checkpoint, _ = too_sure_of_rare
-    saved = json.loads((folder / "calibration.json").read_text())
-    del saved["equal_classes"]
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "calibration.json").write_text(json.dumps(saved))
-    log_posterior, trained = evidence.of_run(folder).log_posterior, evidence.of_run(folder).prior
-    own = finish(tmp_path / "run", checkpoint)
-    expected = priors.move(own.calibration.scaling(log_posterior), trained, own.wanted)
-    np.testing.assert_allclose(own(log_posterior)[0], expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("change", [dict(by_top=[-1] * 8), dict(kind="magic"), dict(floor=[0.1] * 8), dict(bias="x")])
-def test_what_is_damaged_is_named(too_sure_of_rare, tmp_path, change):
-    folder, checkpoint, _ = too_sure_of_rare
-    saved = json.loads((folder / "calibration.json").read_text())
-    saved["equal_classes"] |= change
-    (tmp_path / "calibration.json").write_text(json.dumps(saved))
-    with pytest.raises(calibration.LongtailError, match="calibration.json is damaged .*--no-calibration"):
-        calibration.calibration_of([tmp_path], [checkpoint], None)
-
-
-def test_calibrate_shows_what_it_does(tmp_path, capsys):
+def test_calibrate_shows_what_it_does_there(tmp_path, capsys):
+    """By fits that had not seen a picture; a class that no picture is of is named."""
     logits, targets, _ = oracles.judged(n=1000, temperature=2.0)
-    folder = judged_run(tmp_path / "run", logits, targets, COUNTS)
+    rows = targets != CLASSES - 1
+    folder = judged_run(tmp_path / "run", logits[rows], targets[rows], COUNTS)
     assert calibrate.main([str(folder), "--markdown"]) == 0
     out = capsys.readouterr().out
     part = out.split("Where all classes are equally frequent (predict.py --prior uniform):")[1]
     kept = json.loads((folder / "calibration.json").read_text())["of_equal_classes"]
     row = next(line for line in part.splitlines() if line.startswith("| NLL"))
     assert f"| {kept['before']['nll']['value']:.3f} |" in row and f"| {kept['after']['nll']['value']:.3f} |" in row
-    weights = equal_classes.row_weights(targets, CLASSES)
-    assert f"all say as much as {equal_classes.effective(weights):.0f} would" in part
+
+    known = evidence.of_run(folder)
+    settings = dict(config=evidence.read_settings(folder), classes=known.classes)
+    own = calibration.calibration_of([folder], [settings], None)
+    weights = equal_classes.row_weights(known.targets, CLASSES)
+    for stage, log_posterior in (
+        ("before", known.log_posterior),
+        ("after", own.held_out(known.paths, known.log_posterior)),
+    ):
+        moved = priors.move(log_posterior, known.prior, np.full(CLASSES, 1 / CLASSES))
+        for name, score in equal_classes.scores(moved, known.targets, weights).items():
+            assert kept[stage][name]["value"] == pytest.approx(score.value, abs=1e-9)
+    assert f"they say as much as {equal_classes.effective(weights):.0f} of" in part
+    assert "1 class without a held-out picture cannot be judged." in part
