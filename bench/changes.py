@@ -13,6 +13,7 @@ from bench import rounds
 from engine import build, numerics, resident
 from engine.evaluate import forward
 
+ONLY_ON_CUDA = "only on CUDA"
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16, fp32=torch.float32)
 BASE = dict(dtype="bf16", bytes=3, channels=3, norm=True, compile=True, capture=True, deterministic=False)
 CHANGES = {
@@ -54,7 +55,7 @@ def one_at_a_time(config, pictures, device, args):
         if name not in ("as it is", *args.changes):
             continue
         if not on_gpu and CHANGES[name].keys() & {"compile", "capture"}:
-            found["failed"][name] = "only on CUDA"
+            found["failed"][name] = ONLY_ON_CUDA
             continue
         _, failure = rounds.tried(first_round, name, limit=args.limit)
         if failure:
@@ -107,12 +108,12 @@ def altered(model, shape, to):
     return model, shape
 
 
-def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32, channels=3):
+def batch(pixels, row, *, size, mean, std, border, dtype, layout, channels):
     """augment.batch with Store pixels of 3 or 4 bytes, and 3 or 4 channels, of which the fourth is 0."""
     if kernels.usable(mean.device):
         from kernels import view
 
-        return view.view(
+        x = view.view(
             pixels,
             row.index,
             row.partner,
@@ -130,8 +131,9 @@ def batch(pixels, row, *, size, mean, std, border="reflect", dtype=torch.float32
             dtype,
             channels,
         )
-    x = augment.plain(pixels[..., :3], row, size=size, mean=mean, std=std, border=border).to(dtype)
-    return F.pad(x, (0, 0, 0, 0, 0, channels - 3))
+        return x.contiguous(memory_format=layout)
+    x = augment.plain(pixels[..., :3], row, size=size, mean=mean, std=std, border=border)
+    return F.pad(x, (0, 0, 0, 0, 0, channels - 3)).to(dtype, memory_format=layout)
 
 
 def in_words(r, name):

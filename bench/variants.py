@@ -11,6 +11,7 @@ or captured, and rows that differ in nothing else say so.
 import functools
 import gc
 import os
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ def main():
         os.environ["LONGTAIL_CACHE"] = temporary + "/cache"
         for record, said in measure(args, Path(temporary)):
             rounds.tell(said, record, args.json)
+    return int(any(reason != changes.ONLY_ON_CUDA for reason in record["failed"].values()))
 
 
 def measure(args, folder):
@@ -172,4 +174,4 @@ def packed_table(r):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -503,10 +503,25 @@ def test_a_fourth_channel_changes_nothing(bench, monkeypatch):
     changes.altered(wide, {}, changes.BASE | dict(channels=4))
     x, store = torch.rand(2, 3, 16, 16), torch.zeros(1, 16, 16, 4, dtype=torch.uint8)
     monkeypatch.setattr(augment, "plain", lambda pixels, row, **how: x)
-    four = changes.batch(store, None, size=16, mean=torch.zeros(3), std=None, channels=4)
+    how = dict(border="reflect", dtype=torch.float32, layout=torch.channels_last)
+    four = changes.batch(store, None, size=16, mean=torch.zeros(3), std=None, channels=4, **how)
+    assert four.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(wide(four), plain(x))
     bare, _ = changes.altered(plain, {}, changes.BASE | dict(norm=False))
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in bare.modules())
+
+
+def test_every_change_of_the_step_trains(bench, monkeypatch, tmp_path):
+    """Those that a CPU has: `--trials 0` and no batches side by side leave the rest out."""
+    tried = ["fp16", "fp32", "both", "without batch norm, a bound"]
+    small = "--img-size 32 --batch-size 2 --steps 1 --repeats 1 --trials 0 --packed --device cpu --threads 1 --json"
+    record = tmp_path / "r.json"
+    for name in ("LONGTAIL_CACHE", "CUBLAS_WORKSPACE_CONFIG"):  # the bench sets them for its process
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(sys, "argv", ["variants", "--changes", *tried, *small.split(), str(record)])
+    assert bench("variants").main() == 0
+    timed = json.loads(record.read_text())["seconds"]
+    assert timed.keys() == {"as it is", *tried} and all(min(spent) > 0 for spent in timed.values())
 
 
 def test_each_fault_of_a_csv_is_refused_by_name_or_read_rightly(bench, tmp_path):
