@@ -69,7 +69,7 @@ def calibrate(args: Namespace) -> None:
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
     print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n")
     print(*_sets(found, in_sets, args.markdown), sep="\n", flush=True)
-    print(f"written to {written}: predict.py and evaluate.py use it", file=sys.stderr)
+    print(f"written to {written}: predict.py and evaluate.py use it with runs of these settings", file=sys.stderr)
 
 
 def _what_was_judged(path, found):
@@ -173,9 +173,10 @@ def _answers(found, raw, scaled, by, markdown) -> Iterator[str]:
         if here.any():
             before = reliability.gap(raw[here], found.targets[here])
             after = reliability.gap(scaled[here], found.targets[here])
-            rows.append([name, str(after.n), number(after.accuracy), *_sure(before), *_sure(after)])
+            accuracy = [number(each.accuracy) for each in (before, after)]  # a scaling moves answers too
+            rows.append([name, str(after.n), accuracy[0], *_sure(before), accuracy[1], *_sure(after)])
     yield ""
-    header = ["answers", "n", "accuracy", "sure", "too sure by", "scaled", "too sure by"]
+    header = ["answers", "n", "accuracy", "sure", "too sure by", "scaled: accuracy", "sure", "too sure by"]
     yield from table(header, rows, markdown)
 
     gaps = reliability.gaps_by(scaled, found.targets, named)

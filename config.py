@@ -110,7 +110,8 @@ class Config:
     stem: str = knob(
         "auto",
         "model",
-        "imagenet: stride 2 and max-pool; cifar: stride 1, no max-pool; auto: cifar up to 32 px and kernel 3",
+        "imagenet: stride 2 and max-pool; cifar: stride 1, no max-pool; auto: cifar up to 32 px, unless the kernel is "
+        "above 3 or the weights are pretrained",
         choices=("auto", "imagenet", "cifar"),
     )
     stem_kernel: int = knob(
@@ -279,8 +280,8 @@ class Config:
     drw: float = knob(
         0.0,
         "loss",
-        "deferred re-weighting: share of the epochs after which rare classes weigh more or, if given, --loss-tau sets "
-        "in (0: nothing is deferred); weights alone gained nothing on painters",
+        "deferred re-weighting: share of the epochs with the plain loss; then rare classes weigh more or, with "
+        "--loss-tau, logit adjustment begins (0: nothing is deferred); weights alone gained nothing on painters",
         low=0,
         high=0.99,
         off=0.0,
@@ -311,15 +312,15 @@ class Config:
         "row",
         "mixing",
         "row: each row draws; batch: one draw a batch; class: each row by its class's probability; "
-        "class-batch: one draw a batch by the mean of its rows'",
+        "class-batch: the whole batch mixes or not, by the mean of its rows' probabilities",
         choices=("row", "batch", "class", "class-batch"),
     )
     mixup_pair: str = knob(
         "uniform",
         "mixing",
         "mixup's partner; uniform: as the rows are drawn; balanced: every class equally often, its weight from "
-        "Beta(alpha, 1); remix: as uniform, and a mixture that shows at least half of a class 3 times as rare has its "
-        "label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two weighs more (with "
+        "Beta(alpha, 1); remix: as uniform, but a class 3 times as rare that fills more than half of the mixture gives "
+        "the label alone; targeted: a class in proportion to 1 / its count, and the rarer of the two weighs more (with "
         "--mixup-alpha below 1, such as 0.8); on painters none gained anything over uniform",
         choices=("uniform", "balanced", "remix", "targeted"),
         off="uniform",
@@ -339,8 +340,8 @@ class Config:
         "uniform",
         "mixing",
         "whose box CutMix pastes; uniform: of a picture drawn as the rows are; tail: of every class equally often, and "
-        "no CutMix in the first 3 epochs (of under 12 a quarter) and, of 25 or more, in the last 1 to 3 (CMO; no gain "
-        "on painters)",
+        "no CutMix in the first 3 epochs (a quarter of fewer than 12) nor in the last 1 to 3 (one for every 25 epochs; "
+        "none with a constant schedule) (CMO; no gain on painters)",
         choices=("uniform", "tail"),
         off="uniform",
         source="Park et al. 2022",
@@ -514,7 +515,13 @@ class Config:
         Not refused: where a study takes a method away, its details stay behind.
         """
         mixes = self.mixup_p not in (0, (0, 0))
+        alike = self.mixup_by == "class" and not isinstance(self.mixup_p, tuple)
+        crops = self.crop_scale not in (Config.crop_scale, (1, 1))
         needs = {
+            "stem": (self.stem == "auto" or self.model != "resnet32", "--model resnet18"),
+            "warmup": (self.warmup in ("auto", 0) or self.schedule != "onecycle", "another --schedule than onecycle"),
+            "crop_scale": (not crops or not self.pad, "--pad 0"),
+            "mixup_by": (not alike or not mixes, "--mixup-p LOW:HIGH"),
             "mixup_pair": (self.mixup_pair == "uniform" or mixes, "--mixup-p above 0"),
             "cutmix_pair": (self.cutmix_pair == "uniform" or self.cutmix_p > 0, "--cutmix-p above 0"),
             "fold": (not self.fold or bool(self.folds), "--folds"),
@@ -541,6 +548,11 @@ REMOVED = {"adapt": "none", "adapt_path": "", "noise": 0.0, "head_decay": "auto"
 
 # Choices of earlier versions, of settings that are still there.
 REMOVED_CHOICES = {"ls_by": ("difficulty", "confidence"), "head": ("spectral",)}
+
+
+def whole_paths(settings: dict) -> dict:
+    """Those of `settings` that are paths of files, as they hold from any folder."""
+    return {name: str(Path(settings[name]).resolve()) for name in ("init", "labels") if settings.get(name)}
 
 
 def flag_of(name: str) -> str:

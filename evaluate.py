@@ -29,7 +29,7 @@ from files import replacing
 from pictures.names import natural_key, shown, some
 from posterior import classifier, evidence, reliability, scores
 from reporting.tables import interval, number, table
-from study.chosen import choose, named
+from study.chosen import add_flags, opened
 
 SHOWN = 10  # confused pairs
 
@@ -48,16 +48,12 @@ class Judged:
 
 def evaluate(args: Namespace) -> None:
     """The command, from its parsed arguments."""
-    folders, which = named(args.run) if args.run else choose(args.project)
-    checkpoints = classifier.members(folders)
-    for line in first_ten(classifier.not_done(folders)):
-        print(line, file=sys.stderr)
-    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
+    folders, which, checkpoints, adjustment = opened(args)
     folder = _output_folder(args, folders)  # which may be refused: before the work, not after it
     classes = checkpoints[0]["classes"]
     counts = np.mean([checkpoint["counts"] for checkpoint in checkpoints], 0)
     judged = _test_pictures(args, folders, checkpoints) or _held_out(args, folders, checkpoints)
-    log_posterior, said = finish(judged.log_posterior, held_out=judged.paths if judged.held_out else None)
+    log_posterior, said = adjustment(judged.log_posterior, held_out=judged.paths if judged.held_out else None)
     for line in said:
         print(line, file=sys.stderr)
 
@@ -95,18 +91,16 @@ def _test_pictures(args, folders, checkpoints):
     what = str(args.test or f"the test pictures of {root}")
     try:
         own = dict(taught=classes, label_col=checkpoints[0]["config"].get("label_col", "auto"))
-        listed = data.test_listing(root, args.test, **own)
+        listed = data.test_listing(root, args.test, args.by or None, **own)
         if (listed.labels < 0).all():
             raise LongtailError(
                 f"{what}: no picture has a label: sort them into folders called as the model's classes, "
                 f"{classes[0]!r} for one, or name a CSV with a column of labels"
             )
-        if args.by:
-            listed = data.test_listing(root, args.test, args.by, **own)
     except LongtailError as error:
         if args.test or args.data:
             raise
-        print(f"scoring the pictures that were held out from training, for {error}", file=sys.stderr)
+        print(f"{error}. Scoring the pictures that were held out from training instead", file=sys.stderr)
         return None
     for note in listed.notes + first_ten([f"passed over: {name}" for name in listed.skipped]):
         print(note, file=sys.stderr)
@@ -283,13 +277,10 @@ def _write_predictions(path, classes, judged, log_posterior):
 
 def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="evaluate.py", description=__doc__)
-    runs = "folders of runs, or of a study for its winner's, averaged (default: as predict.py chooses)"
-    parser.add_argument("--run", nargs="+", default=[], metavar="RUN", help=runs)
-    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    add_flags(parser)
     parser.add_argument("--data", help="folder whose test pictures are scored (default: what the run was trained on)")
     parser.add_argument("--test", help="folder of class folders, or CSV of file names and labels")
     parser.add_argument("--by", default="", metavar="COLUMN", help="also by this column of the CSV")
-    classifier.add_flags(parser)
     parser.add_argument("--markdown", action="store_true", help="tables in Markdown")
     parser.add_argument("-o", "--output", metavar="DIR", help="folder for evaluation.json and predictions.csv")
     space = parser.parse_args(args)

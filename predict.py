@@ -23,59 +23,64 @@ from errors import ConfigError, LongtailError, Parser, counted, first_ten, run_c
 from files import replacing
 from pictures.samples import Sample, own_sample, read_sample
 from posterior import classifier, sets
-from study.chosen import choose, named
+from study.chosen import add_flags, opened
 
 SEPARATOR = "|"  # of the classes of a set
 
 
 def predict(args: Namespace) -> None:
     """The command, from its parsed arguments."""
-    device = pick_device(args.device)
     if args.output is not None:
         _check_output(args.output)
-    folders, which = named(args.run) if args.run else choose(args.project)
-    checkpoints = classifier.members(folders)
-    for line in first_ten(classifier.not_done(folders)):
-        print(line, file=sys.stderr)
-    finish = classifier.Finish(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
+    chosen = opened(args)
+    classes = chosen.checkpoints[0]["classes"]
     if args.sets:
-        _check_sets(args, finish, checkpoints[0]["classes"])
-    root = Path(args.data or checkpoints[0]["data"])
-    averaged = ", a plain average" if len(folders) > 1 else ""
-    print(f"predicting with {which}{averaged}, on {args.test or root}", file=sys.stderr)
-    classes = checkpoints[0]["classes"]
+        _check_sets(args, chosen.adjustment, classes)
+    root = Path(args.data or chosen.checkpoints[0]["data"])
+    averaged = ", a plain average" if len(chosen.folders) > 1 else ""
+    print(f"predicting with {chosen.which}{averaged}, on {args.test or root}", file=sys.stderr)
     tests = data.test_listing(root, args.test, taught=classes)
     for line in first_ten([f"passed over: {name}" for name in tests.skipped]):
         print(line, file=sys.stderr)
     if (tests.labels >= 0).any():
         print(f"these pictures have labels, and {_scoring(args)} scores the answers", file=sys.stderr)
+    sample = _sample(args, root, tests, classes)
+
+    as_judged, unread = classifier.log_posteriors(
+        chosen.checkpoints, tests.files, device=pick_device(args.device), tta=args.tta
+    )
+    log_posterior, said = chosen.adjustment(as_judged, unread=unread)
+    in_sets = _sets(chosen.adjustment, as_judged, log_posterior, unread) if args.sets else None
+    for line in said if in_sets is None else [*said, _about_sets(chosen.adjustment, in_sets, unread)]:
+        print(line, file=sys.stderr)
+    asked = sorted(unread.keys() & set(sample.rows))
+    answer = "has every class" if args.sets else "is the class prior's answer"
+    warned = [f"warning: {tests.paths[row]}: {unread[row]}: its row {answer}" for row in asked]
+    for line in first_ten(warned):
+        print(line, file=sys.stderr)
+    _write(args.output, _lines(args, sample, classes, np.exp(log_posterior), in_sets))
+
+
+def _sample(args, root, tests, classes):
+    """Header, ids and order of the answer: those of a sample submission, else of the test pictures."""
     file = args.sample_submission
     if file is None and args.test is None:  # the data's own sample is of its own test pictures
         file = own_sample(root)
     if file is None:
-        sample = Sample(["id", "label"], tests.ids, range(len(tests.ids)), None)
-    else:
-        sample = read_sample(file, tests, classes)
-        print(
-            f"answering {len(sample.ids)} of {len(tests.ids)} test pictures, those of {file}, whose first id, "
-            f"{sample.ids[0]!r}, is {tests.paths[sample.rows[0]]}",
-            file=sys.stderr,
-        )
-        if args.sets and sample.columns is not None:
-            raise ConfigError(f"--sets: {file} asks for a number for each class; --test DIR does without it")
+        return Sample(["id", "label"], tests.ids, range(len(tests.ids)), None)
+    sample = read_sample(file, tests, classes)
+    print(
+        f"answering {len(sample.ids)} of {len(tests.ids)} test pictures, those of {file}, whose first id, "
+        f"{sample.ids[0]!r}, is {tests.paths[sample.rows[0]]}",
+        file=sys.stderr,
+    )
+    if args.sets and sample.columns is not None:
+        raise ConfigError(f"--sets: {file} asks for a number for each class; --test DIR does without it")
+    return sample
 
-    as_judged, bad = classifier.log_posteriors(checkpoints, tests.files, device=device, tta=args.tta)
-    log_posterior, said = finish(as_judged, unread=bad)
-    in_sets = _sets(finish, as_judged, log_posterior, bad) if args.sets else None
-    for line in said if in_sets is None else [*said, _about_sets(finish, in_sets, bad)]:
-        print(line, file=sys.stderr)
-    probs = np.exp(log_posterior)
-    asked = sorted(bad.keys() & set(sample.rows))
-    answer = "has every class" if args.sets else "is the class prior's answer"
-    warned = [f"warning: {tests.paths[row]}: {bad[row]}: its row {answer}" for row in asked]
-    for line in first_ten(warned):
-        print(line, file=sys.stderr)
 
+def _lines(args, sample, classes, probs, in_sets):
+    """The rows of the CSV, its header first. probs [N,C], in_sets bool [N,C] or None: of the test pictures."""
     header, columns = sample.header, sample.columns
     if args.probs and columns is None:
         header, columns = [header[0], *classes], range(len(classes))
@@ -90,17 +95,17 @@ def predict(args: Namespace) -> None:
         else:
             answers = [f"{p[column]:.6g}" for column in columns]
         lines.append([name, *answers])
-    _write(args.output, lines)
+    return lines
 
 
-def _check_sets(args, finish, classes):
+def _check_sets(args, adjustment, classes):
     """Raises an error where sets of classes cannot be written: before the work, not after it."""
     if args.probs:
         raise ConfigError("--sets and --probs: give one of them, for each fills the columns")
     unfit = next((name for name in classes if SEPARATOR in name), None)
     if unfit is not None:
         raise LongtailError(f"--sets joins classes by {SEPARATOR}, but a class is called {unfit!r}: rename it")
-    kept = finish.calibration
+    kept = adjustment.calibration
     if not args.calibration:
         raise ConfigError("--sets and --no-calibration: the threshold of sets is in the calibration")
     if kept is None:
@@ -112,25 +117,25 @@ def _check_sets(args, finish, classes):
         )
 
 
-def _sets(finish, as_judged, log_posterior, bad):
+def _sets(adjustment, as_judged, log_posterior, unread):
     """Whether a class is in a picture's set, bool [N,C]. Of a picture that cannot be read every class may be right."""
-    found = sets.inside(as_judged, finish.trained, finish.calibration.least, log_posterior.argmax(1))
-    found[list(bad)] = True
+    found = sets.inside(as_judged, adjustment.trained, adjustment.calibration.least, log_posterior.argmax(1))
+    found[list(unread)] = True
     return found
 
 
-def _about_sets(finish, in_sets, bad):
-    """What the sets promise, in a sentence. bad: rows of pictures that could not be read, which promise nothing."""
-    kept = finish.calibration
-    if len(bad) < len(in_sets):
-        in_sets = np.delete(in_sets, list(bad), 0)
+def _about_sets(adjustment, in_sets, unread):
+    """What the sets promise, in a sentence. unread: rows of pictures that could not be read, which promise nothing."""
+    kept = adjustment.calibration
+    if len(unread) < len(in_sets):
+        in_sets = np.delete(in_sets, list(unread), 0)
     said = (
         f"sets of {in_sets.sum(1).mean():.1f} classes on average, which hold the right one for "
         f"{1 - 1 / sets.ONE_IN:.0%} of pictures like the {kept.pictures} of {kept.path}"
     )
-    if finish.asked != "train":
+    if adjustment.prior != "train":
         said += ", where classes are as frequent as there: no prior moves a set, only the order in it"
-    return said + finish.carried_over()
+    return said + adjustment.carried_over()
 
 
 def _scoring(args):
@@ -146,15 +151,7 @@ def _scoring(args):
 
 def main(args: list[str] | None = None) -> int:
     parser = Parser(prog="predict.py", description=__doc__)
-    parser.add_argument(
-        "--run",
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="folders of runs, or of a study for its winner's, averaged (default: a finished study `final`, else the "
-        "winner of the newest best.json, else the newest run)",
-    )
-    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    add_flags(parser)
     parser.add_argument("--data", help="folder of the data (default: the one the run was trained on)")
     parser.add_argument(
         "--test", help="folder, picture, or CSV of ids: the test pictures (default: test.csv or test/ in --data)"
@@ -173,7 +170,6 @@ def main(args: list[str] | None = None) -> int:
         help=f"instead of the label all classes that it may be, the likeliest first, joined by {SEPARATOR}: the right "
         "one is among them for 90%% of pictures (calibrate.py first)",
     )
-    classifier.add_flags(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="write here, a file all or nothing, instead of stdout")
     space = parser.parse_args(args)
     return run_command("predict.py", lambda: predict(space))

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 import metrics
-from config import Config, config_from, flag_of, read_recipe, spelled
+from config import Config, config_from, flag_of, read_recipe, spelled, whole_paths
 from engine.build import init_key
 from engine.evaluate import averaged
 from engine.flags import SettingsParser, as_flags, config_from_args, given_names, whole_number
@@ -32,7 +32,7 @@ from engine.stop import StopRequest
 from errors import ConfigError, LongtailError, counted, run_command
 from reporting.tables import table
 from study import stats
-from study.begin import absolute, begin_study, without_folds
+from study.begin import begin_study, without_folds
 from study.best import PICTURES
 from study.chosen import newest_recipe
 from study.held_out import HeldOut, difference, judged, together
@@ -69,7 +69,7 @@ def other(space: Namespace, base: Config) -> Config:
         path = path / "args.json"
     config = read_recipe(path, dataclasses.replace(Config(), **shared))
     config, _ = without_folds(dataclasses.replace(config, **given))
-    config = dataclasses.replace(config, init=absolute(config.init))
+    config = dataclasses.replace(config, **whole_paths(vars(config)))
     if base.folds:  # they leave no other split, and without --fold all of them are trained
         config = dataclasses.replace(config, val_split=base.val_split, fold=given.get("fold", base.fold))
     for name in (*PICTURES, *SCHEME, "fold"):
@@ -179,7 +179,7 @@ def run(space: Namespace, stop: StopRequest) -> int:
     asked = config_from_args(space)
     print(f"settings: {space.config or 'the defaults'}", file=sys.stderr)
     monitor = asked.monitor if asked.patience else "last"
-    base = dataclasses.replace(asked, until=0, resume=False, monitor=monitor, init=absolute(asked.init))
+    base = dataclasses.replace(asked, until=0, resume=False, monitor=monitor, **whole_paths(vars(asked)))
     base, _ = without_folds(base)
     # Every fold, so that each picture is judged by networks that had not seen it; or the one that is asked for.
     folds = range(base.folds) if base.folds and not hasattr(space, "fold") else [base.fold]

@@ -38,16 +38,16 @@ def ablations(base: Config) -> list[dict]:
     return [{}] + [{k: off} for k, off in OFF.items() if getattr(base, k) != off]
 
 
-def trials(base: Config, candidates: list[dict], seeds: int) -> list[dict]:
+def trials(base: Config, candidates: list[dict], seeds: int, monitor: str | None = None) -> list[dict]:
     """Candidates times folds times seeds, as dicts of what differs from `base`.
 
+    monitor: by what those with patience wait for a better epoch (None: as the base says); the others keep their last.
     Folds and seeds vary slowest, so that a study that is cut short has compared all candidates alike.
     """
     configs = []
     for candidate in candidates:
-        config = dataclasses.replace(base, **candidate)
-        if not config.patience and any(other.get("patience", base.patience) for other in candidates):
-            config = dataclasses.replace(config, monitor="last")  # as for all where nobody waits for a best epoch
+        patient = candidate.get("patience", base.patience)
+        config = dataclasses.replace(base, **dict(monitor=monitor or base.monitor if patient else "last") | candidate)
         # Folds leave no other split: candidates that differ in it alone are one.
         split = base.val_split if config.folds else config.val_split
         for fold in range(config.folds or 1):
@@ -147,7 +147,8 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
     base, candidates = asked(space, name)
     if hasattr(space, "fold") or any("fold" in candidate for candidate in candidates):
         raise ConfigError("a study trains every one of --folds: leave --fold out")
-    if not any(candidate.get("patience", base.patience) for candidate in candidates):
+    monitor = base.monitor
+    if not base.patience:
         base = dataclasses.replace(base, monitor="last")  # the best epoch of the pictures that score would flatter
     folder = Path(base.project) / name
     halving = whole_number("--halving", space.halving, 2, 100) if space.halving else 0
@@ -156,7 +157,7 @@ def sweep(space: Namespace, stop: StopRequest) -> int:
         return 0
     check_worker_flags(space, base)
     base, candidates = without_folds(base, candidates)
-    wanted = trials(base, candidates, whole_number("--seeds", space.seeds, 1, 1000))
+    wanted = trials(base, candidates, whole_number("--seeds", space.seeds, 1, 1000), monitor)
     study = begin_study(folder, base, wanted, halving, space.metric)
     if not execute(study, space, base, stop):
         return 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config
+from config import Config, whole_paths
 from engine.build import LossSchedule, beginning, build_stepper, plans_of, prepare_pictures
 from engine.checkpoint import not_finite
 from engine.evaluate import averaged
@@ -63,8 +63,7 @@ def trial(
     device = ranks.begin(pick_device(config.device), config.batch_size)
     torch.set_num_threads(config.threads or THREADS)
     pictures = prepare_pictures(config)
-    if config.init:
-        config = dataclasses.replace(config, init=str(Path(config.init).resolve()))
+    config = dataclasses.replace(config, **whole_paths(vars(config)))
     try_network(config, pictures, resumed=config.resume or ranks.restarted)
     run = open_run(config, ranks, guard)  # only now: what cannot be trained leaves no folder
     last_epoch = min(config.until or config.epochs, config.epochs)

@@ -84,7 +84,7 @@ def judged(folder: Path, test: Listing, project: Path, device: str) -> dict[str,
     targets = np.array([number_of[test.classes[label]] for label in test.labels])
     found = {}
     for prior in ("train", "uniform"):
-        answers, _ = classifier.Finish([folder], networks, project, True, prior)(log_posterior)
+        answers, _ = classifier.Adjustment([folder], networks, project, True, prior)(log_posterior)
         hits = (answers.argmax(1) == targets).sum()
         ece = metrics.ece(metrics.softmax(answers), targets)
         found[prior] = Result(scores.wilson(hits, len(targets)), ece)

@@ -55,7 +55,7 @@ def main() -> int:
         rules = {"the training prior": np.tile(np.log(shares(networks[0]["counts"])), (len(files), 1))}
         rules["without the bias"] = without_bias
         rules["as it is"] = log_posterior
-        scaled, said = classifier.Finish(runs, networks, folder.parent, True, "train")(log_posterior)
+        scaled, said = classifier.Adjustment(runs, networks, folder.parent, True, "train")(log_posterior)
         if said:
             rules["scaled"] = scaled
             print(*said, sep="\n", file=sys.stderr)

@@ -26,7 +26,7 @@ KEYS = dict(  # what to say instead of the name where one of these changed
 )
 # Of env.json: a resume with another of these would not end with the weights of an undisturbed run.
 HELD = (*KEYS, "device", "threads", "precision", "layout", "products", "compiled", "ranks")
-HELD_ELSEWHERE = ("init", *WAY)  # settings that env.json tells of
+HELD_ELSEWHERE = ("init", "labels", *WAY)  # settings of which env.json tells what they lead to
 GONE = ("signals", "earlier_signals")  # what an earlier version's last.pt holds besides
 OF_THE_BEST = ("weights", "epoch", "metrics", "bias", "logits")  # what end_epoch keeps of an epoch
 

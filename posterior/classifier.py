@@ -3,7 +3,6 @@
 Writes nothing. calibration.py knows which calibration belongs to which runs.
 """
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from model import build_model
 from pictures.store import load_store
 from plan import evaluation_plans
 from posterior import evidence
-from posterior.calibration import CALIBRATION, calibration_of, fitting_parts
+from posterior.calibration import calibration_of, fitting_parts
 from posterior.priors import TAUS, assumed, estimate, from_file, move, shares, tilted
 from posterior.scaling import cross_fit, fit, identity
 
@@ -95,32 +94,7 @@ def _posterior(checkpoint, files, device, tta):
     return posterior, store.bad
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that decide how pictures become probabilities, for the commands that judge pictures."""
-    parser.add_argument(
-        "--tta",
-        default="auto",
-        choices=("auto", "none", "flip", "crops"),
-        help="average over the picture and its mirror image, or corner crops too (default auto: as in validation)",
-    )
-    parser.add_argument(
-        "--no-calibration",
-        dest="calibration",
-        action="store_false",
-        help=f"leave aside the scaling of {CALIBRATION}, which calibrate.py wrote",
-    )
-    parser.add_argument(
-        "--prior",
-        default="",
-        metavar="PRIOR",
-        help="how frequent the classes are among these pictures: train, uniform, estimate (from the pictures, where "
-        "that is shown to help), or a CSV of class and share; or for macro F1 tau, which favours rare classes as far "
-        "as calibrate.py found best, tau:0.5 by half (default: what the run was trained to assume)",
-    )
-    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
-
-
-class Finish:
+class Adjustment:
     """What becomes of log posteriors under training's prior: they are scaled by the calibration that belongs to the
     runs, then moved to the prior that is asked for.
 
@@ -144,18 +118,21 @@ class Finish:
         self.other_views = tta != "auto" and any(tta != checkpoint.get("tta", "none") for checkpoint in checkpoints)
         self.trained = training_prior(checkpoints)
         self.calibration = calibration_of(folders, checkpoints, project) if calibrated else None
-        self.asked = prior or checkpoints[0]["config"]["prior"]
+        self.prior = prior or checkpoints[0]["config"]["prior"]
+        self.prior_in_words = self.prior
         self.wanted = self.trained
-        if self.asked == "uniform":
+        if self.prior == "uniform":
             self.wanted = assumed("uniform", self.trained)
-        elif self.asked == "estimate":
+        elif self.prior == "estimate":
             self.known = self._known()
-        elif self.asked == "tau" or self.asked.startswith("tau:"):
-            self.wanted = tilted(self.trained, 1 - self._tau())
-        elif self.asked != "train":
-            if not Path(self.asked).exists():
-                raise LongtailError(f"--prior {self.asked}: no such file, nor train, uniform, estimate or tau")
-            self.wanted = from_file(Path(self.asked), checkpoints[0]["classes"])
+        elif self.prior == "tau":
+            self.wanted = tilted(self.trained, 1 - self._chosen_tau())
+        elif self.prior.startswith("tau:"):
+            self.wanted = tilted(self.trained, 1 - self._given_tau())
+        elif self.prior != "train":
+            if not Path(self.prior).exists():
+                raise LongtailError(f"--prior {self.prior}: no such file, nor train, uniform, estimate or tau")
+            self.wanted = from_file(Path(self.prior), checkpoints[0]["classes"])
 
     def __call__(
         self, log_posterior: np.ndarray, unread: Iterable[int] = (), held_out: list[str] | None = None
@@ -166,45 +143,50 @@ class Finish:
         where they are those that the runs held out: a scaling that was fitted to one of them is fitted without it.
         """
         said, wanted = [], self.wanted
-        given = log_posterior
+        read = np.delete(np.arange(len(log_posterior)), list(unread))
+        given = log_posterior[read]
+        scaled = given
         if self.calibration is not None and self.calibration.scaling.kind != "none":
             words = self.calibration.in_words() + self.carried_over(held_out is not None)
             if held_out is None:
-                log_posterior = self.calibration.scaling(given)
+                scaled = self.calibration.scaling(given)
             else:
                 words += "; for each picture fitted again without it and others"
-                log_posterior = self.calibration.held_out(held_out, given)
+                scaled = self.calibration.held_out(held_out, given)
             said.append(words)
-        if self.asked == "estimate":
-            log_posterior, found = self._estimate(given, log_posterior)
+        if self.prior == "estimate":
+            scaled, found = self._estimate(given, scaled)
             used = "as in training" if found.estimator == "none" else f"estimated by {found.estimator}"
             said.append(f"class prior: {used}: {found.reason}")
             wanted = found.prior
-        elif self.asked != "train":
-            said.append(f"class prior: {self.asked}")
-        log_posterior[list(unread)] = np.log(self.trained)
-        return move(log_posterior, self.trained, wanted), said
+        elif self.prior != "train":
+            said.append(f"class prior: {self.prior_in_words}")
+        answers = np.tile(np.log(self.trained), (len(log_posterior), 1))  # the prior's, where a picture was not read
+        answers[read] = scaled
+        return move(answers, self.trained, wanted), said
 
     def carried_over(self, held_out: bool = False) -> str:
         """What the calibration, if there is one, is used for that it was not fitted to, in words. held_out: of pictures
         that the runs held out."""
         return self.calibration.carried_over(self.folders, held_out, self.other_views)
 
-    def _tau(self):
-        """The number of a prior `tau`, chosen or given."""
-        if self.asked == "tau":
-            if self.calibration is None or self.calibration.tau is None:
-                raise LongtailError(
-                    "--prior tau: no calibration of these runs has one: calibrate.py makes it, or give --prior tau:0.5"
-                )
-            self.asked = f"tau {self.calibration.tau:g}, which {self.calibration.path} chose by macro F1"
-            return self.calibration.tau
+    def _chosen_tau(self):
+        """The tau that the calibration found best."""
+        if self.calibration is None or self.calibration.tau is None:
+            raise LongtailError(
+                "--prior tau: no calibration of these runs has one: calibrate.py makes it, or give --prior tau:0.5"
+            )
+        self.prior_in_words = f"tau {self.calibration.tau:g}, which {self.calibration.path} chose by macro F1"
+        return self.calibration.tau
+
+    def _given_tau(self):
+        """The number after `tau:`."""
         try:
-            tau = float(self.asked.removeprefix("tau:"))
+            tau = float(self.prior.removeprefix("tau:"))
         except ValueError:
             tau = -1.0
         if not 0 <= tau <= TAUS[-1]:
-            raise ConfigError(f"--prior {self.asked}: give tau as a number from 0 to {TAUS[-1]:g}, as in tau:0.5")
+            raise ConfigError(f"--prior {self.prior}: give tau as a number from 0 to {TAUS[-1]:g}, as in tau:0.5")
         return tau
 
     def _known(self):

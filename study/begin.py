@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from config import WAY, Config, config_from, flag_of, spelled
+from config import WAY, Config, config_from, flag_of, spelled, whole_paths
 from data import listing
 from engine.build import init_key, judge, prepare_pictures
 from engine.checkpoint import FORMAT
@@ -37,8 +37,8 @@ def begin_study(
     """
     folder = Path(folder)
     # Paths that hold from any folder: another process may go on from elsewhere.
-    base = dataclasses.replace(base, init=absolute(base.init))
-    trials = [trial | dict(init=absolute(trial["init"])) if "init" in trial else trial for trial in trials]
+    base = dataclasses.replace(base, **whole_paths(vars(base)))
+    trials = [trial | whole_paths(trial) for trial in trials]
     configs = [config_from(trial, "study", base) for trial in trials]
     if (folder / "args.json").exists():
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
@@ -100,11 +100,6 @@ def without_folds(base: Config, candidates: list[dict] = ()) -> tuple[Config, li
     return base, [
         {name: value for name, value in candidate.items() if name not in ("folds", "fold")} for candidate in candidates
     ]
-
-
-def absolute(path: str) -> str:
-    """A path that holds from any folder; '' for ''."""
-    return str(Path(path).resolve()) if path else ""
 
 
 def _refuse_another(folder, old, new):

@@ -1,12 +1,69 @@
 """Which runs a command takes: those of what it is told, or when it is told nothing."""
 
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 from config import WAY, read_recipe
-from errors import LongtailError, counted
+from errors import LongtailError, counted, first_ten
+from posterior import classifier
+from posterior.calibration import CALIBRATION
 from study import ranking
 from study.table import SCHEME, Study, newest, recipe_of
+
+
+class Chosen(NamedTuple):
+    """Trained networks that are to judge pictures."""
+
+    folders: list[Path]  # of their runs
+    which: str  # they are, in words
+    checkpoints: list[dict]
+    adjustment: classifier.Adjustment  # of their answers
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The flags of the commands that judge pictures: which networks do, and how pictures become probabilities."""
+    parser.add_argument(
+        "--run",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="folders of runs, or of a study for its winner's, averaged (default: a finished study `final`, else the "
+        "winner of the newest best.json, else the newest run)",
+    )
+    parser.add_argument("--project", default="runs", help="folder of the runs (default runs)")
+    parser.add_argument(
+        "--tta",
+        default="auto",
+        choices=("auto", "none", "flip", "crops"),
+        help="average over the picture and its mirror image, or corner crops too (default auto: as in validation)",
+    )
+    parser.add_argument(
+        "--no-calibration",
+        dest="calibration",
+        action="store_false",
+        help=f"leave aside the scaling of {CALIBRATION}, which calibrate.py wrote",
+    )
+    parser.add_argument(
+        "--prior",
+        default="",
+        metavar="PRIOR",
+        help="how frequent the classes are among these pictures: train, uniform, estimate (from the pictures, where "
+        "that is shown to help), or a CSV of class and share; or for macro F1 tau, which favours rare classes as far "
+        "as calibrate.py found best, tau:0.5 by half (default: what the run was trained to assume)",
+    )
+    parser.add_argument("--device", default="auto", choices=("auto", "cuda", "mps", "cpu"))
+
+
+def opened(args: Namespace) -> Chosen:
+    """What the flags of `add_flags` ask for. Says on stderr which of the runs have not ended."""
+    folders, which = named(args.run) if args.run else choose(args.project)
+    checkpoints = classifier.members(folders)
+    for line in first_ten(classifier.not_done(folders)):
+        print(line, file=sys.stderr)
+    adjustment = classifier.Adjustment(folders, checkpoints, args.project, args.calibration, args.prior, args.tta)
+    return Chosen(folders, which, checkpoints, adjustment)
 
 
 def choose(project: Path | str) -> tuple[list[Path], str]:

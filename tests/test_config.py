@@ -264,6 +264,10 @@ def test_settings_that_contradict_each_other(settings):
         (dict(ls=0.1, ls_by="frequency"), "--ls-by frequency (it needs --ls A:B)"),
         (dict(mixup_pair="remix", mixup_p=0), "--mixup-pair remix (it needs --mixup-p above 0)"),
         (dict(cutmix_pair="tail", cutmix_p=0), "--cutmix-pair tail (it needs --cutmix-p above 0)"),
+        (dict(stem="cifar", model="resnet32"), "--stem cifar (it needs --model resnet18)"),
+        (dict(warmup=2.0, schedule="onecycle"), "--warmup 2.0 (it needs another --schedule than onecycle)"),
+        (dict(crop_scale=(0.5, 1), pad=4), "--crop-scale 0.5:1.0 (it needs --pad 0)"),
+        (dict(mixup_by="class", mixup_p=0.4), "--mixup-by class (it needs --mixup-p LOW:HIGH)"),
         (
             dict(balance="sampler", loss_tau=1.0),
             "--loss-tau 1.0 (it needs classes of unlike frequency: drop --balance sampler)",
@@ -273,7 +277,7 @@ def test_settings_that_contradict_each_other(settings):
 def test_settings_that_change_nothing_are_named(settings, said):
     assert Config(**settings).without_effect() == [said]
     needed = dict(mixup_pair="targeted", mixup_alpha=0.8, mixup_p=(0, 0.4), mixup_by="class", cutmix_p=0.3)
-    needed |= dict(ls=(0.2, 0.0))
+    needed |= dict(ls=(0.2, 0.0), model="resnet18", schedule="cosine", pad=0)
     by_class = dict(mixup_p=(0.2, 0.8), mixup_by="class")  # whose targets are not equally frequent
     assert not Config(balance="sampler", loss_tau=1.0, **by_class).without_effect()
     assert not Config().without_effect() and not Config(**settings | needed).without_effect()

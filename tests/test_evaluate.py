@@ -107,7 +107,7 @@ def test_labels_of_a_csv_and_groups_of_its_column(project, pictures, capsys, tmp
 def test_without_labelled_pictures_the_held_out_ones_are_scored(project, capsys):
     code, out, err = run(capsys, "--project", project)
     assert code == 0 and "held out from training" in out
-    assert "scoring the pictures that were held out from training, for " in err and "no picture has a label" in err
+    assert "no picture has a label" in err and "Scoring the pictures that were held out from training instead" in err
     record = json.loads((project / "run" / "evaluation.json").read_text())
     rows = list(csv.DictReader(open(project / "run" / "results.csv")))
     kept = max(rows, key=lambda row: float(row["macro_f1"]))
@@ -292,15 +292,18 @@ def test_groups_are_in_natural_order_and_an_empty_one_has_a_name(project, pictur
     ]
 
 
-def test_held_out_pictures_by_a_column_of_the_labels(pictures, capsys, tmp_path):
+def test_held_out_pictures_by_a_column_of_the_labels(pictures, capsys, tmp_path, monkeypatch):
+    """Trained and resumed where the CSV lies, by other spellings of its path, and judged elsewhere."""
     rows = []
     for i, path in enumerate(sorted((pictures / "train").rglob("*.png"))):
         rows.append(f"{path.relative_to(pictures)},{path.parent.name},{'ab'[i % 2]}")
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(["file,label,camera", *rows]) + "\n")
-    train.train(
-        Config(**dict(PLAIN, epochs=1, data=str(pictures), labels=str(labels), project=str(tmp_path), name="run"))
-    )
+    settings = dict(PLAIN, epochs=2, data=str(pictures.resolve()), project=str(tmp_path), name="run")
+    monkeypatch.chdir(tmp_path)
+    train.train(Config(**settings, labels="labels.csv", until=1))
+    train.train(Config(**settings, labels="./labels.csv", resume=True))
+    monkeypatch.chdir("/")
     code, out, _ = run(capsys, "--run", tmp_path / "run", "--by", "camera")
     camera = dict(row.split(",")[::2] for row in rows)
     held_out = [row["path"] for row in csv.DictReader(open(tmp_path / "run" / "val_predictions.csv"))]

@@ -227,9 +227,9 @@ def test_sets_that_cannot_be_are_refused_before_the_work(with_sets, project, cap
 
 
 def test_no_class_name_may_hold_what_joins_the_classes_of_a_set():
-    finish = SimpleNamespace(calibration=SimpleNamespace(least=0.0))
+    adjustment = SimpleNamespace(calibration=SimpleNamespace(least=0.0))
     with pytest.raises(LongtailError, match=r"joins classes by \|, but a class is called 'a\|b': rename it"):
-        predict._check_sets(SimpleNamespace(probs=False, calibration=True), finish, ["a", "a|b"])
+        predict._check_sets(SimpleNamespace(probs=False, calibration=True), adjustment, ["a", "a|b"])
 
 
 def test_one_picture(project, pictures, tmp_path, capsys):

@@ -79,7 +79,10 @@ def test_two_recipes_are_compared_seed_by_seed_and_picture_by_picture(metric, ti
 @pytest.mark.parametrize(
     "more, said",
     [
-        (dict(label_col="kind", labels="l.csv"), "validates on other pictures (labels l.csv, not )"),
+        (
+            dict(label_col="kind", labels="l.csv"),
+            "l.csv, not ): give --labels, which then holds for both",
+        ),
         (dict(split_seed=3), "(split_seed 3, not 0): give --split-seed"),
     ],
 )

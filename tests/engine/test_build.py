@@ -338,7 +338,7 @@ def test_a_study_holds_the_weights_it_began_with(settings, first, tmp_path, monk
         ("--init nowhere", "nowhere: no best.pt"),
         ("--freeze nothing", "--freeze nothing"),
         ("--freeze body,fc", "leaves nothing to train"),
-        ("--labels nowhere.csv", "--labels nowhere.csv: no such file"),
+        ("--labels nowhere.csv", "nowhere.csv: no such file"),
         ("--group-col painter", "--group-col names a column of a CSV"),
         ("--project a.file", "a.file is a file"),
         ("--project a.file/runs", "a.file is a file"),

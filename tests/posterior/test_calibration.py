@@ -11,7 +11,7 @@ import metrics
 import oracles
 from config import REMOVED, Config
 from errors import LongtailError
-from posterior import calibration, evidence, scaling
+from posterior import calibration, classifier, evidence, priors, scaling
 from samples import judged_run
 
 COUNTS = np.array([90, 60, 40, 30, 20, 10, 5, 3])
@@ -56,6 +56,25 @@ def test_held_out_pictures_are_scaled_as_calibrate_judged_them(calibrated):
     mixed = own.held_out(paths, np.concatenate([known.log_posterior[::-1], known.log_posterior[:1]]))
     np.testing.assert_allclose(mixed[:-1], judged[::-1], atol=1e-12)
     np.testing.assert_allclose(mixed[-1:], own.scaling(known.log_posterior[:1]), atol=1e-12)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_pictures_that_were_not_read_move_no_estimate(calibrated, scaled, monkeypatch):
+    def mean_posterior(log_posterior, prior, *known):
+        return priors.Estimate(metrics.softmax(log_posterior).mean(0), "mean", f"{len(log_posterior)} pictures")
+
+    monkeypatch.setattr(classifier, "estimate", mean_posterior)
+    folder, checkpoint = calibrated
+    adjustment = classifier.Adjustment([folder], [checkpoint | dict(counts=COUNTS)], folder.parent, scaled, "estimate")
+    read = evidence.of_run(folder).log_posterior[:100]
+    answers, said = adjustment(read)
+    given = np.concatenate([np.full((200, oracles.CLASSES), -np.log(oracles.CLASSES)), read])
+    before = given.copy()
+    with_others, also_said = adjustment(given, unread=range(200))
+    np.testing.assert_array_equal(with_others[200:], answers)
+    np.testing.assert_array_equal(given, before)
+    assert said[-1] == also_said[-1] == "class prior: estimated by mean: 100 pictures"
+    assert np.ptp(with_others[:200], axis=0).max() == 0  # each the prior's answer
 
 
 def test_what_a_report_calls_scaled_is_by_fits_to_others_or_not_there(calibrated, monkeypatch):

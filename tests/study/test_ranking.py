@@ -653,7 +653,7 @@ def test_one_at_a_time_and_ablations():
 
 
 def test_folds_and_seeds_vary_slowest_and_splits_of_folds_are_one():
-    base = Config(**PLAIN)
+    base = Config(**PLAIN, monitor="last")
     found = sweep.trials(base, [dict(ls=0.1), dict(folds=2, val_split=0.3), dict(folds=2, val_split=0.1)], 2)
     assert found == [
         dict(ls=0.1),
