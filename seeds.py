@@ -157,7 +157,7 @@ def against(first: HeldOut, second: HeldOut) -> Iterator[str]:
     error = difference(first, second)[1]
     half = metrics.Z * error
     yield (
-        f"Other pictures like these too: {mean - half:+.4f} to {mean + half:+.4f} (95%, paired picture by picture, "
+        f"With other pictures, too: {mean - half:+.4f} to {mean + half:+.4f} (95%, paired picture by picture, "
         f"n {first.left_out.shape[1]}; standard error {error:.4f})"
     )
     try:

@@ -33,11 +33,11 @@ from plan import Course, Material, Plan, draw_plan, evaluation_plans, sampled_co
 SMALL = 128  # px up to which the ImageNet stem's first convolution is 3 wide
 
 
-def judge(config: Config) -> None:
-    """What can be said against a run's settings before its pictures are seen. Raises LongtailError.
+def refuse_impossible(config: Config) -> None:
+    """Raises LongtailError for settings that cannot work, before any picture is read.
 
-    Settings without the one that they are about are always refused. A folder that cannot be written, a missing CSV or
-    run, an impossible network: only where the built-in set would have to be painted first. Later steps find them too.
+    Folder, CSV, --init and network are looked at only where the built-in set must be painted first, which takes its
+    time: where nothing must, the next steps come to them as soon.
     """
     if config.fresh_head and not config.init:
         raise ConfigError("--fresh-head is for a network that begins with a run's weights: add --init RUN")
@@ -73,7 +73,7 @@ def judge(config: Config) -> None:
 def prepare_pictures(config: Config, root: str | Path | None = None) -> Pictures:
     """The Pictures that `config` asks for, from `root` or config.data."""
     if not root:
-        judge(config)
+        refuse_impossible(config)
         root = synthetic.folder(config.data)
     return data.prepare(root, config.group(data.Source), config.group(data.Split))
 

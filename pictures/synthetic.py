@@ -76,7 +76,7 @@ def make(
 
 
 def is_there(data: str | Path = "") -> bool:
-    """Whether `folder` has nothing to paint."""
+    """Whether nothing must be painted: `data` or $DATA is given, or the built-in set is there."""
     return bool(data or os.environ.get("DATA")) or _built_in().exists()
 
 

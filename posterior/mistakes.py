@@ -130,7 +130,7 @@ def segments(values: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> 
         here = quarter == number
         n = int(here.sum())
         right = int(hits[here].sum())
-        # Each class counts as it does outside; one more picture of each kind keeps 0 and 1 from being sure.
+        # Each class counts as it does outside; two more pictures at the mean rate keep 0 and 1 from being sure.
         outside = np.bincount(targets[~here], minlength=classes)
         outside_hits = np.bincount(targets[~here], hits[~here], classes)
         mean = hits[~here].mean() if n < len(hits) else hits.mean()

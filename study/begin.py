@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config import WAY, Config, config_from, flag_of, spelled, whole_paths
 from data import listing
-from engine.build import init_key, judge, prepare_pictures
+from engine.build import init_key, prepare_pictures, refuse_impossible
 from engine.checkpoint import FORMAT
 from engine.paper import try_network
 from engine.resume import KEYS
@@ -43,7 +43,7 @@ def begin_study(
     if (folder / "args.json").exists():
         raise LongtailError(f"{folder} is a run's folder: choose another --name")
     for config in configs:
-        judge(dataclasses.replace(config, project=str(folder.parent), name=folder.name))
+        refuse_impossible(dataclasses.replace(config, project=str(folder.parent), name=folder.name))
     root = synthetic.folder(base.data).resolve()
     pictures = _check(root, configs, halving, scored)
     for sub in ("trials", "rows", "leases"):

@@ -8,7 +8,7 @@ from engine.numerics import LAYOUTS
 from engine.run import with_todays_names
 from study.metric import DEFAULT, METRICS
 
-RANKED = ("acc", "nll", "ece", "macro_f1_se", "val_pictures")  # what a row with a macro F1 has beside it
+RANKED = ("acc", "nll", "ece")  # what a row with a macro F1 has beside it
 ROW_NAME = re.compile(r"(\d{4,})-(\d+)\.json")
 
 

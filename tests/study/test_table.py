@@ -229,7 +229,8 @@ ROW |= dict(macro_f1=0.5, acc=0.5, nll=1.0, ece=0.1, macro_f1_se=0.01, val_pictu
 ROW_DAMAGE = [
     *[((name,), to) for name in ("trial", "until", "status") for to in (..., None, "0", 7, [], True)],
     *[((name,), to) for name in ("fold", "seed") for to in (..., None, 1, "0")],
-    *[((name,), to) for name in ("acc", "nll", "ece", "macro_f1_se", "val_pictures") for to in (..., "0.5", None, [])],
+    *[((name,), to) for name in ("acc", "nll", "ece") for to in (..., "0.5", None, [])],
+    *[((name,), to) for name in ("macro_f1_se", "val_pictures") for to in ("0.5", None, [])],
     *[(("macro_f1",), to) for to in ("0.5", None, 2, math.nan, math.inf, True)],
     (("reason",), 3),
 ]
