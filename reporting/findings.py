@@ -155,10 +155,12 @@ def effects(study: Study, group: list[Candidate]) -> list[str]:
     if not levels:
         return []
     model = stats.additive(scores, blocks, levels)
-    errors = "too few trials for an error" if math.isnan(model.sd) else "± one standard error"
+    errors = "too few trials for an error"
+    if model.free:
+        errors = f"± 95% t intervals, {counted(model.free, 'degree')} of freedom"
     rows = []
     for name, level, effect in in_turn(model):
-        error = "" if math.isnan(effect.error) else f" ± {effect.error:.4f}"
+        error = f" ± {model.half_width(effect):.4f}" if model.free else ""
         rows.append([name, level, f"{effect.value:+.4f}{error}"])
     lines = [
         f"Main effects on {titled(group[0].metric)} of a fold (additive model, folds and seeds as blocks; {errors}):\n",
@@ -166,9 +168,10 @@ def effects(study: Study, group: list[Candidate]) -> list[str]:
     ]
     pairs = []
     for pair in stats.interactions(model.residuals, model.sd, levels)[:3]:
-        pairs.append(f"{pair.first} × {pair.second} {pair.size:.4f} (noise alone: {pair.noise:.4f})")
-    # Without a degree of freedom the residuals are 0: they would deny an interaction that nobody could see.
-    if pairs and not math.isnan(model.sd):
+        # Without other degrees of freedom the pair is its own noise, and nobody could see it.
+        if (len(set(levels[pair.first])) - 1) * (len(set(levels[pair.second])) - 1) < model.free:
+            pairs.append(f"{pair.first} × {pair.second} {pair.size:.4f} (noise alone: {pair.noise:.4f})")
+    if pairs:
         lines.append("\nStrongest interactions, root mean square: " + "; ".join(pairs) + ".")
     return lines
 

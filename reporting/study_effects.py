@@ -32,12 +32,12 @@ def main_effects(study: Study, candidates: list[Candidate]) -> Chart | None:
     if not levels:
         return None
     rows = []
-    for name, level, (value, error) in effects.in_turn(stats.additive(scores, blocks, levels)):
-        rows.append((f"{name} {level}", value, value - 2 * error, value + 2 * error))
+    model = stats.additive(scores, blocks, levels)
+    for name, level, effect in effects.in_turn(model):
+        half = model.half_width(effect)
+        rows.append((f"{name} {level}", effect.value, effect.value - half, effect.value + half))
     noise = 2 * ranking.yardstick(ranking.ranked(candidates))
-    alt = (
-        f"Against the setting's mean value, ± 2 standard errors. Band: what noise makes of a candidate, ± {noise:.4f}."
-    )
+    alt = f"Against the setting's mean value, 95% t intervals. Band: what noise makes of a candidate, ± {noise:.4f}."
     return charts.intervals("effects", "Main effects", alt, METRICS[candidates[0].metric], rows[:MOST], 0, noise)
 
 

@@ -23,6 +23,11 @@ class Additive(NamedTuple):
     effects: dict[str, dict[str, Effect]]  # by factor, then by level
     residuals: np.ndarray  # [N]
     sd: float  # the residuals' standard deviation, nan where no degree of freedom is left
+    free: int  # degrees of freedom of that
+
+    def half_width(self, effect: Effect) -> float:
+        """Of the effect's 95% interval, by Student's t; nan where no degree of freedom is left."""
+        return t_quantile(0.975, self.free) * effect.error if self.free > 0 else math.nan
 
 
 class Interaction(NamedTuple):
@@ -144,7 +149,7 @@ def additive(y: ArrayLike, blocks: Sequence, factors: dict[str, Sequence]) -> Ad
             contrast[column] += 1
             variance = max(contrast @ inverse @ contrast, 0.0)  # in units of sd^2; rounding can take it below 0
             effects[name][level] = Effect(float(contrast @ coefficients), sd * math.sqrt(variance))
-    return Additive(effects, residuals, sd)
+    return Additive(effects, residuals, sd, int(free))
 
 
 def interactions(residuals: ArrayLike, sd: float, factors: dict[str, Sequence]) -> list[Interaction]:

@@ -373,7 +373,7 @@ def test_main_effects_of_a_study(settings):
     scores, blocks, levels = effects.factors(study, only_group(study))
     assert len(scores) == 24 and sorted(set(blocks)) == ["0/0", "0/1", "1/0", "1/1"]
     assert {k: set(v) for k, v in levels.items()} == {"ls": {"0.0", "0.1", "0.2"}, "balance": {"none", "sampler"}}
-    effect_of, _, sd = stats.additive(scores, blocks, levels)
+    effect_of, _, sd, _ = stats.additive(scores, blocks, levels)
     assert {k: v for k, (v, _) in effect_of["ls"].items()} == pytest.approx({"0.0": -0.1, "0.1": 0.0, "0.2": 0.1})
     assert {k: v for k, (v, _) in effect_of["balance"].items()} == pytest.approx({"none": -0.03, "sampler": 0.03})
     assert sd < 1e-9

@@ -135,7 +135,7 @@ def design(rng, *, keep):
 @pytest.mark.parametrize("keep", [1.0, 0.5])
 def test_additive_is_least_squares_with_sum_coding(keep):
     y, blocks, factors = design(np.random.default_rng(3), keep=keep)
-    effects, residuals, sd = stats.additive(y, blocks, factors)
+    effects, residuals, sd, _ = stats.additive(y, blocks, factors)
     wanted, wanted_residuals, wanted_sd = by_sum_coding(y, blocks, factors)
     assert sd == pytest.approx(wanted_sd, rel=1e-9)
     np.testing.assert_allclose(residuals, wanted_residuals, atol=1e-10)
@@ -148,7 +148,7 @@ def test_additive_is_least_squares_with_sum_coding(keep):
 
 def test_additive_in_a_balanced_design_is_a_difference_of_means():
     y, blocks, factors = design(np.random.default_rng(4), keep=1.0)
-    effects, _, sd = stats.additive(y, blocks, factors)
+    effects, _, sd, _ = stats.additive(y, blocks, factors)
     y = np.array(y)
     for name, levels in factors.items():
         for level, (value, se) in effects[name].items():
@@ -158,8 +158,18 @@ def test_additive_in_a_balanced_design_is_a_difference_of_means():
             assert se == pytest.approx(sd * math.sqrt((k - 1) / len(y)), rel=1e-9)
 
 
+@pytest.mark.parametrize("repeats, free, quantile", [(1, 1, 12.7062), (2, 5, 2.5706), (4, 13, 2.1604)])
+def test_intervals_of_effects_know_how_little_their_error_rests_on(repeats, free, quantile):
+    """A grid of two settings: with four trials one degree of freedom is left (quantiles of a printed table)."""
+    factors = dict(ls=["0", "0", "1", "1"] * repeats, mix=["0", "1"] * 2 * repeats)
+    y = np.random.default_rng(7).normal(size=4 * repeats)
+    model = stats.additive(y, ["0"] * len(y), factors)
+    effect = model.effects["ls"]["1"]
+    assert model.free == free and model.half_width(effect) == pytest.approx(quantile * effect.error, rel=1e-4)
+
+
 def test_additive_without_a_degree_of_freedom_claims_no_error():
-    effects, residuals, sd = stats.additive([1.0, 3.0], ["0", "0"], dict(lr=["a", "b"]))
+    effects, residuals, sd, _ = stats.additive([1.0, 3.0], ["0", "0"], dict(lr=["a", "b"]))
     assert effects["lr"]["b"][0] == pytest.approx(1.0) and math.isnan(effects["lr"]["b"][1]) and math.isnan(sd)
     np.testing.assert_allclose(residuals, 0, atol=1e-12)
 
@@ -170,7 +180,7 @@ def test_interactions_finds_the_one_that_is_there():
     rows = list(itertools.product("ABC", "xy", "pq", range(4)))
     factors = {name: [r[k] for r in rows] for k, name in enumerate(("first", "second", "third"))}
     y = np.array([0.5 * (r[0] == "C" and r[1] == "y") + 0.2 * (r[2] == "q") + rng.normal(0, 0.05) for r in rows])
-    _, residuals, sd = stats.additive(y, ["0"] * len(rows), factors)
+    _, residuals, sd, _ = stats.additive(y, ["0"] * len(rows), factors)
     found = stats.interactions(residuals, sd, factors)
     assert found[0][2:] == ("first", "second") and {f[2:] for f in found} == set(itertools.combinations(factors, 2))
     cells = y.reshape(3, 2, 8).mean(2)
@@ -187,7 +197,7 @@ def test_interactions_of_noise_have_the_size_that_noise_alone_gives():
     factors = {name: [r[k] for r in rows] for k, name in enumerate(("first", "second"))}
     squares = []
     for _ in range(400):
-        _, residuals, sd = stats.additive(rng.normal(0, 1, len(rows)), ["0"] * len(rows), factors)
+        _, residuals, sd, _ = stats.additive(rng.normal(0, 1, len(rows)), ["0"] * len(rows), factors)
         size, noise, *_ = stats.interactions(residuals, sd, factors)[0]
         squares.append((size**2, noise**2))
     size, noise = np.mean(squares, 0)
