@@ -69,7 +69,10 @@ def calibrate(args: Namespace) -> None:
     print(*_answers(found, raw, scaled, by, args.markdown), sep="\n")
     print(*_decisions(found, raw, scaled, tau, args.markdown), sep="\n")
     print(*_sets(found, in_sets, args.markdown), sep="\n", flush=True)
-    print(f"written to {written}: predict.py and evaluate.py use it with runs of these settings", file=sys.stderr)
+    print(
+        f"written to {written}: predict.py and evaluate.py use it with runs of these settings and pictures",
+        file=sys.stderr,
+    )
 
 
 def _what_was_judged(path, found):
@@ -201,11 +204,13 @@ def _sure(gap):
 
 
 def _tau(log_posterior, found, parts):
-    """The tau that is kept, with the macro F1 of answers at tau 0 and at taus chosen on other pictures; JSON-ready."""
-    value, predicted = priors.choose_tau(log_posterior, found.prior, found.targets, parts)
+    """The tau that is kept, 0 where choosing one gains nothing; with the macro F1 of answers at tau 0, and of each at
+    the tau that others choose. JSON-ready."""
+    best, predicted = priors.choose_tau(log_posterior, found.prior, found.targets, parts)
     classes = len(found.classes)
     before = metrics.macro_f1(found.targets, log_posterior.argmax(1), classes)
-    return dict(value=value, before=before, after=metrics.macro_f1(found.targets, predicted, classes))
+    after = metrics.macro_f1(found.targets, predicted, classes)
+    return dict(value=best if after > before else 0.0, best=best, before=before, after=after)
 
 
 def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
@@ -219,16 +224,17 @@ def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
 
     rows = []
     log_scaled = np.log(np.maximum(scaled, np.finfo(float).tiny))
-    taus = sorted({*TAUS, tau["value"]})
+    taus = sorted({*TAUS, tau["best"]})
     for power, predicted in zip(taus, priors.frontier(log_scaled, found.prior, taus)):
         accuracy = metrics.accuracy(found.targets, predicted)
         f1 = metrics.macro_f1(found.targets, predicted, len(found.classes))
         rows.append([f"{power:g}", number(accuracy), number(f1)])
     yield "\nFavouring rare classes by log p - tau log prior:\n"
     yield from table(["tau", "accuracy", "macro F1"], rows, markdown)
+    kept = "is kept for predict.py --prior tau" if tau["value"] else "is not kept: that is luck"
     yield (
-        f"\nBest for macro F1: tau {tau['value']:g} (predict.py --prior tau). Chosen for each picture\n"
-        f"on others, tau gives {tau['after']:.3f}; at 0 it is {tau['before']:.3f}."
+        f"\nBest for macro F1: tau {tau['best']:g}. Chosen for each picture on others, tau gives\n"
+        f"{tau['after']:.3f}; at 0 it is {tau['before']:.3f}. So it {kept}."
     )
 
 

@@ -28,7 +28,7 @@ class ConfigError(LongtailError):
 
 
 class Stopped(LongtailError):
-    """A signal asked for the end, and the state is saved. number: the signal's. go_on: the flags that go on with it."""
+    """A signal asked for the end, and the state is saved. number: the signal's. go_on: what to type to go on."""
 
     def __init__(self, number: int, go_on: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}; state saved")
@@ -58,6 +58,7 @@ class Parser(argparse.ArgumentParser):
 
     removed: Collection[str] = ()  # flags of earlier versions
     may_be_empty: Collection[str] = ()  # flags whose value may be nothing
+    for_folders = "--data"  # the flag that a folder without one is probably meant for
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
@@ -77,6 +78,8 @@ class Parser(argparse.ArgumentParser):
             close = [each for each in known if flag.strip("-") and each.startswith(f"{flag}-")]
             close = close or difflib.get_close_matches(flag, known, n=1)
             hint = f": did you mean {close[0]}?" if close else "; see --help"
+            if self.for_folders in known and os.path.isdir(flag):
+                hint = f": did you mean {self.for_folders} {flag}?"
             self.error(f"unknown argument {unknown[0]!r}{hint}")
         return space
 

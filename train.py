@@ -81,7 +81,7 @@ def trial(
             done = counted(state.epoch, "epoch")
             raise LongtailError(f"{run.folder} has {done} already: give a later --until, or none")
         if not state.rows:
-            _say_what_is_odd(run, config, description)
+            _say_what_is_odd(run, config, pictures, description)
         keeper = Keeper(run, description, stepper, state, stop, ranks)
         draw, evaluation = plans_of(config, pictures)
         loss = LossSchedule(config, pictures, stepper.model.logit_scale)
@@ -164,10 +164,14 @@ def trial(
         gc.collect()  # a step's graphs and memory hang in cycles, and the next trial of this process needs the room
 
 
-def _say_what_is_odd(run, config, description):
+def _say_what_is_odd(run, config, pictures, description):
     """Settings that somebody who chose them might not have meant."""
     if config.without_effect():
         run.say(f"warning: without effect: {'; '.join(config.without_effect())}")
+    times = config.batch_size / max(len(pictures.train), 1)
+    if times > 1:
+        shown = f"a step shows each of the {len(pictures.train)} pictures {times:.1f} times"
+        run.say(f"warning: --batch-size {config.batch_size}: {shown}: give a smaller one")
     if config.freeze and not (config.init or config.pretrained):
         run.say("warning: --freeze without --init RUN or --pretrained: what is frozen stays as random as it began")
     if config.stem == "auto" and description["model"]["stem"] == "cifar":
@@ -234,7 +238,8 @@ class Keeper:
             self.stepper.check(self.state.step)  # a GPU's losses were not all looked at, and NaN is not worth saving
             self.save()
             folder = self.run.folder
-            raise Stopped(number, shlex.join(["--project", str(folder.parent), "--name", folder.name, "--resume"]))
+            flags = shlex.join(["--project", str(folder.parent), "--name", folder.name, "--resume"])
+            raise Stopped(number, f"the same command with {flags}")
 
     def pause_in_evaluation(self) -> None:
         """Between two batches of an evaluation, of which ranks may have unlike numbers: one rank alone may stop."""

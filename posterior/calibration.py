@@ -155,7 +155,8 @@ def save(folder: Path, runs: list[Path], found: Evidence, fitted: Scaling, judge
 
 
 def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path | str | None) -> Calibration | None:
-    """The calibration for these runs: the run's own, else the newest of a study that tried the same settings; or None.
+    """The calibration for these runs: the run's own, else the newest of a study that tried the same settings on the
+    same pictures; or None.
 
     Of runs with unlike settings it is that of the first. project: where studies are looked for;
     where the run is a study's trial, also in that study's project. None: nowhere.
@@ -174,10 +175,19 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
         if not path.is_file():
             continue
         belongs_to, classes, calibration = _read(path)
-        if belongs_to == wanted and classes == checkpoints[0]["classes"]:
+        same_pictures = len({_data_key(folders[0]), _data_key(calibration.runs[0])} - {None}) < 2
+        if belongs_to == wanted and classes == checkpoints[0]["classes"] and same_pictures:
             _refuse_outdated(calibration)
             return replace(calibration, shared=shared)
     return None
+
+
+def _data_key(run):
+    """Of the pictures that a run was prepared from; None where its env.json is gone."""
+    try:
+        return read_object((run if run.is_dir() else run.parent) / "env.json").get("data_key")
+    except LongtailError:
+        return None
 
 
 def _refuse_outdated(calibration):

@@ -117,7 +117,7 @@ def _of_pictures(run, found):
     never = [name for c, name in enumerate(classes) if columns["support"][c] and not named[c]]
     todo = f"python calibrate.py {shlex.quote(str(run.path))}, then predict with --prior tau or --prior uniform"
     if never:
-        seen = f"{counted(len(never), 'class')} of {len(classes)} were never named: {some(never)}"
+        seen = f"Never named: {counted(len(never), 'class')} of {len(classes)}: {some(never)}"
         yield Finding(0.6 + 0.3 * len(never) / len(classes), seen, todo)
     group = scores.group_scores(predicted, targets, found.counts)
     many, few = group["many"], group["few"]
@@ -138,7 +138,7 @@ def _of_pictures(run, found):
     absent = int((columns["support"] == 0).sum())
     if absent:
         seen = f"{counted(absent, 'class')} without a validation picture: macro F1 is over the others"
-        yield Finding(0.45, seen, "--folds 5 judges every picture")
+        yield Finding(0.45, seen, "sweep.py --folds 5 judges every picture")
     elif np.median(columns["support"]) < 5:
         seen = "Half of the classes have fewer than 5 validation pictures"
-        yield Finding(0.35, seen, "--folds 5 judges every picture")
+        yield Finding(0.35, seen, "sweep.py --folds 5 judges every picture")

@@ -1,12 +1,12 @@
 """Which runs a command takes: those of what it is told, or when it is told nothing."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 from typing import NamedTuple
 
 from config import WAY, read_recipe
-from errors import LongtailError, counted, first_ten
+from errors import LongtailError, Parser, counted, first_ten
 from posterior import classifier
 from posterior.calibration import CALIBRATION
 from study import ranking
@@ -22,8 +22,9 @@ class Chosen(NamedTuple):
     adjustment: classifier.Adjustment  # of their answers
 
 
-def add_flags(parser: ArgumentParser) -> None:
+def add_flags(parser: Parser) -> None:
     """The flags of the commands that judge pictures: which networks do, and how pictures become probabilities."""
+    parser.for_folders = "--test"
     parser.add_argument(
         "--run",
         nargs="+",

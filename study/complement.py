@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
 
 def pairs(study: Study, group: list[Candidate]) -> list[Pair]:
-    """Every two of the BEST candidates of a scheme, those whose average gains most first.
+    """Every two of the BEST candidates of a scheme, those whose average is best first.
 
     The seeds of a candidate are averaged before, as a prediction averages them. A pair that was picked as the best of
     many has some luck in its gain. Raises LongtailError where a trial's files are gone or damaged.
@@ -73,7 +73,7 @@ def pairs(study: Study, group: list[Candidate]) -> list[Pair]:
                 error=stats.jackknife([change], (left_out - left_out_of_better)[None]),
             )
         )
-    return sorted(found, key=lambda pair: -pair.gain)
+    return sorted(found, key=lambda pair: -merit(metric, pair.score))
 
 
 def _priors(study, candidate, of_fold):

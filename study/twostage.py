@@ -148,7 +148,9 @@ def twostage(args, stop: StopRequest) -> None:
     (network,), settings = members(best.runs[:1]), read_recipe(best.runs[0] / "args.json")
     words = ["--run", *map(str, best.runs), "--prior", f"tau:{best.tau:g}"]
     following = predict_command(network["data"], words, settings.device)
-    print(f"the best is stage {best.name}. Next: {following}", file=sys.stderr)
+    change, error = best.against(stages[0])
+    doubt = ", within noise of stage one" if best is not stages[0] and change < metrics.Z * error else ""
+    print(f"the best is stage {best.name}{doubt}. Next: {following}", file=sys.stderr)
 
 
 def main(args: list[str] | None = None) -> int:

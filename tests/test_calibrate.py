@@ -52,7 +52,9 @@ def test_a_run_that_is_too_sure_gets_a_temperature(sure, capsys):
     assert "to another class" not in out and "Worse after scaling" not in out
     tau = saved["tau"]
     assert tau["value"] in priors.TAUS and tau["before"] == pytest.approx(before["macro_f1"]["value"])
-    assert f"tau {tau['value']:g} (predict.py --prior tau)" in out and f"gives {tau['after']:.3f}" in out
+    assert tau["value"] == (tau["best"] if tau["after"] > tau["before"] else 0)
+    assert f"Best for macro F1: tau {tau['best']:g}." in out and f"{tau['after']:.3f}; at 0 it is" in out
+    assert ("is kept for predict.py --prior tau" in out) == (tau["value"] > 0)
 
 
 def test_sets_are_judged_by_others_and_their_threshold_is_kept(sure, capsys):

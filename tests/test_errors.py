@@ -134,3 +134,13 @@ def test_a_parser_refuses_in_a_line_and_names_the_nearest_flag(capsys):
         with pytest.raises(SystemExit) as end:
             parser.parse_args(words)
         assert end.value.code == 2 and capsys.readouterr().err == said + "\n"
+
+
+def test_a_folder_without_a_flag_is_told_the_flag_that_it_needs(capsys, tmp_path):
+    parser = Parser(prog="x.py")
+    for flag in ("--name", "--data"):  # without --data, and with it
+        parser.add_argument(flag)
+        with pytest.raises(SystemExit):
+            parser.parse_args([str(tmp_path)])
+        hint = f": did you mean --data {tmp_path}?" if flag == "--data" else "; see --help"
+        assert capsys.readouterr().err == f"x.py: unknown argument {str(tmp_path)!r}{hint}\n"

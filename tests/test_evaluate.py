@@ -292,6 +292,13 @@ def test_groups_are_in_natural_order_and_an_empty_one_has_a_name(project, pictur
     ]
 
 
+def test_a_folder_of_parts_is_told_from_one_of_classes(project, pictures, capsys):
+    """It is the whole data: what is meant are its test pictures, which have no labels."""
+    code, _, err = run(capsys, "--run", project / "run", "--test", pictures)
+    assert code == 1 and f"no picture in its test part has a label: --test {pictures / 'train'} takes others" in err
+    assert run(capsys, "--run", project / "run", "--test", pictures / "train", "-o", project)[0] == 0
+
+
 def test_held_out_pictures_by_a_column_of_the_labels(pictures, capsys, tmp_path, monkeypatch):
     """Trained and resumed where the CSV lies, by other spellings of its path, and judged elsewhere."""
     rows = []

@@ -179,11 +179,11 @@ def test_what_you_get_is_what_is_written():
 def test_the_lines_of_python_run(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
-        (tmp_path / "painters" / name).mkdir(parents=True)
+        (tmp_path / "eight" / name).mkdir(parents=True)
         for k in range(8):
             noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(tmp_path / "painters" / name / f"{k}.png")
-    shutil.copytree(tmp_path / "painters" / "a", tmp_path / "new")
+            Image.fromarray(noise).save(tmp_path / "eight" / name / f"{k}.png")
+    shutil.copytree(tmp_path / "eight" / "a", tmp_path / "new")
     lines = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     assert len(lines.splitlines()) <= 10
     for slow, quick in (("epochs=10", "epochs=1, batch_size=8, width=0.25"), ("*.jpg", "*.png")):

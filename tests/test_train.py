@@ -282,6 +282,12 @@ def test_a_folder_in_use_is_refused(settings, tmp_path):
     assert len(train.train(made(settings, resume=True))) == 3  # closed before its first checkpoint: from the start
 
 
+def test_a_batch_of_more_than_all_pictures_is_warned_about(settings):
+    train.train(made(settings, batch_size=60, epochs=1))
+    log = (Path(settings["project"]) / "run" / "train.log").read_text()
+    assert "warning: --batch-size 60: a step shows each of the 19 pictures 3.2 times: give a smaller one" in log
+
+
 @pytest.mark.parametrize("monitor, column, sign", [("acc", "acc", 1), ("nll", "nll", -1), ("macro_f1", "macro_f1", 1)])
 def test_best_is_by_the_monitor(settings, tmp_path, monitor, column, sign):
     rows = train.train(made(settings, monitor=monitor))

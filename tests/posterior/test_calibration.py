@@ -105,6 +105,25 @@ def test_which_runs_it_is_used_with_is_said(calibrated, tmp_path):
     assert "carried over to runs of other settings" in mixed.carried_over([folder])
 
 
+def test_one_of_other_pictures_is_none(calibrated, tmp_path):
+    """Two runs of the same settings and classes; env.json says of which pictures each was prepared."""
+    folder, checkpoint = calibrated
+    project = tmp_path / "runs"
+    shutil.copytree(folder, project / "first")
+    (project / "second").mkdir()
+
+    def taken(first, second):
+        for name, key in (("first", first), ("second", second)):
+            (project / name / "env.json").write_text(json.dumps({} if key is None else dict(data_key=key)))
+        return calibration.calibration_of([project / "second"], [checkpoint], project)
+
+    assert taken("a", "b") is None
+    for keys in (("a", "a"), ("a", None), (None, "a")):
+        assert taken(*keys).path == project / "first" / "calibration.json"
+    (project / "second" / "env.json").unlink()
+    assert calibration.calibration_of([project / "second"], [checkpoint], project) is not None
+
+
 def test_one_that_a_version_with_other_settings_wrote_is_found(calibrated, tmp_path):
     folder, checkpoint = calibrated
     saved = json.loads((folder / "calibration.json").read_text())

@@ -178,8 +178,8 @@ def test_classes_that_were_never_named_are_counted_and_named(tmp_path):
     targets = np.repeat([0, 1, 2, 3], 20)
     named = np.where(targets >= 2, 0, targets)
     found = findings(folder(tmp_path), evidence(targets, sure(named, 0.6, 4), EVEN))
-    (never,) = [each for each in found if "never named" in each.seen]
-    assert never.seen == "2 classes of 4 were never named: painter 2, painter 3"
+    (never,) = [each for each in found if "Never named" in each.seen]
+    assert never.seen == "Never named: 2 classes of 4: painter 2, painter 3"
     assert never.weight == pytest.approx(0.6 + 0.3 * 2 / 4) and "--prior uniform" in never.todo
 
 

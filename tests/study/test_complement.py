@@ -56,7 +56,7 @@ def test_a_pair_is_the_mean_posterior_of_its_candidates(study):
     targets, posteriors = filled(study)
     (group,) = ranking.candidates(study).values()
     found = complement.pairs(study, group)
-    assert len(found) == 3 and [pair.gain for pair in found] == sorted((pair.gain for pair in found), reverse=True)
+    assert len(found) == 3 and [pair.score for pair in found] == sorted((pair.score for pair in found), reverse=True)
     for pair in found:
         p, q = (posteriors[candidate.settings["mixup_p"]] for candidate in (pair.first, pair.second))
         assert pair.first.score >= pair.second.score
@@ -80,7 +80,9 @@ def test_lower_is_better_for_nll(study):
     def nll(p):
         return -np.log(p[rows, targets]).mean()
 
-    for pair in complement.pairs(study, group):
+    found = complement.pairs(study, group)
+    assert [pair.score for pair in found] == sorted(pair.score for pair in found)
+    for pair in found:
         p, q = (posteriors[candidate.settings["mixup_p"]] for candidate in (pair.first, pair.second))
         assert pair.score == pytest.approx(nll((p + q) / 2))
         assert pair.gain == pytest.approx(min(nll(p), nll(q)) - nll((p + q) / 2))
