@@ -13,7 +13,6 @@ import gc
 import os
 import random
 import statistics
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -259,4 +258,4 @@ def bare(config, pictures, device, steps):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    rounds.leave(main())

@@ -11,7 +11,6 @@ or captured, and rows that differ in nothing else say so.
 import functools
 import gc
 import os
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -174,4 +173,4 @@ def packed_table(r):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    rounds.leave(main())

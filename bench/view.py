@@ -11,7 +11,6 @@ crops without resizing.
 
 import importlib.util
 import os
-import sys
 
 import numpy as np
 import torch
@@ -227,4 +226,4 @@ def table(r):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    rounds.leave(main())
