@@ -29,9 +29,11 @@ class ClassScores(NamedTuple):
 
 
 def trend(rows: list[ClassScores], parts: int = 6) -> tuple[list[float], list[float]]:
-    """(mean training pictures, mean F1) of so many groups of classes, in the order of `rows`, to guide the eye."""
+    """(mean training pictures, mean F1) of so many groups of classes, in the order of `rows`, to guide the eye: fewer
+    where a group would have under three classes, and none where that leaves less than two."""
     known = [row for row in rows if not math.isnan(row.f1.value)]
-    groups = [part for part in np.array_split(np.arange(len(known)), parts) if len(part)]
+    parts = min(parts, len(known) // 3)
+    groups = np.array_split(np.arange(len(known)), parts) if parts > 1 else []
     trained = [float(np.mean([known[i].trained for i in group])) for group in groups]
     return trained, [float(np.mean([known[i].f1.value for i in group])) for group in groups]
 

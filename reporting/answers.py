@@ -58,7 +58,12 @@ def _f1_by_count(rows):
         if here:
             groups[group] = charts.Group(here, colour, marker, said)
     line = trend(rows)
-    alt = f"The line is the mean of six groups of classes, {line[1][0]:.2f} for the most frequent."
+    alt = (
+        f"Many: over {metrics.MANY} training pictures; few: under {metrics.FEW} (thirds of the classes, where one "
+        "would be empty)."
+    )
+    if line[0]:
+        alt += f" The line is the mean of {len(line[0])} groups of classes, {line[1][0]:.2f} for the most frequent."
     trained = "training pictures", np.array([row.trained for row in known])
     f1 = "F1", np.array([row.f1.value for row in known])
     title = "F1 against training pictures"
