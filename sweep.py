@@ -18,7 +18,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from config import OFF, Config
-from engine.flags import SettingsParser, as_flags, config_from_args, train_command, whole_number
+from engine.flags import SettingsParser, as_flags, config_from_args, whole_number
 from engine.outcome import predict_command
 from engine.stop import StopRequest
 from errors import ConfigError, counted, run_command
@@ -185,13 +185,13 @@ def _print_status(study, metric):
 
 
 def _hand_on(study, candidate, device):
-    """Writes the winner's settings to best.json, and says the command that trains them and the next one."""
+    """Writes the winner's settings to best.json, and says the next command."""
     path = study.folder / "best.json"
     write_best(study, candidate, path)
     best = dataclasses.replace(recipe(study, candidate), project=str(study.folder.parent), device=device)
     where = [name for name in ("device", "project") if getattr(best, name) != getattr(Config(), name)]
     following = shlex.join(["python", "seeds.py", "-c", str(path), *as_flags(best, where), "--n", "10"])
-    print(f"the winner is {path}: {train_command(best)}\nNext: {following}", file=sys.stderr)
+    print(f"the winner is {path}\nNext: {following}", file=sys.stderr)
 
 
 if __name__ == "__main__":
