@@ -245,7 +245,7 @@ def changes(config: Config, base: Config) -> dict:
 
 def identity(config: Config) -> str:
     """A trial's complete settings as one string: trials that are spelled otherwise but are the same share it."""
-    return json.dumps(config.settings())
+    return json.dumps(config.settings() | dict(tta=config.averaged_views()))
 
 
 def recipe_of(config: Config) -> dict:

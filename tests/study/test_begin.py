@@ -60,6 +60,15 @@ def test_labels_that_changed_are_noticed(pictures, tmp_path):
         train.train(dataclasses.replace(run, resume=True))
 
 
+def test_spellings_of_the_same_settings_are_one_trial(pictures, tmp_path):
+    spelled = [dict(tta="auto"), dict(tta="flip"), dict(tta="none"), dict(ls="0.10"), dict(ls=0.1)]
+    assert begin_study(tmp_path / "s", config(pictures, flip=True, tta="auto"), spelled).trials == [
+        dict(tta="auto"),
+        dict(tta="none"),
+        dict(ls="0.10"),
+    ]
+
+
 def test_a_study_grows_over_sizes_in_any_order(pictures, tmp_path):
     folder = tmp_path / "s"
     begin_study(folder, config(pictures), [dict(img_size=16), dict(img_size=24)])
