@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -492,8 +493,8 @@ class Config:
 
     def key(self, data_key: str, init_key: str = "") -> str:
         """16 hex digits: the hash of `settings()`, of the data's content, and of the weights that --init begins
-        with."""
-        settings = self.settings() | dict(init=init_key)
+        with. No path is in it."""
+        settings = self.settings() | dict(init=init_key, labels="")
         text = json.dumps([settings, data_key], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -552,7 +553,7 @@ REMOVED_CHOICES = {"ls_by": ("difficulty", "confidence"), "head": ("spectral",)}
 
 def whole_paths(settings: dict) -> dict:
     """Those of `settings` that are paths of files, as they hold from any folder."""
-    return {name: str(Path(settings[name]).resolve()) for name in ("init", "labels") if settings.get(name)}
+    return {name: os.path.abspath(settings[name]) for name in ("init", "labels") if settings.get(name)}
 
 
 def flag_of(name: str) -> str:

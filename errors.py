@@ -78,8 +78,10 @@ class Parser(argparse.ArgumentParser):
             close = [each for each in known if flag.strip("-") and each.startswith(f"{flag}-")]
             close = close or difflib.get_close_matches(flag, known, n=1)
             hint = f": did you mean {close[0]}?" if close else "; see --help"
-            if self.for_folders in known and os.path.isdir(flag):
-                hint = f": did you mean {self.for_folders} {flag}?"
+            if os.path.isdir(unknown[0]) and not unknown[0].startswith("-"):
+                is_run = any(os.path.exists(os.path.join(unknown[0], file)) for file in ("args.json", "study.json"))
+                meant = "--run" if is_run else self.for_folders
+                hint = f": did you mean {meant} {unknown[0]}?" if meant in known else hint
             self.error(f"unknown argument {unknown[0]!r}{hint}")
         return space
 

@@ -93,7 +93,8 @@ def _test_pictures(args, folders, checkpoints):
         own = dict(taught=classes, label_col=checkpoints[0]["config"].get("label_col", "auto"))
         listed = data.test_listing(root, args.test, args.by or None, **own)
         if (listed.labels < 0).all():
-            if args.test and (inside := Path(args.test) / "train").is_dir():
+            inside = Path(args.test or root) / "train"
+            if args.test and inside.is_dir() and any(path.is_dir() for path in inside.iterdir()):
                 raise LongtailError(f"{what}: no picture in its test part has a label: --test {inside} takes others")
             raise LongtailError(
                 f"{what}: no picture has a label: sort them into folders called as the model's classes, "

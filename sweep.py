@@ -45,9 +45,13 @@ def trials(base: Config, candidates: list[dict], seeds: int, monitor: str | None
     Folds and seeds vary slowest, so that a study that is cut short has compared all candidates alike.
     """
     configs = []
-    for candidate in candidates:
-        patient = candidate.get("patience", base.patience)
-        config = dataclasses.replace(base, **dict(monitor=monitor or base.monitor if patient else "last") | candidate)
+    patient = [bool(candidate.get("patience", base.patience)) for candidate in candidates]
+    for candidate, waits in zip(candidates, patient):
+        if waits:
+            candidate = dict(monitor=monitor or base.monitor) | candidate
+        elif any(patient):
+            candidate = candidate | dict(monitor="last")
+        config = dataclasses.replace(base, **candidate)
         # Folds leave no other split: candidates that differ in it alone are one.
         split = base.val_split if config.folds else config.val_split
         for fold in range(config.folds or 1):

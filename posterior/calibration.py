@@ -7,6 +7,7 @@ Fits nothing but, for pictures that a scaling was fitted to, what it would be wi
 import hashlib
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ CALIBRATION = "calibration.json"
 LARGE = 3_000_000  # probabilities above which nothing is fitted to look at
 # What may differ between the runs that a calibration came from and those that it is used with.
 SPLIT = ("val_split", "folds", "fold", "split_seed", "seed", "monitor", "patience")
-NOT_THE_RECIPE = (*SPLIT, *WAY)
+NOT_THE_RECIPE = (*SPLIT, *WAY, "labels")
 # The numbers of a scaling, and bounds that no fit comes near. Within them no probability overflows.
 BOUNDS = {"by_top": (0.5 / LARGEST, 2 * LARGEST), "slope": (1e-6, 1e6), "bias": (-1e6, 1e6), "floor": (-1e-9, 1)}
 
@@ -175,18 +176,21 @@ def calibration_of(folders: list[Path], checkpoints: list[dict], project: Path |
         if not path.is_file():
             continue
         belongs_to, classes, calibration = _read(path)
-        same_pictures = len({_data_key(folders[0]), _data_key(calibration.runs[0])} - {None}) < 2
-        if belongs_to == wanted and classes == checkpoints[0]["classes"] and same_pictures:
+        if belongs_to == wanted and classes == checkpoints[0]["classes"]:
+            if len({_pictures_key(folders[0]), _pictures_key(calibration.runs[0])} - {None}) > 1:
+                print(f"passed over: {path} is of other pictures or labels", file=sys.stderr)
+                continue
             _refuse_outdated(calibration)
             return replace(calibration, shared=shared)
     return None
 
 
-def _data_key(run):
-    """Of the pictures that a run was prepared from; None where its env.json is gone."""
+def _pictures_key(run):
+    """Of a run's pictures and their labels, as one string; None where its env.json does not tell."""
     try:
-        return read_object((run if run.is_dir() else run.parent) / "env.json").get("data_key")
-    except LongtailError:
+        env = read_object((run if run.is_dir() else run.parent) / "env.json")
+        return f"{env['data_key']} {env['listing_key']}"
+    except (LongtailError, KeyError):
         return None
 
 
@@ -217,6 +221,8 @@ def _read(path):
         if scaling.kind not in KINDS:
             raise ValueError("scaling.kind")
         runs = [path.parent / name for name in saved["runs"]]
+        if not runs:
+            raise ValueError("runs")
         members, pictures = (_whole(saved, name) for name in ("members", "pictures"))
         digests = [str(digest) for digest in saved.get("digests", [])]  # an older version has none
         belongs_to = owner(json.loads(saved["recipe"]))  # an older version's has other settings

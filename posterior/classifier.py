@@ -177,6 +177,8 @@ class Adjustment:
                 "--prior tau: no calibration of these runs has one: calibrate.py makes it, or give --prior tau:0.5"
             )
         self.prior_in_words = f"tau {self.calibration.tau:g}, which {self.calibration.path} chose by macro F1"
+        if self.calibration.tau == 0:
+            self.prior_in_words = f"tau 0: {self.calibration.path} found none that helps macro F1"
         return self.calibration.tau
 
     def _given_tau(self):

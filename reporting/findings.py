@@ -9,7 +9,7 @@ from errors import LongtailError, counted
 from reporting.tables import table
 from study import complement, ranking, stats
 from study.effects import Difference, against_base, factors, in_turn
-from study.metric import METRICS, titled
+from study.metric import METRICS, merit, titled
 from study.ranking import Candidate
 from study.table import REPEATS, SCHEME, Study
 
@@ -91,8 +91,9 @@ def together(study: Study, candidates: list[Candidate]) -> Iterator[str]:
         return
     if pair is None:
         return
-    if not pair.gain > 0:
-        yield "No two candidates averaged (predict.py --run A B) are better than the better one of them alone."
+    best = ranking.ranked(candidates)[0]
+    if not merit(best.metric, pair.score) > merit(best.metric, best.score):
+        yield "No two candidates averaged (predict.py --run A B) are better than the best one alone."
         return
     seeds = ", seeds averaged in all three" if len({study.config(i).seed for i in pair.first.trials}) > 1 else ""
     yield (

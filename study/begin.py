@@ -68,13 +68,17 @@ def begin_study(
             wanted, old = spec, Study(folder)
             spec = dict(old.spec, metric=old.metric)
             wanted["metric"] = metric or old.metric
-            pictures = prepare_pictures(old.config(0), root)  # the study's keys are of its first trial's
+            first = old.config(0)  # the study's keys are of its pictures
+            if not Path(first.labels).exists():
+                first = dataclasses.replace(first, labels=base.labels)
+            pictures = prepare_pictures(first, root)
             wanted |= dict(data_key=pictures.store.key, listing_key=listing_key(pictures.listing))
             _refuse_another(folder, spec, wanted)
             spec["metric"] = wanted["metric"]
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
-            if not Path(spec["base"]["data"]).exists():  # the folder was moved: the pictures are the same
-                spec["base"]["data"] = str(root)
+            for name in ("data", "labels"):
+                if not Path(spec["base"][name]).exists():  # it was moved: the pictures and their labels are the same
+                    spec["base"][name] = settings[name]
         known = {identity(config_from(trial, "study", base)) for trial in spec["trials"]}
         for trial, config in zip(trials, configs):
             if identity(config) not in known:
@@ -115,7 +119,7 @@ def _refuse_another(folder, old, new):
         value = old["base"].get(name, earlier.get(name))
         if name in WAY and wanted == "auto":
             continue  # what the study decided holds
-        if name not in ("data", "compile") and json.dumps(value) != json.dumps(wanted):
+        if name not in ("data", "labels", "compile") and json.dumps(value) != json.dumps(wanted):
             changed.append(f"{flag_of(name)} {spelled(value)}, not {spelled(wanted)}")
     others = dict(halving="--halving") | (dict(metric="--metric") if old["halving"] else {})
     for name, what in others.items():

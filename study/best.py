@@ -94,8 +94,9 @@ def main(args: list[str] | None = None) -> int:
 def _unlike(first: tuple[Study, Choice], other: tuple[Study, Choice]) -> str:
     """In what two stages cannot be compared; '' if they can."""
     (old, old_choice), (new, new_choice) = first, other
+    same_labels = old.spec.get("listing_key") == new.spec.get("listing_key")
     for name in PICTURES:
-        if getattr(old.base, name) != getattr(new.base, name):
+        if getattr(old.base, name) != getattr(new.base, name) and not (name == "labels" and same_labels):
             return f"{name} {spelled(getattr(new.base, name))}, not {spelled(getattr(old.base, name))}"
     # The key is of the pictures as they are decoded: at another size it is another.
     same_size = (old.base.img_size, old.base.resize) == (new.base.img_size, new.base.resize)

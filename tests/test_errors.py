@@ -138,9 +138,18 @@ def test_a_parser_refuses_in_a_line_and_names_the_nearest_flag(capsys):
 
 def test_a_folder_without_a_flag_is_told_the_flag_that_it_needs(capsys, tmp_path):
     parser = Parser(prog="x.py")
-    for flag in ("--name", "--data"):  # without --data, and with it
-        parser.add_argument(flag)
+    pictures, run = tmp_path / "a=b", tmp_path / "run"
+    for folder in (pictures, run):
+        folder.mkdir()
+    (run / "args.json").touch()
+
+    def said(folder):
         with pytest.raises(SystemExit):
-            parser.parse_args([str(tmp_path)])
-        hint = f": did you mean --data {tmp_path}?" if flag == "--data" else "; see --help"
-        assert capsys.readouterr().err == f"x.py: unknown argument {str(tmp_path)!r}{hint}\n"
+            parser.parse_args([str(folder)])
+        return capsys.readouterr().err.partition(f"x.py: unknown argument {str(folder)!r}")[2]
+
+    assert said(pictures) == said(run) == "; see --help\n"
+    for flag in ("--data", "--run"):
+        parser.add_argument(flag)
+    assert said(pictures) == f": did you mean --data {pictures}?\n"
+    assert said(run) == f": did you mean --run {run}?\n"

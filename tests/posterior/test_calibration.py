@@ -114,7 +114,9 @@ def test_one_of_other_pictures_is_none(calibrated, tmp_path):
 
     def taken(first, second):
         for name, key in (("first", first), ("second", second)):
-            (project / name / "env.json").write_text(json.dumps({} if key is None else dict(data_key=key)))
+            (project / name / "env.json").write_text(
+                json.dumps({} if key is None else dict(data_key=key, listing_key=1))
+            )
         return calibration.calibration_of([project / "second"], [checkpoint], project)
 
     assert taken("a", "b") is None
@@ -138,6 +140,7 @@ def test_one_that_a_version_with_other_settings_wrote_is_found(calibrated, tmp_p
     "change",
     [
         dict(runs=5),
+        dict(runs=[]),
         dict(runs=[5]),
         dict(members="x"),
         dict(members=None),

@@ -112,6 +112,8 @@ def test_where_some_wait_for_a_best_epoch_the_others_keep_the_last():
     base, candidates = Config(monitor="nll"), [dict(patience=0), dict(patience=5)]
     monitors = [trial.get("monitor", base.monitor) for trial in sweep.trials(base, candidates, 1)]
     assert monitors == ["last", "nll"]
+    both = [dict(patience=p, monitor=m) for p in (0, 5) for m in ("nll", "acc")]
+    assert [trial["monitor"] for trial in sweep.trials(Config(), both, 1)] == ["last", "last", "nll", "acc"]
     # A base without patience, as sweep.py has it, is a candidate that changes nothing.
     base = Config(monitor="last")
     assert sweep.trials(base, candidates, 1, "nll") == [{}, dict(monitor="nll", patience=5)]
