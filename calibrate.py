@@ -231,10 +231,10 @@ def _decisions(found, raw, scaled, tau, markdown) -> Iterator[str]:
         rows.append([f"{power:g}", number(accuracy), number(f1)])
     yield "\nFavouring rare classes by log p - tau log prior:\n"
     yield from table(["tau", "accuracy", "macro F1"], rows, markdown)
-    kept = "is kept for predict.py --prior tau" if tau["value"] else "is not kept: that is luck"
+    kept = "it is kept for predict.py --prior tau" if tau["value"] else "none is kept"
     yield (
         f"\nBest for macro F1: tau {tau['best']:g}. Chosen for each picture on others, tau gives\n"
-        f"{tau['after']:.3f}; at 0 it is {tau['before']:.3f}. So it {kept}."
+        f"{tau['after']:.3f}; at 0 it is {tau['before']:.3f}. So {kept}."
     )
 
 

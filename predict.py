@@ -30,6 +30,7 @@ SEPARATOR = "|"  # of the classes of a set
 
 def predict(args: Namespace) -> None:
     """The command, from its parsed arguments."""
+    device = pick_device(args.device)
     if args.output is not None:
         _check_output(args.output)
     chosen = opened(args)
@@ -46,9 +47,7 @@ def predict(args: Namespace) -> None:
         print(f"these pictures have labels, and {_scoring(args)} scores the answers", file=sys.stderr)
     sample = _sample(args, root, tests, classes)
 
-    as_judged, unread = classifier.log_posteriors(
-        chosen.checkpoints, tests.files, device=pick_device(args.device), tta=args.tta
-    )
+    as_judged, unread = classifier.log_posteriors(chosen.checkpoints, tests.files, device=device, tta=args.tta)
     log_posterior, said = chosen.adjustment(as_judged, unread=unread)
     in_sets = _sets(chosen.adjustment, as_judged, log_posterior, unread) if args.sets else None
     for line in said if in_sets is None else [*said, _about_sets(chosen.adjustment, in_sets, unread)]:
