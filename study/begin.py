@@ -68,17 +68,16 @@ def begin_study(
             wanted, old = spec, Study(folder)
             spec = dict(old.spec, metric=old.metric)
             wanted["metric"] = metric or old.metric
-            first = old.config(0)  # the study's keys are of its pictures
-            if not Path(first.labels).exists():
-                first = dataclasses.replace(first, labels=base.labels)
+            # The study's keys are of its first trial's pictures; their labels may lie elsewhere by now.
+            first = config_from(old.trials[0], "study", dataclasses.replace(old.base, labels=base.labels))
             pictures = prepare_pictures(first, root)
             wanted |= dict(data_key=pictures.store.key, listing_key=listing_key(pictures.listing))
             _refuse_another(folder, spec, wanted)
             spec["metric"] = wanted["metric"]
             spec["base"]["compile"] = base.compile  # no result's matter: the latest command decides
-            for name in ("data", "labels"):
-                if not Path(spec["base"][name]).exists():  # it was moved: the pictures and their labels are the same
-                    spec["base"][name] = settings[name]
+            spec["base"]["labels"] = base.labels  # nor does it where the same labels lie
+            if not Path(spec["base"]["data"]).exists():  # the folder was moved: the pictures are the same
+                spec["base"]["data"] = str(root)
         known = {identity(config_from(trial, "study", base)) for trial in spec["trials"]}
         for trial, config in zip(trials, configs):
             if identity(config) not in known:

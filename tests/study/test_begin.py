@@ -60,6 +60,23 @@ def test_labels_that_changed_are_noticed(pictures, tmp_path):
         train.train(dataclasses.replace(run, resume=True))
 
 
+def test_labels_that_moved_are_the_same_labels(pictures, tmp_path, monkeypatch):
+    """A study and its name are of what a CSV says, wherever it lies and however its path is spelled."""
+    root = shutil.copytree(pictures / "train", tmp_path / "pictures")
+    lines = [f"{file.parent.name}/{file.name},{file.parent.name}" for file in sorted(root.glob("*/*.png"))]
+    monkeypatch.chdir(tmp_path)
+    Path("labels.csv").write_text("\n".join(["file,label", *lines]) + "\n")
+    study = begin_study(tmp_path / "s", config(root, labels="labels.csv"), [{}])
+    assert study.base.labels == str(tmp_path / "labels.csv")
+    older(study, labels="labels.csv")  # as it was spelled, which an earlier version kept
+    assert begin_study(tmp_path / "s", config(root, labels="./labels.csv"), [{}]).base.labels == study.base.labels
+    Path("elsewhere").mkdir()
+    Path("labels.csv").rename("elsewhere/labels.csv")
+    moved = begin_study(tmp_path / "s", config(root, labels="elsewhere/labels.csv"), [{}, dict(ls=0.1)])
+    assert moved.base.labels == str(tmp_path / "elsewhere" / "labels.csv") and len(moved.trials) == 2
+    assert study.base.key("data") == moved.base.key("data")
+
+
 def test_spellings_of_the_same_settings_are_one_trial(pictures, tmp_path):
     spelled = [dict(tta="auto"), dict(tta="flip"), dict(tta="none"), dict(ls="0.10"), dict(ls=0.1)]
     assert begin_study(tmp_path / "s", config(pictures, flip=True, tta="auto"), spelled).trials == [
